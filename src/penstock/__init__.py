@@ -1,0 +1,1 @@
+"""Penstock: models that keep learning in production."""

@@ -1,0 +1,1 @@
+"""The front door: one file a noun, and no logic that belongs to a stage."""

@@ -1,0 +1,1 @@
+"""Upstairs: the processes of the house, kept running."""

@@ -1,0 +1,165 @@
+"""Every error that Penstock raises: its message, its hint, its HTTP status and its exit code.
+
+The first line of a class's docstring is the message, formatted with the keyword arguments given. A caller who can act
+on an error catches its class; everyone else prints ``str(error)`` and ``error.hint``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PenstockError(Exception):
+    """{message}"""
+
+    hint: ClassVar[str] = ""
+    """What to do about it, or the next command; formatted like the message."""
+    retryable: ClassVar[bool] = False
+    """Whether the same call may succeed later, unchanged."""
+    status: ClassVar[int] = 500
+    """The HTTP status with which the server answers."""
+    exit_code: ClassVar[int] = 1
+    """The exit code with which the command line ends."""
+
+    def __init__(self, message: str = "", /, **details: object) -> None:
+        self.details = {"message": message, **details} if message else details
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return (self.__doc__ or "").partition("\n")[0].format_map(self.details)
+
+    @property
+    def advice(self) -> str:
+        """The hint, with the error's details filled in."""
+        return self.hint.format_map(self.details)
+
+
+# What the user wrote -------------------------------------------------------------------------------------------------
+
+
+class SpecInvalid(PenstockError):
+    """{message}"""
+
+    hint = "Correct the lines above, then run: penstock check {file}"
+    status = 422
+    exit_code = 2
+
+
+class SpecChanged(PenstockError):
+    """{file} no longer describes the service in {folder}: {what} changed"""
+
+    hint = "Undo the change, give the service another name, or start with another --data folder."
+    exit_code = 2
+
+
+class BadEvent(PenstockError):
+    """{message}"""
+
+    hint = "Nothing from this request was accepted: correct it and send it again."
+    status = 422
+    exit_code = 2
+
+    def __init__(self, message: str, /, *, pointer: str = "", row: int | None = None) -> None:
+        self.pointer = pointer
+        """A JSON pointer to the field at fault, such as ``/3/features/price``."""
+        self.row = row
+        super().__init__(message)
+
+
+class UnsupportedMedia(PenstockError):
+    """Content type {media!r} is not understood here"""
+
+    hint = "Send application/json, application/x-ndjson or application/vnd.apache.arrow.stream."
+    status = 415
+
+
+class TooLarge(PenstockError):
+    """The {what} is larger than {limit}"""
+
+    hint = "Split it into smaller requests, or raise the limit in the service file."
+    status = 413
+
+
+class UnknownService(PenstockError):
+    """There is no service {name!r} here"""
+
+    hint = "The services here: {known}."
+    status = 404
+
+
+class UnknownVersion(PenstockError):
+    """Service {service!r} has no version {version}"""
+
+    hint = "List them with: penstock versions {service}"
+    status = 404
+
+
+# What the machine did ------------------------------------------------------------------------------------------------
+
+
+class LogUnavailable(PenstockError):
+    """The event log in {folder} does not accept events: {reason}"""
+
+    hint = "Nothing from this request was acknowledged. Free disk space or replace the disk, then restart the server."
+    retryable = True
+    status = 503
+
+
+class LogCorrupt(PenstockError):
+    """The event log is damaged in {file} at byte {byte}: {reason}"""
+
+    hint = "Nothing was skipped or changed. Restore the file from a copy."
+
+
+class OffsetGone(PenstockError):
+    """Partition {partition} starts at offset {first}; offset {offset} was removed by retention"""
+
+    hint = "Keep more of the log: budget.log_max_bytes and budget.log_max_age_s in the service file."
+
+
+class Overloaded(PenstockError):
+    """The service takes no more events for the moment: {reason}"""
+
+    hint = "Wait a little and send the same request again."
+    retryable = True
+    status = 503
+
+
+class NotReady(PenstockError):
+    """Service {service!r} has not published its first version yet"""
+
+    hint = "It starts within seconds of `penstock up`; ask again."
+    retryable = True
+    status = 503
+    exit_code = 3
+
+
+class FolderInUse(PenstockError):
+    """{folder} is in use by process {pid}"""
+
+    hint = "Stop that process first, or choose another folder with --data."
+    exit_code = 1
+
+
+class CheckpointDamaged(PenstockError):
+    """The checkpoint {folder} cannot be read: {reason}"""
+
+
+class ReplayDiverged(PenstockError):
+    """Replaying step {step} gave another result than the first time: {what}"""
+
+    hint = "The model's state cannot be trusted to be a function of the log; report this with the folder."
+
+
+class Unreachable(PenstockError):
+    """No server answers at {address}: {reason}"""
+
+    hint = "Start one with: penstock up service.yaml"
+    retryable = True
+    exit_code = 3
+
+
+class Refused(PenstockError):
+    """{message}"""
+
+    hint = "{advice}"

@@ -1,0 +1,256 @@
+"""What users send: examples, predictions asked for and feedback, as columns; and the bytes in which the log keeps them.
+
+Events travel through Penstock in batches of columns, never as one object an event: a `Batch` is decoded once at the
+door, stored as it is and read back by the learner without parsing anything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import NewType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import PenstockError
+from penstock.spec import ClassName, Spec
+
+Partition = NewType("Partition", int)
+"""One writer's part of a service's log, counted from 0."""
+Offset = NewType("Offset", int)
+"""The place of an event in its partition, counted from 0; a range ``(from, to)`` excludes ``to``."""
+EventId = NewType("EventId", str)
+Version = NewType("Version", int)
+"""The number of a publication, counted from 1; 0 is the empty model that nothing has been published of."""
+
+Position = dict[Partition, Offset]
+"""How far into each partition of a log: the next offset to be taken."""
+
+Strings = list[str | None]
+
+
+class Kind(IntEnum):
+    """What an event is."""
+
+    EXAMPLE = 1
+    """Features with their label."""
+    PREDICTION = 2
+    """Features that our server answered, with the version that answered; its label may follow as feedback."""
+    FEEDBACK = 3
+    """The label of an earlier prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Which columns a service's batches have, and in which order: derived from its Spec alone."""
+
+    numbers: tuple[str, ...]
+    """Features kept in the number matrix: numbers, booleans (0 or 1) and timestamps (seconds since 1970, UTC)."""
+    vectors: tuple[tuple[str, int], ...]
+    strings: tuple[str, ...]
+    """Categories and texts."""
+    label_is_class: bool
+    fingerprint: str
+
+    @classmethod
+    def of(cls, spec: Spec) -> Schema:
+        by_storage: dict[str, list[str]] = {"numbers": [], "strings": []}
+        vectors = []
+        for name, feature in spec.features.items():
+            if feature.width is not None:
+                vectors.append((name, feature.width))
+            else:
+                by_storage["strings" if feature.type in ("category", "text") else "numbers"].append(name)
+        label_is_class = spec.task != "regression"
+        described = msgspec.json.encode([by_storage, vectors, label_is_class])
+        return cls(
+            numbers=tuple(by_storage["numbers"]),
+            vectors=tuple(vectors),
+            strings=tuple(by_storage["strings"]),
+            label_is_class=label_is_class,
+            fingerprint=hashlib.blake2b(described, digest_size=8).hexdigest(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Events of one kind as columns, all of the same length n."""
+
+    kind: Kind
+    times: NDArray[np.float64]
+    """(n,) seconds since 1970: when the event happened, or when it was accepted if its sender did not say."""
+    ids: Strings | None
+    """(n,) the senders' own ids, or None where no event has one. Predictions and feedback always have them."""
+    sources: Strings | None
+    """(n,) who sent each event, or None where nobody said."""
+    numbers: NDArray[np.float64]
+    """(n, len(schema.numbers)); NaN is a missing value. Feedback has shape (n, 0)."""
+    vectors: tuple[NDArray[np.float32], ...]
+    """One (n, width) matrix a vector feature; a row of NaN is a missing value. Feedback has none."""
+    strings: tuple[Strings, ...]
+    """One list a category or text feature; None is a missing value. Feedback has none."""
+    labels: NDArray[np.float64] | list[ClassName] | None
+    """(n,) numbers for regression, class names otherwise; None for predictions."""
+    versions: NDArray[np.uint64] | None
+    """(n,) the version that answered; predictions alone have it."""
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def rows(self, keep: slice | NDArray[np.intp]) -> Batch:
+        """The events at these places, in this order."""
+
+        def pick(values: list[str | None]) -> list[str | None]:
+            return values[keep] if isinstance(keep, slice) else [values[i] for i in keep]
+
+        labels = self.labels
+        return replace(
+            self,
+            times=self.times[keep],
+            ids=None if self.ids is None else pick(self.ids),
+            sources=None if self.sources is None else pick(self.sources),
+            numbers=self.numbers[keep],
+            vectors=tuple(v[keep] for v in self.vectors),
+            strings=tuple(pick(s) for s in self.strings),
+            labels=pick(labels) if isinstance(labels, list) else None if labels is None else labels[keep],  # type: ignore[arg-type]
+            versions=None if self.versions is None else self.versions[keep],
+        )
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """These batches of one kind and schema, one after the other."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+
+    def joined(column: str) -> Strings | None:
+        parts = [getattr(b, column) for b in batches]
+        if all(part is None for part in parts):
+            return None
+        return [
+            s for b, part in zip(batches, parts, strict=True) for s in (part if part is not None else [None] * len(b))
+        ]
+
+    labels: NDArray[np.float64] | list[ClassName] | None
+    if first.labels is None:
+        labels = None
+    elif isinstance(first.labels, list):
+        labels = [c for b in batches for c in b.labels]  # type: ignore[union-attr]
+    else:
+        labels = np.concatenate([b.labels for b in batches])  # type: ignore[arg-type]
+    return Batch(
+        kind=first.kind,
+        times=np.concatenate([b.times for b in batches]),
+        ids=joined("ids"),
+        sources=joined("sources"),
+        numbers=np.concatenate([b.numbers for b in batches]),
+        vectors=tuple(np.concatenate(parts) for parts in zip(*(b.vectors for b in batches), strict=True)),
+        strings=tuple([s for part in parts for s in part] for parts in zip(*(b.strings for b in batches), strict=True)),
+        labels=labels,
+        versions=None if first.versions is None else np.concatenate([b.versions for b in batches]),  # type: ignore[arg-type]
+    )
+
+
+# The codec ------------------------------------------------------------------------------------------------------------
+#
+# A payload is: 4 bytes with the length of the head (little endian), the head (MessagePack), padding to a multiple of 8,
+# then the arrays one after the other in the order times, numbers, each vector, labels, versions. Numbers keep 64 bits
+# so that ids and timestamps survive; vectors keep 32 because embeddings and pixels are not more exact than that.
+
+
+class PayloadDamaged(PenstockError):
+    """A batch of events cannot be decoded: {reason}"""
+
+
+class _Head(msgspec.Struct, array_like=True):
+    kind: int
+    count: int
+    columns: int
+    widths: list[int]
+    ids: Strings | None
+    sources: Strings | None
+    strings: list[Strings]
+    classes: list[str] | None
+    has_numeric_labels: bool
+    has_versions: bool
+
+
+_encode_head = msgspec.msgpack.Encoder().encode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
+
+
+def encode(batch: Batch) -> list[bytes | memoryview]:
+    """The batch as buffers to be written one after the other; the arrays are not copied."""
+    labels = batch.labels
+    head = _encode_head(
+        _Head(
+            kind=int(batch.kind),
+            count=len(batch),
+            columns=batch.numbers.shape[1],
+            widths=[v.shape[1] for v in batch.vectors],
+            ids=batch.ids,
+            sources=batch.sources,
+            strings=list(batch.strings),
+            classes=labels if isinstance(labels, list) else None,
+            has_numeric_labels=isinstance(labels, np.ndarray),
+            has_versions=batch.versions is not None,
+        )
+    )
+    arrays: list[NDArray[np.generic]] = [batch.times, batch.numbers, *batch.vectors]
+    if isinstance(labels, np.ndarray):
+        arrays.append(labels)
+    if batch.versions is not None:
+        arrays.append(batch.versions)
+    padding = b"\0" * (-(4 + len(head)) % 8)
+    buffers: list[bytes | memoryview] = [len(head).to_bytes(4, "little") + head + padding]
+    for array in arrays:
+        if array.size:
+            buffers.append(memoryview(np.ascontiguousarray(array)).cast("B"))
+            if array.nbytes % 8:
+                buffers.append(b"\0" * (-array.nbytes % 8))
+    return buffers
+
+
+def decode(payload: bytes | memoryview) -> Batch:
+    """The batch in these bytes; its arrays are views of them and must not be written to."""
+    try:
+        head_end = 4 + int.from_bytes(payload[:4], "little")
+        head = _decode_head(payload[4:head_end])
+        kind = Kind(head.kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise PayloadDamaged(reason=str(error)) from error
+    at = head_end + (-head_end % 8)
+
+    def take(dtype: type[np.generic], *shape: int) -> NDArray[np.generic]:
+        nonlocal at
+        count = int(np.prod(shape))
+        try:
+            array = np.frombuffer(payload, dtype, count, at) if count else np.empty(0, dtype)
+        except ValueError as error:
+            raise PayloadDamaged(reason=str(error)) from error
+        at += array.nbytes + (-array.nbytes % 8)
+        return array.reshape(shape)
+
+    n = head.count
+    times = take(np.float64, n)
+    numbers = take(np.float64, n, head.columns)
+    vectors = tuple(take(np.float32, n, width) for width in head.widths)
+    labels: NDArray[np.float64] | list[ClassName] | None = head.classes  # type: ignore[assignment]
+    if head.has_numeric_labels:
+        labels = take(np.float64, n)  # type: ignore[assignment]
+    versions = take(np.uint64, n) if head.has_versions else None
+    return Batch(
+        kind=kind,
+        times=times,  # type: ignore[arg-type]
+        ids=head.ids,
+        sources=head.sources,
+        numbers=numbers,  # type: ignore[arg-type]
+        vectors=vectors,  # type: ignore[arg-type]
+        strings=tuple(head.strings),
+        labels=labels,
+        versions=versions,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,70 @@
+"""The door of the gate: evidence in, verdict out. Pure: the same evidence in the same order gives the same verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.events import Strings
+
+Action = Literal["publish", "hold", "roll_back"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One step as the gate sees it: losses in [0, 1] of n labelled events, all predicted before they were learned from."""
+
+    candidate: NDArray[np.float64]
+    """(n,) of the learner's state before the step."""
+    served: NDArray[np.float64]
+    """(n,) of the version that is served; the same array as candidate while every update is published."""
+    good: NDArray[np.float64] | None
+    """(n,) of the last known good version; None while there is none."""
+    sources: Strings | None
+    """(n,) who sent each event, where known."""
+    finite: bool
+    """Whether the updated weights are finite."""
+    jump: float
+    """The largest change of a weight in this step, relative to the largest weight before."""
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """A mean with a confidence sequence's bounds, valid at every look."""
+
+    mean: float
+    low: float
+    high: float
+    events: int
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of the update, and why."""
+
+    action: Action
+    """``publish`` the update, ``hold`` it back, or ``roll_back`` to the last known good version."""
+    reason: str
+    """One sentence with its numbers, for people."""
+    gain: Interval | None = None
+    """Loss of what was compared with minus loss of the update, an event: positive is better."""
+    good: bool = False
+    """Whether what is served now has earned to be the last known good."""
+
+
+class Gate(Protocol):
+    """Decides on each update."""
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """Look at one more step and decide."""
+        ...
+
+    def save(self) -> dict[str, Any]:
+        """Plain values that survive MessagePack."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Become what was saved."""
+        ...

@@ -1,0 +1,109 @@
+"""The doors of learning: what a model of the fast tier does, and the frozen block of it that servers predict from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.events import Batch, Offset, Partition, Version
+from penstock.spec import ClassName, Task
+
+
+class BlockHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a block says of itself, beside its arrays."""
+
+    version: Version
+    position: dict[Partition, Offset]
+    """The events that it has learned: everything before these offsets."""
+    task: Task
+    schema: str
+    """Fingerprint of the columns that it reads."""
+    classes: tuple[ClassName, ...] = ()
+    settings: dict[str, int | float | str | list[int] | list[float] | list[str]] = {}
+    """Plain values that the predictor needs and that are no arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Everything that a server needs to predict, frozen: encoder statistics, feature maps, heads, mixture, classes."""
+
+    head: BlockHead
+    arrays: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Answers for n events: probabilities for a classification, or mean and spread for a regression."""
+
+    probabilities: NDArray[np.float64] | None = None
+    """(n, number of classes), rows sum to 1."""
+    mean: NDArray[np.float64] | None = None
+    """(n,) in the label's unit."""
+    spread: NDArray[np.float64] | None = None
+    """(n,) predictive standard deviation in the label's unit."""
+    low: NDArray[np.float64] | None = None
+    """(n,) lower end of the predictive interval."""
+    high: NDArray[np.float64] | None = None
+    """(n,) upper end of the predictive interval."""
+
+
+class Predictor(Protocol):
+    """Answers from one frozen block."""
+
+    def predict(self, batch: Batch) -> Predictions:
+        """One answer a row; labels in the batch are not looked at. A batch of one row is the fast path."""
+        ...
+
+    def losses(self, predictions: Predictions, batch: Batch) -> NDArray[np.float64]:
+        """(n,) bounded loss in [0, 1] of each answer against the batch's labels, comparable between versions of one service."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A model's whole state: what it needs to go on learning as if it had never stopped, to the byte."""
+
+    values: dict[str, Any]
+    """Plain values (str, int, float, bool, list, dict) that survive MessagePack."""
+    arrays: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What one step did, beside changing the model."""
+
+    predictions: Predictions
+    """What the model said of each event before it learned from the step."""
+    losses: NDArray[np.float64]
+    """(n,) bounded loss of those predictions, in [0, 1]."""
+    finite: bool
+    """Whether every weight is still a finite number."""
+    jump: float
+    """The largest change of any weight in this step, in multiples of the largest weight before (1 at least)."""
+
+
+class Model(Protocol):
+    """The fast tier: learns from labelled events in steps, predicting each before it learns from it.
+
+    Deterministic: the same steps give the same bytes. It reads neither clocks nor files."""
+
+    def learn(self, batch: Batch) -> Learned:
+        """Predict every event of the step, score the predictions, then learn from all of them at once."""
+        ...
+
+    def freeze(self, version: Version, position: dict[Partition, Offset]) -> Block:
+        """A block that later learning does not touch."""
+        ...
+
+    def save(self) -> State:
+        """A copy of the whole state."""
+        ...
+
+    def load(self, state: State) -> None:
+        """Become what was saved."""
+        ...

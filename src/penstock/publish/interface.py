@@ -1,0 +1,137 @@
+"""The doors of publication: where live weights go, where snapshots are kept, where receipts are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from penstock.events import Offset, Partition, Version
+from penstock.facts import Fact
+from penstock.gate.interface import Interval
+from penstock.learn.interface import Block
+
+Range = tuple[Partition, Offset, Offset]
+"""Events of one partition: from, up to but excluding."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the learner is. Counts are since the log's beginning and survive restarts exactly."""
+
+    position: dict[Partition, Offset] = {}
+    """Everything before these offsets was taken."""
+    examples_learned: int = 0
+    feedback_learned: int = 0
+    feedback_unknown: int = 0
+    """Feedback whose prediction was never recorded, or had stopped waiting."""
+    feedback_waiting: int = 0
+    """Feedback that came before its prediction and still may be joined."""
+    feedback_duplicate: int = 0
+    duplicates: int = 0
+    """Examples whose id was seen before: taken, not learned again."""
+    predictions_waiting: int = 0
+    predictions_expired: int = 0
+    version: Version = Version(0)
+    versions_published: int = 0
+    updates_held: int = 0
+    rollbacks: int = 0
+    loss: float = float("nan")
+    """Prequential bounded loss with fading factor 0.999."""
+    accuracy: float = float("nan")
+    """Prequential share of right answers with the same fading, or NaN for a regression."""
+    error: float = float("nan")
+    """Prequential mean absolute error with the same fading, or NaN for a classification."""
+    holding: bool = False
+    """Whether updates are held back for the moment."""
+    time: float = 0.0
+    """Seconds since 1970 of the last step."""
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a version exists, and on what evidence: written once, never changed."""
+
+    version: Version
+    parent: Version
+    cause: Literal["update", "rollback", "start"]
+    restores: Version | None = None
+    """The version that a rollback went back to."""
+    ranges: tuple[Range, ...]
+    """The events learned since the parent, in the order in which the learner took them."""
+    events: int
+    loss: Interval | None = None
+    """Prequential loss of this version's line on those events."""
+    parent_loss: Interval | None = None
+    gain: Interval | None = None
+    """From the gate: how much better than what it was compared with."""
+    verdict: str
+    held: int = 0
+    """Updates held back between the parent and this version."""
+    weights: str = ""
+    """SHA-256 of the weights where they were materialised, else empty."""
+    time: float
+    """Seconds since 1970 at which it was published."""
+    cpu_s: float
+    """Processor time of the learner since the parent."""
+
+
+class LiveWeights(Protocol):
+    """Where the learner leaves the newest version and servers find it."""
+
+    def publish(self, block: Block, progress: Progress) -> None:
+        """Replace what is served; a reader sees the old block or the new one, never a part of each."""
+        ...
+
+    def report(self, progress: Progress) -> None:
+        """Say how far the learner is, without a new version."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LiveReader(Protocol):
+    """A server's view of live weights; every call is cheap enough for each request."""
+
+    def version(self) -> Version:
+        """The number of the newest version, 0 before the first."""
+        ...
+
+    def block(self) -> Block | None:
+        """The newest block, copied out whole, or None before the first."""
+        ...
+
+    def progress(self) -> Progress: ...
+
+    def close(self) -> None: ...
+
+
+class Snapshots(Protocol):
+    """Materialised versions, for good: found by number, checked by content."""
+
+    def put(self, block: Block) -> str:
+        """Write it durably and return the SHA-256 of its weights."""
+        ...
+
+    def get(self, version: Version) -> Block:
+        """Raises UnknownVersion, or SnapshotDamaged when content and manifest disagree."""
+        ...
+
+    def versions(self) -> list[Version]: ...
+
+    def remove(self, version: Version) -> None: ...
+
+
+class Receipts(Protocol):
+    """Receipts and facts of a service. Writing the same receipt twice is the same as once."""
+
+    def write(self, receipts: Sequence[Receipt], facts: Sequence[Fact]) -> None: ...
+
+    def receipt(self, version: Version) -> Receipt:
+        """The receipt that covers this version. Raises UnknownVersion."""
+        ...
+
+    def newest(self, limit: int, before: Version | None = None) -> list[Receipt]: ...
+
+    def facts(self, limit: int, kinds: Sequence[str] = ()) -> list[Fact]: ...
+
+    def close(self) -> None: ...
