@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NewType
+from typing import NewType, cast
 
 import msgspec
 import numpy as np
@@ -141,7 +141,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     elif isinstance(first.labels, list):
         labels = [c for b in batches for c in b.labels]  # type: ignore[union-attr]
     else:
-        labels = np.concatenate([b.labels for b in batches])  # type: ignore[arg-type]
+        labels = np.concatenate([b.labels for b in batches])
     return Batch(
         kind=first.kind,
         times=np.concatenate([b.times for b in batches]),
@@ -151,7 +151,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         vectors=tuple(np.concatenate(parts) for parts in zip(*(b.vectors for b in batches), strict=True)),
         strings=tuple([s for part in parts for s in part] for parts in zip(*(b.strings for b in batches), strict=True)),
         labels=labels,
-        versions=None if first.versions is None else np.concatenate([b.versions for b in batches]),  # type: ignore[arg-type]
+        versions=None if first.versions is None else np.concatenate([b.versions for b in batches]),
     )
 
 
@@ -195,7 +195,7 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
             ids=batch.ids,
             sources=batch.sources,
             strings=list(batch.strings),
-            classes=labels if isinstance(labels, list) else None,
+            classes=cast("list[str] | None", labels if isinstance(labels, list) else None),
             has_numeric_labels=isinstance(labels, np.ndarray),
             has_versions=batch.versions is not None,
         )
@@ -209,7 +209,7 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
     buffers: list[bytes | memoryview] = [len(head).to_bytes(4, "little") + head + padding]
     for array in arrays:
         if array.size:
-            buffers.append(memoryview(np.ascontiguousarray(array)).cast("B"))
+            buffers.append(np.ascontiguousarray(array).data.cast("B"))
             if array.nbytes % 8:
                 buffers.append(b"\0" * (-array.nbytes % 8))
     return buffers

@@ -51,7 +51,7 @@ class LogWriter(Protocol):
     def append(self, entries: Sequence[Entry]) -> list[Offset]:
         """Write the entries and return each one's first offset, when all of them are on disk.
 
-        Raises LogUnavailable, and then nothing was acknowledged; after a failed fsync every later call raises it too."""
+        Raises LogUnavailable, and then nothing was acknowledged; after a failed fsync every later call raises it."""
         ...
 
     def end(self) -> Offset:

@@ -16,7 +16,7 @@ Action = Literal["publish", "hold", "roll_back"]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One step as the gate sees it: losses in [0, 1] of n labelled events, all predicted before they were learned from."""
+    """One step as the gate sees it: losses in [0, 1] of n labelled events, predicted before they were learned from."""
 
     candidate: NDArray[np.float64]
     """(n,) of the learner's state before the step."""

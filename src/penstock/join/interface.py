@@ -1,4 +1,4 @@
-"""What comes out of the join: labelled events in the order in which they became learnable, and what became of the rest."""
+"""What comes out of the join: labelled events in the order in which they became learnable, and counts of the rest."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Predictor(Protocol):
         ...
 
     def losses(self, predictions: Predictions, batch: Batch) -> NDArray[np.float64]:
-        """(n,) bounded loss in [0, 1] of each answer against the batch's labels, comparable between versions of one service."""
+        """(n,) loss in [0, 1] of each answer against the batch's labels, comparable between versions of one service."""
         ...
 
 

@@ -1,0 +1,114 @@
+"""The codec gives back what it was given, and says so when bytes were damaged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from penstock.events import Batch, Kind, PayloadDamaged, Schema, concatenate, decode, encode
+from penstock.spec import Feature, Spec
+
+texts = st.one_of(st.none(), st.text(max_size=8))
+
+
+@st.composite
+def batches(draw: st.DrawFn, kind: Kind | None = None, shape: tuple[int, int, int] | None = None) -> Batch:
+    kind = kind or draw(st.sampled_from(Kind))
+    columns, width, strings = shape or (draw(st.integers(0, 4)), draw(st.integers(1, 3)), draw(st.integers(0, 2)))
+    n = draw(st.integers(0, 9))
+
+    def column() -> list[str | None]:
+        return draw(st.lists(texts, min_size=n, max_size=n))
+
+    return Batch(
+        kind=kind,
+        times=draw(arrays(np.float64, n)),
+        ids=draw(st.one_of(st.none(), st.just(column()))),
+        sources=draw(st.one_of(st.none(), st.just(column()))),
+        numbers=draw(arrays(np.float64, (n, columns))),
+        vectors=(draw(arrays(np.float32, (n, width))),),
+        strings=tuple(column() for _ in range(strings)),
+        labels=None if kind is Kind.PREDICTION else draw(arrays(np.float64, n)),
+        versions=draw(arrays(np.uint64, n)) if kind is Kind.PREDICTION else None,
+    )
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    assert (one.kind, one.ids, one.sources, one.strings) == (other.kind, other.ids, other.sources, other.strings)
+    np.testing.assert_array_equal(one.times, other.times)
+    np.testing.assert_array_equal(one.numbers, other.numbers)
+    for a, b in zip(one.vectors, other.vectors, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in ((one.labels, other.labels), (one.versions, other.versions)):
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_array_equal(a, b)
+
+
+@given(batches())
+def test_what_was_encoded_is_decoded_to_the_bit(batch: Batch) -> None:
+    assert_same(decode(b"".join(encode(batch))), batch)
+
+
+@given(st.lists(st.sampled_from(["cat", "dog", "7"]), max_size=5))
+def test_class_names_survive(labels: list[str]) -> None:
+    n = len(labels)
+    batch = Batch(
+        kind=Kind.FEEDBACK,
+        times=np.zeros(n),
+        ids=[str(i) for i in range(n)],
+        sources=None,
+        numbers=np.empty((n, 0)),
+        vectors=(),
+        strings=(),
+        labels=labels,
+        versions=None,
+    )
+    assert decode(b"".join(encode(batch))).labels == labels
+
+
+@given(st.data())
+def test_concatenated_batches_are_their_rows_in_order(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(Kind))
+    parts = data.draw(st.lists(batches(kind, (2, 2, 1)), min_size=1, max_size=3))
+    whole = concatenate(parts)
+    at = 0
+    for part in parts:
+        piece = whole.rows(slice(at, at + len(part)))
+        at += len(part)
+        np.testing.assert_array_equal(piece.numbers, part.numbers)
+        assert piece.strings == part.strings
+        assert (piece.ids or [None] * len(part)) == (part.ids or [None] * len(part))
+    assert at == len(whole)
+    backwards = np.arange(len(whole))[::-1]
+    np.testing.assert_array_equal(whole.rows(backwards).times, whole.times[::-1])
+
+
+@given(batches(), st.data())
+def test_truncated_bytes_are_refused_or_harmless(batch: Batch, data: st.DataObject) -> None:
+    payload = b"".join(encode(batch))
+    cut = data.draw(st.integers(0, max(0, len(payload) - 9)))
+    with pytest.raises(PayloadDamaged):
+        decode(payload[:cut])
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_give_a_batch_or_our_error(payload: bytes) -> None:
+    try:
+        decode(payload)
+    except PayloadDamaged as error:
+        assert "cannot be decoded" in str(error)
+
+
+def test_the_fingerprint_follows_the_columns_and_nothing_else() -> None:
+    number = Feature(type="number")
+
+    def schema(**features: Feature) -> Schema:
+        return Schema.of(Spec(name="a", task="binary", features=features))
+
+    assert schema(a=number, b=number).fingerprint == schema(a=number, b=number).fingerprint
+    assert schema(a=number, b=number).fingerprint != schema(b=number, a=number).fingerprint
+    assert schema(a=number).fingerprint != schema(a=Feature(type="text")).fingerprint
