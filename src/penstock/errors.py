@@ -59,11 +59,28 @@ class BadEvent(PenstockError):
     status = 422
     exit_code = 2
 
-    def __init__(self, message: str, /, *, pointer: str = "", row: int | None = None) -> None:
+    def __init__(
+        self, message: str, /, *, pointer: str = "", row: int | None = None, others: tuple[BadEvent, ...] = ()
+    ) -> None:
         self.pointer = pointer
         """A JSON pointer to the field at fault, such as ``/3/features/price``."""
         self.row = row
+        self.others = others
+        """Further faults of the same request, as far as they were looked for."""
         super().__init__(message)
+
+
+class Malformed(BadEvent):
+    """{message}"""
+
+    status = 400
+
+
+class ExtraMissing(PenstockError):
+    """{what} needs the package {package}, which is not installed"""
+
+    hint = "Install it with: pip install 'penstock[{extra}]'"
+    exit_code = 2
 
 
 class UnsupportedMedia(PenstockError):
@@ -85,6 +102,28 @@ class UnknownService(PenstockError):
 
     hint = "The services here: {known}."
     status = 404
+
+
+class NoSuchPage(PenstockError):
+    """There is nothing at {path}"""
+
+    hint = "Everything that this server answers is described at /openapi.json."
+    status = 404
+
+
+class MethodNotAllowed(PenstockError):
+    """{path} does not answer {method}"""
+
+    hint = "Use {allowed}."
+    status = 405
+
+
+class TooSlow(PenstockError):
+    """The request's body did not arrive within {seconds:g} seconds"""
+
+    hint = "Send smaller requests, or look at the network between here and there."
+    retryable = True
+    status = 408
 
 
 class UnknownVersion(PenstockError):
@@ -143,6 +182,37 @@ class FolderInUse(PenstockError):
 
 class CheckpointDamaged(PenstockError):
     """The checkpoint {folder} cannot be read: {reason}"""
+
+
+class StepsUnavailable(PenstockError):
+    """The step journal in {folder} cannot be written: {reason}"""
+
+    hint = "Nothing was exposed that is not recorded. Free disk space or replace the disk; the learner starts again by itself."
+    retryable = True
+
+
+class StepsCorrupt(PenstockError):
+    """The step journal is damaged in {file} at byte {byte}: {reason}"""
+
+    hint = "Nothing was skipped or changed. Restore the file from a copy."
+
+
+class SnapshotDamaged(PenstockError):
+    """The snapshot {folder} is not what was written: {reason}"""
+
+    hint = "Remove the folder; the version can be rebuilt from the log as long as the log reaches back to it."
+
+
+class ReceiptsUnavailable(PenstockError):
+    """The receipts in {file} cannot be read or written: {reason}"""
+
+    hint = "Move the file away and start again: what the step journal still holds is filled in anew."
+
+
+class LiveWeightsDamaged(PenstockError):
+    """The live weights in {file} cannot be used: {reason}"""
+
+    hint = "Remove the file and start the learner again; it fills it anew."
 
 
 class ReplayDiverged(PenstockError):
