@@ -29,6 +29,8 @@ Version = NewType("Version", int)
 
 Position = dict[Partition, Offset]
 """How far into each partition of a log: the next offset to be taken."""
+Range = tuple[Partition, Offset, Offset]
+"""Events of one partition: from, up to but excluding."""
 
 Strings = list[str | None]
 

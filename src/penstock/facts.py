@@ -54,3 +54,10 @@ class TailCut(Fact, tag="tail_cut", frozen=True, kw_only=True):
 
     partition: int
     bytes_cut: int
+
+
+class CheckpointUnreadable(Fact, tag="checkpoint_unreadable", frozen=True, kw_only=True):
+    """A checkpoint could not be read at a start; an older one was restored and more was replayed."""
+
+    folder: str
+    reason: str

@@ -8,12 +8,10 @@ from typing import Literal, Protocol
 import msgspec
 
 from penstock.events import Offset, Partition, Version
+from penstock.events import Range as Range
 from penstock.facts import Fact
 from penstock.gate.interface import Interval
 from penstock.learn.interface import Block
-
-Range = tuple[Partition, Offset, Offset]
-"""Events of one partition: from, up to but excluding."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
