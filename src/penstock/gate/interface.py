@@ -30,6 +30,8 @@ class Evidence:
     """Whether the updated weights are finite."""
     jump: float
     """The largest change of a weight in this step, relative to the largest weight before."""
+    probation: NDArray[np.float64] | None = None
+    """(n,) of the version on probation; None while there is none."""
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +53,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     gain: Interval | None = None
     """Loss of what was compared with minus loss of the update, an event: positive is better."""
     good: bool = False
-    """Whether what is served now has earned to be the last known good."""
+    """Whether the version on probation has earned to be the last known good, and takes the place of the one before."""
+    probation: bool = False
+    """Whether the version that this verdict publishes goes on probation: its block and the model's state right after the
+    step are kept, in place of those of the version that was on probation before. When ``good`` is set as well, the older
+    one becomes good first. Only with ``publish``; a ``roll_back`` ends a probation, a ``hold`` may."""
 
 
 class Gate(Protocol):
