@@ -6,6 +6,8 @@ on an error catches its class; everyone else prints ``str(error)`` and ``error.h
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -37,12 +39,37 @@ class PenstockError(Exception):
 # What the user wrote -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that is wrong in a service file."""
+
+    file: str
+    line: int = 0
+    """Counted from 1; 0 where there is no line, as for a missing file or a service described in Python."""
+    column: int = 0
+    path: str = ""
+    """The setting at fault, such as ``learn.half_lives``."""
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+
+
 class SpecInvalid(PenstockError):
     """{message}"""
 
-    hint = "Correct the lines above, then run: penstock check {file}"
+    hint = "Correct what is named above, then run: penstock check {files}"
     status = 422
     exit_code = 2
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        shown = [str(fault) for fault in self.faults[:100]]
+        if more := len(self.faults) - len(shown):
+            shown.append(f"... and {more} more")
+        files = " ".join(dict.fromkeys(fault.file for fault in self.faults))
+        super().__init__("\n".join(shown), files=files)
 
 
 class SpecChanged(PenstockError):
@@ -187,7 +214,7 @@ class CheckpointDamaged(PenstockError):
 class StepsUnavailable(PenstockError):
     """The step journal in {folder} cannot be written: {reason}"""
 
-    hint = "Nothing was exposed that is not recorded. Free disk space or replace the disk; the learner starts again by itself."
+    hint = "Nothing was exposed that is not recorded. Free disk space or replace the disk; it starts by itself."
     retryable = True
 
 
@@ -215,6 +242,12 @@ class LiveWeightsDamaged(PenstockError):
     hint = "Remove the file and start the learner again; it fills it anew."
 
 
+class BlockDamaged(PenstockError):
+    """A block of weights cannot be used: {reason}"""
+
+    hint = "What is served stays; the next version that the learner publishes replaces this block."
+
+
 class ReplayDiverged(PenstockError):
     """Replaying step {step} gave another result than the first time: {what}"""
 
@@ -233,3 +266,11 @@ class Refused(PenstockError):
     """{message}"""
 
     hint = "{advice}"
+
+    def __init__(self, message: str, /, *, status: int, advice: str = "", problem: Mapping[str, object]) -> None:
+        self.status = status  # type: ignore[misc]
+        self.retryable = status in (429, 503)  # type: ignore[misc]
+        self.exit_code = 3 if status == 503 else 1  # type: ignore[misc]
+        self.problem = dict(problem)
+        """The server's whole problem document (RFC 9457)."""
+        super().__init__(message, advice=advice)

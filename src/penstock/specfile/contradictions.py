@@ -1,0 +1,64 @@
+"""What is wrong with a service although each of its values alone is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from penstock.spec import Feature, FeatureType, Label, Spec, Task
+
+EVENT_FIELDS = ("id", "time", "source")
+"""What an event says beside its features and label, so no feature may have these names."""
+FOLDER_NAMES = ("run", "lock")
+"""Names that the data folder uses itself."""
+UNREADABLE: Any = type("Unreadable", (), {})()
+"""Stands for a value that had a fault, so that what can be checked beside it still is."""
+
+
+def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Path and message of what is wrong although each value alone is right; values may be UNREADABLE."""
+    if spec.name in FOLDER_NAMES:
+        yield "name", f"{spec.name!r} is the name of a folder of Penstock itself; choose another"
+    if isinstance(spec.label, Label):
+        yield from _label_contradictions(spec.task, spec.label)
+    label_name = getattr(spec.label, "name", None)
+    if isinstance(spec.features, dict):
+        for name, feature in spec.features.items():
+            if name in EVENT_FIELDS:
+                yield f"features.{name}", "is a field of every event, not a feature; give the feature another name"
+            elif name in (label_name, "label"):
+                yield f"features.{name}", "is the label; a model that is given its answer as a feature learns nothing"
+            if isinstance(feature, Feature):
+                yield from ((f"features.{name}", message) for message in _feature_contradictions(feature))
+    half_lives = getattr(spec.learn, "half_lives", ())
+    if isinstance(half_lives, tuple) and len(set(half_lives)) < len(half_lives):
+        yield "learn.half_lives", "holds one half-life twice"
+
+
+def _label_contradictions(task: Task, label: Label) -> Iterator[tuple[str, str]]:
+    if label.name in EVENT_FIELDS:
+        yield "label.name", f"{label.name!r} is a field of every event already"
+    classes: Any = label.classes
+    if not isinstance(classes, tuple):
+        return
+    if len(set(classes)) < len(classes):
+        yield "label.classes", "holds one class twice"
+    elif task == "regression" and classes:
+        yield "label.classes", "a regression has no classes"
+    elif task == "binary" and len(classes) not in (0, 2):
+        yield "label.classes", f"a binary task has exactly two classes, not {len(classes)}"
+    elif isinstance(label.classes_max, int) and len(classes) > label.classes_max:
+        yield "label.classes", f"names {len(classes)} classes where classes_max is {label.classes_max}"
+
+
+def _feature_contradictions(feature: Feature) -> Iterator[str]:
+    if feature.type not in get_args(FeatureType):
+        return
+    if feature.type == "vector" and feature.width is None:
+        yield "a vector needs its width: vector[64]"
+    if feature.type != "vector" and feature.width is not None:
+        yield f"width belongs to vectors, not to {feature.type}"
+    if feature.type not in ("category", "text") and feature.buckets is not None:
+        yield f"buckets belong to category and text, not to {feature.type}"
+    if isinstance(feature.width, int) and not 1 <= feature.width <= 65_536:
+        yield "the width of a vector must be at least 1 and at most 65536"

@@ -1,0 +1,105 @@
+"""Whatever a Spec says, its text says too."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import inspect
+
+from penstock.cli.starter import EXAMPLE, explanations, starter
+from penstock.errors import SpecInvalid
+from penstock.spec import Feature, Spec
+from penstock.specfile.contradictions import contradictions
+from penstock.specfile.quantities import setting_name
+from penstock.specfile.reader import loads, read
+from penstock.specfile.writer import dump
+from penstock.specfile.writer import settings as plain
+
+printable = st.characters(exclude_categories=["C", "Z"], include_characters=" ")
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True)
+tricky = st.sampled_from(
+    ["yes", "null", "~", "1e5", "0x1", " a ", "a: b", "#a", "'", '"', "\\", "5 ", "inf", "1:30", "😀"]
+)
+words = st.one_of(st.text(printable, min_size=1, max_size=20), tricky)
+features = st.one_of(
+    st.sampled_from(["number", "boolean", "timestamp", "category", "text"]).map(lambda kind: Feature(type=kind)),  # type: ignore[arg-type]
+    st.integers(1, 65_536).map(lambda width: Feature(type="vector", width=width)),
+    st.integers(2, 65_536).map(lambda buckets: Feature(type="category", buckets=buckets)),
+)
+
+
+def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrategy[Any]:
+    """Every value that the type and its limits allow."""
+    match kind:
+        case inspect.Metadata(type=inner, extra=extra):
+            return values_of(inner, infinite=bool(extra and extra.get("infinite")))
+        case inspect.StructType(cls=cls, fields=fields):
+            return st.builds(cls, **{field.name: values_of(field.type) for field in fields})
+        case inspect.LiteralType(values=values):
+            return st.sampled_from(values)
+        case inspect.VarTupleType(item_type=item):
+            least, most = kind.min_length or 0, kind.max_length or 5
+            return st.lists(values_of(item), min_size=least, max_size=most, unique=True).map(tuple)
+        case inspect.IntType(gt=gt, ge=ge, lt=lt, le=le):
+            top = le if le is not None else (lt or 2**63) - 1
+            return st.integers(ge if ge is not None else gt, top)  # type: ignore[arg-type]
+        case inspect.FloatType(gt=gt, ge=ge, lt=lt, le=le):
+            low, high = gt if gt is not None else ge, lt if lt is not None else le
+            outside = {"exclude_min": gt is not None, "exclude_max": lt is not None}
+            return st.floats(low, high, allow_nan=False, allow_infinity=infinite and high is None, **outside)
+        case inspect.StrType():
+            return names if kind.pattern else words
+        case inspect.DictType():
+            return st.dictionaries(words, features, min_size=1, max_size=4)
+    raise TypeError(kind)
+
+
+specs = values_of(inspect.type_info(Spec)).filter(lambda spec: not list(contradictions(spec)))
+
+
+@given(specs)
+@settings(max_examples=150)
+def test_a_dumped_spec_is_read_back_equal(spec: Spec) -> None:
+    assert loads(dump(spec)) == spec
+    assert read(msgspec.json.decode(msgspec.json.encode(plain(spec)))) == spec
+
+
+lines = st.lists(
+    st.one_of(
+        st.sampled_from(["name: a", "task: binary", "features:", "  x: number", "label: {wait: 1h}", "- x", "\t"]),
+        st.text(max_size=20),
+        st.from_regex(r" {0,4}[a-z]{1,5}: ?[-\[\]{}&*!|>'\"%@a-z0-9,]{0,8}", fullmatch=True),
+    ),
+    max_size=8,
+).map("\n".join)
+
+
+@given(lines)
+@settings(max_examples=300)
+def test_any_text_is_a_service_or_a_list_of_faults(text: str) -> None:
+    try:
+        loads(text)
+    except SpecInvalid as error:
+        faults = error.faults
+    else:
+        return
+    assert faults
+    assert all(fault.line >= 1 and fault.column >= 1 and fault.message for fault in faults)
+
+
+def test_the_starter_file_shows_every_setting_with_its_default_and_its_reason() -> None:
+    text = starter(EXAMPLE)
+    assert loads(text) == EXAMPLE
+    shown = re.sub(r"^  #(?=[a-z_]+: )", "  ", text, flags=re.MULTILINE)
+    assert loads(shown.replace("classes: []", "classes: [no, yes]")).label.classes == ("no", "yes")
+    assert loads(shown) == EXAMPLE
+    for section in ("label", "learn", "gate", "serve", "budget"):
+        struct = getattr(EXAMPLE, section)
+        for field in struct.__struct_fields__:
+            reason = explanations()[type(struct).__name__].get(field)
+            assert reason, f"{section}.{field} has no docstring, so its owner learns nothing of it"
+            assert f"  {setting_name(field)}: " in shown
