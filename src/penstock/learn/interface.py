@@ -85,6 +85,8 @@ class Learned:
     """Whether every weight is still a finite number."""
     jump: float
     """The largest change of any weight in this step, in multiples of the largest weight before (1 at least)."""
+    scale: float = 1.0
+    """What the losses of a regression were measured against: the label's deviation before the step, in its unit."""
 
 
 class Model(Protocol):

@@ -1,0 +1,207 @@
+"""Classes: what the members answer, and how they learn from a label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.learn.fast.banks import Banks
+from penstock.learn.fast.layout import BASES, Layout
+from penstock.learn.fast.links import classification_pull, softmax
+from penstock.learn.fast.mixture import FLOOR, fading_counts, fixed_share, trust
+
+Array = NDArray[np.float64]
+Arrays = Mapping[str, NDArray[Any]]
+
+LEARNING_RATE = 0.5
+"""Of the first-order head, in AdaGrad's units."""
+STEEPNESS_FIRST = 4.0
+"""Ridge scores of a one-hot target lie between 0 and 1; times this they make probabilities of the right order."""
+STEEPNESS_MEMORY = 2.0 ** (-1.0 / 1024.0)
+ONE_BY_ONE = 8
+"""Events in a step up to which they are learned one after the other, each from where the one before left the weights."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the members said of n events."""
+
+    scores: Array
+    """(n, classes, heads)."""
+    members: Array
+    """(n, classes, members) probabilities."""
+    mixed: Array
+    """(n, classes) probabilities."""
+
+
+class ClassMembers:
+    """What predicting needs: weights of all heads, class counts, the mixture."""
+
+    def __init__(self, layout: Layout, width: int, classes: int) -> None:
+        self.layout = layout
+        self.weights = np.zeros((width, classes, layout.heads))
+        self.counts = np.zeros((len(layout.memories), classes))
+        """(memories, classes) events of each class within each memory."""
+        self.mixture = np.full(layout.members, 1.0 / layout.members)
+        self.steepness = np.ones(layout.heads)
+        self.steepness[layout.exact] = STEEPNESS_FIRST
+        self.refresh()
+
+    def refresh(self) -> None:
+        """After the counts changed: what follows from them."""
+        counts = self.counts + 0.5
+        ends = counts[[0, -1]]
+        self._bases = (ends / ends.sum(axis=1, keepdims=True)).T
+        self._say = trust(self.counts, self.layout.member_memories) * self.mixture
+
+    def answer(self, features: Array) -> Answer:
+        """Of (n, width) features."""
+        n = len(features)
+        width, classes, heads = self.weights.shape
+        scores = (features @ self.weights.reshape(width, -1)).reshape(n, classes, heads)
+        members = np.empty((n, classes, BASES + heads))
+        members[:, :, :BASES] = self._bases
+        members[:, :, BASES:] = softmax(scores * self.steepness)
+        if not classes:
+            return Answer(scores, members, np.zeros((n, 0)))
+        looks_like = scores[:, :, self.layout.exact].argmax(axis=1)
+        say = self._say[looks_like]
+        mixed = np.einsum("ncm,nm->nc", members, say)
+        mixed /= mixed.sum(axis=1, keepdims=True)
+        return Answer(scores, members, mixed)
+
+    def frozen(self) -> dict[str, NDArray[Any]]:
+        """Copies of everything."""
+        return {
+            "weights": self.weights.copy(),
+            "counts": self.counts.copy(),
+            "mixture": self.mixture.copy(),
+            "steepness": self.steepness.copy(),
+        }
+
+    def thaw(self, arrays: Arrays, *, copy: bool) -> None:
+        """Become what was frozen; without copies for predicting alone."""
+        self.weights = arrays["weights"].copy() if copy else arrays["weights"]
+        self.counts = arrays["counts"].copy() if copy else arrays["counts"]
+        self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
+        self.steepness = arrays["steepness"].copy() if copy else arrays["steepness"]
+        self.refresh()
+
+
+class ClassLearner:
+    """What learning needs beside the members."""
+
+    def __init__(self, layout: Layout, linear_from: int, width: int, classes: int) -> None:
+        self.members = ClassMembers(layout, width, classes)
+        self._layout = layout
+        self._banks = Banks(layout, linear_from, width)
+        self._slopes = np.full((width, classes), 1e-8)
+        """(width, classes) sums of squared gradients of the first-order head (Duchi et al. 2011)."""
+        self._steepness_information = 1.0
+        self._decays = layout.decays
+
+    @property
+    def width(self) -> int:
+        """Features."""
+        return int(self.members.weights.shape[0])
+
+    @property
+    def classes(self) -> int:
+        """Classes known."""
+        return int(self.members.weights.shape[1])
+
+    def grow(self, width: int, classes: int) -> None:
+        """Take in new features and classes, all with weight zero: in least squares on one-hot targets that is exactly
+        what a class without events so far has."""
+        members = self.members
+        self._banks.grow(width, members.weights)
+        old_width, old_classes, heads = members.weights.shape
+        weights = np.zeros((width, classes, heads))
+        weights[:old_width, :old_classes] = members.weights
+        members.weights = weights
+        slopes = np.full((width, classes), 1e-8)
+        slopes[:old_width, :old_classes] = self._slopes
+        self._slopes = slopes
+        counts = np.zeros((len(members.counts), classes))
+        counts[:, :old_classes] = members.counts
+        members.counts = counts
+        members.refresh()
+
+    def learn(self, features: Array, answer: Answer, classes: NDArray[np.intp]) -> None:
+        """From (n, width) features and (n,) classes; the answer is the members' to these features as they are now."""
+        members = self.members
+        n = len(features)
+        every = np.arange(n)
+        targets = np.zeros((n, self.classes))
+        targets[every, classes] = 1.0
+        self._learn_steepness(answer, targets)
+        self._learn_first_order(features, answer, targets)
+        if n <= ONE_BY_ONE:
+            for i in range(n):
+                now = answer if i == 0 else members.answer(features[i : i + 1])
+                residuals, curvatures = self._pull(now, targets[i : i + 1], slice(0, 1))
+                self._banks.learn_one(features[i], residuals[0], curvatures[0], members.weights)
+        else:
+            residuals, curvatures = self._pull(answer, targets, slice(None))
+            self._banks.learn_many(features, residuals, curvatures, members.weights)
+        members.counts = fading_counts(members.counts, self._decays, classes)
+        members.refresh()
+
+    def mix(self, answer: Answer, classes: NDArray[np.intp]) -> None:
+        """Move the mixture by what the members had answered; classes unknown then (index too large) say nothing."""
+        known = classes < answer.members.shape[1]
+        if known.any():
+            rows = np.flatnonzero(known)
+            likelihoods = answer.members[rows, classes[rows]]
+            self.members.mixture = fixed_share(self.members.mixture, np.log(np.maximum(likelihoods, FLOOR)))
+
+    def _pull(self, answer: Answer, targets: Array, rows: slice) -> tuple[Array, Array]:
+        """Residuals (n, classes, heads) and curvatures (n, heads), without the first-order head."""
+        end = self._layout.first_order
+        exact = self._layout.exact
+        scores = answer.scores[rows, :, :end]
+        residuals, curvatures = classification_pull(scores, answer.members[rows, :, BASES : BASES + end], targets)
+        residuals[:, :, exact] = targets - scores[:, :, exact]
+        curvatures[:, exact] = 1.0
+        return residuals, curvatures
+
+    def _learn_first_order(self, features: Array, answer: Answer, targets: Array) -> None:
+        column = self._layout.first_order
+        assert column is not None
+        gradient = features.T @ (answer.members[:, :, BASES + column] - targets)
+        if len(features) > 1:
+            gradient /= len(features)
+        self._slopes += gradient * gradient
+        gradient *= LEARNING_RATE
+        gradient /= np.sqrt(self._slopes)
+        self.members.weights[:, :, column] -= gradient
+
+    def _learn_steepness(self, answer: Answer, targets: Array) -> None:
+        """Newton's step for the one number that makes ridge scores probabilities."""
+        exact = self._layout.exact
+        assert exact is not None
+        scores = answer.scores[:, :, exact]
+        probabilities = answer.members[:, :, BASES + exact]
+        mean = (probabilities * scores).sum(axis=1)
+        slope = float((targets * scores).sum() - mean.sum())
+        curvature = float((probabilities * scores * scores).sum() - (mean * mean).sum())
+        self._steepness_information = self._steepness_information * STEEPNESS_MEMORY ** len(scores) + max(curvature, 0.0)
+        steepness = self.members.steepness
+        moved = steepness[exact] + slope / (self._steepness_information + 1e-3)
+        steepness[exact] = min(max(moved, 0.5), 60.0)
+
+    def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Plain values, and copies of arrays."""
+        arrays = self.members.frozen() | self._banks.save() | {"slopes": self._slopes.copy()}
+        return {"steepness_information": self._steepness_information}, arrays
+
+    def load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
+        """Become what was saved."""
+        self.members.thaw(arrays, copy=True)
+        self._banks.load(arrays)
+        self._slopes = arrays["slopes"].copy()
+        self._steepness_information = values["steepness_information"]

@@ -1,0 +1,238 @@
+"""From a batch's columns to one matrix of numbers: standardised, with missing values made explicit.
+
+Columns of the matrix, in this order: standardised numbers, the seconds of timestamps and the entries of vectors;
+booleans as 0 or 1; six waves a timestamp (hour of the day, day of the week, day of the year); the buckets of each
+category; the buckets of each text; and at the end one indicator for each feature that was ever missing, in the order in
+which they went missing first. All but the indicators are there from the beginning, so the matrix only grows at its end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.events import Batch, Schema, Strings
+from penstock.spec import Spec
+
+Matrix = NDArray[np.float64]
+
+CLIP = 8.0
+"""Standard deviations beyond which a value counts as this far out: one broken sensor must not turn every weight."""
+HUGE = 1e100
+"""Values are cut here, so that their squares stay finite."""
+WARM_UP = 64
+"""Events after which a value is no longer taken into the statistics beyond OUTLIER standard deviations."""
+OUTLIER = 32.0
+"""A lone 1e300 would otherwise flatten its feature for ever; a true change of scale still gets through, since values at
+the edge widen the deviation geometrically."""
+CACHED = 1 << 16
+"""Tokens whose bucket is remembered; a full cache is emptied, which changes time and never a result."""
+CATEGORY_BUCKETS = 32
+TEXT_BUCKETS = 256
+WORD = re.compile(r"\w+")
+# Wavelengths in seconds of a day, a week and a year; the epoch began on a Thursday, which only shifts the phase.
+WAVES = 2 * np.pi / np.array([86400.0, 7 * 86400.0, 365.2425 * 86400.0])
+
+
+class Buckets:
+    """Places for values in a fixed number of columns, by a hash that is the same on every machine.
+
+    Collisions are accepted: two values in one bucket share a weight. With twice as many buckets as values, about a fifth
+    of them share; the hash is keyed by the feature's name, so two features do not collide in the same way.
+    """
+
+    def __init__(self, feature: str, count: int) -> None:
+        self.count = count
+        self._key = hashlib.blake2b(feature.encode(), digest_size=16).digest()
+        self._known: dict[str, int] = {}
+
+    def of(self, value: str) -> int:
+        """The bucket of one value."""
+        bucket = self._known.get(value)
+        if bucket is None:
+            digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=self._key).digest()
+            bucket = int.from_bytes(digest, "little") % self.count
+            if len(self._known) >= CACHED:
+                self._known.clear()
+            self._known[value] = bucket
+        return bucket
+
+    def of_text(self, text: str) -> list[int]:
+        """The buckets of a text's words, pairs of words, and character 3- and 4-grams within words, with repetitions."""
+        words = WORD.findall(text.lower())
+        of = self.of
+        found = [of(word) for word in words]
+        found += [of(f"{a} {b}") for a, b in zip(words, words[1:], strict=False)]
+        for word in words:
+            edged = f"<{word}>"
+            found += [of("#" + edged[i : i + k]) for k in (3, 4) for i in range(len(edged) - k + 1)]
+        return found
+
+
+class Encoder:
+    """Running statistics of the inputs, and the matrix made with them."""
+
+    def __init__(self, spec: Spec) -> None:
+        schema = Schema.of(spec)
+        types = [spec.features[name].type for name in schema.numbers]
+        self._plain = np.array([i for i, t in enumerate(types) if t != "boolean"], dtype=np.intp)
+        self._booleans = np.array([i for i, t in enumerate(types) if t == "boolean"], dtype=np.intp)
+        self._timestamps = np.array([i for i, t in enumerate(types) if t == "timestamp"], dtype=np.intp)
+        self._all_plain = len(self._plain) == len(types)
+        self._widths = [width for _, width in schema.vectors]
+        self._strings = []
+        for name in schema.strings:
+            feature = spec.features[name]
+            is_text = feature.type == "text"
+            buckets = feature.buckets or (TEXT_BUCKETS if is_text else CATEGORY_BUCKETS)
+            self._strings.append((is_text, Buckets(name, buckets)))
+        # Categories first, then texts, in the schema's order.
+        self._strings_order = sorted(range(len(self._strings)), key=lambda i: self._strings[i][0])
+        standardised = len(self._plain) + sum(self._widths)
+        self.fixed = (
+            standardised
+            + len(self._booleans)
+            + 2 * len(WAVES) * len(self._timestamps)
+            + sum(buckets.count for _, buckets in self._strings)
+        )
+        """Columns before the indicators."""
+        self.inputs = max(1, len(types) + sum(self._widths) + len(self._strings) + 5 * len(self._timestamps))
+        """About how large a row's squared norm is: one for each standardised value, wave pair or bucketed value."""
+        self._features = len(types) + len(self._widths) + len(self._strings)
+        self._count = np.zeros(standardised)
+        self._mean = np.zeros(standardised)
+        self._squares = np.zeros(standardised)
+        self._inverse = np.zeros(standardised)
+        self._missed: list[int] = []
+        self._is_missed = np.zeros(self._features, dtype=bool)
+
+    @property
+    def width(self) -> int:
+        """Columns of the matrix now."""
+        return self.fixed + len(self._missed)
+
+    @property
+    def seen(self) -> float:
+        """Values of the best known standardised column so far; infinite where there is none."""
+        return float(self._count.max()) if len(self._count) else np.inf
+
+    def _raw(self, batch: Batch) -> Matrix:
+        """(n, standardised columns) values before standardising; NaN is missing."""
+        numbers = batch.numbers if self._all_plain else batch.numbers[:, self._plain]
+        return np.concatenate((numbers, *batch.vectors), axis=1) if batch.vectors else numbers
+
+    def encode(self, batch: Batch) -> Matrix:
+        """(n, width) inputs, by the statistics as they are."""
+        raw = self._raw(batch)
+        standard = np.minimum(np.maximum(raw, -HUGE), HUGE)
+        standard -= self._mean
+        standard *= self._inverse
+        np.minimum(standard, CLIP, out=standard)
+        np.maximum(standard, -CLIP, out=standard)
+        # A sum is NaN as soon as one value is: one pass, where looking for NaN itself takes two.
+        if np.isnan(standard.sum()):
+            standard[np.isnan(standard)] = 0.0
+        if self.fixed == standard.shape[1] and not self._missed:
+            return standard
+        encoded = np.zeros((len(raw), self.width))
+        at = standard.shape[1]
+        encoded[:, :at] = standard
+        if len(self._booleans):
+            encoded[:, at : at + len(self._booleans)] = batch.numbers[:, self._booleans] > 0.5
+            at += len(self._booleans)
+        for column in self._timestamps:
+            angles = np.nan_to_num(batch.numbers[:, column])[:, None] * WAVES
+            waves = np.concatenate((np.sin(angles), np.cos(angles)), axis=1)
+            waves[np.isnan(batch.numbers[:, column])] = 0.0
+            encoded[:, at : at + 2 * len(WAVES)] = waves
+            at += 2 * len(WAVES)
+        for i in self._strings_order:
+            is_text, buckets = self._strings[i]
+            columns = encoded[:, at : at + buckets.count]
+            (_fill_texts if is_text else _fill_categories)(columns, batch.strings[i], buckets)
+            at += buckets.count
+        if self._missed:
+            encoded[:, at:] = self._missing(batch)[:, self._missed]
+        return encoded
+
+    def _missing(self, batch: Batch) -> NDArray[np.bool_]:
+        """(n, features) which features each event lacks: numbers, then vectors, then strings."""
+        parts = [np.isnan(batch.numbers)]
+        parts += [np.isnan(vector[:, :1]) for vector in batch.vectors]
+        parts += [np.array([value is None for value in values])[:, None] for values in batch.strings]
+        return np.concatenate(parts, axis=1)
+
+    def absorb(self, batch: Batch) -> None:
+        """Take a step's events into the statistics (Chan, Golub and LeVeque 1979: two samples' moments, merged)."""
+        raw = self._raw(batch)
+        missing = np.isnan(raw)
+        none_missing = not missing.any()
+        if not none_missing or any(None in values for values in batch.strings):
+            self._note_missing(batch)
+        raw = np.minimum(np.maximum(raw, -HUGE), HUGE)
+        if self.seen >= WARM_UP:
+            reach = np.where(self._inverse > 0, OUTLIER / np.where(self._inverse > 0, self._inverse, 1.0), np.inf)
+            raw = np.minimum(np.maximum(raw, self._mean - reach), self._mean + reach)
+        if none_missing:
+            count: Any = float(len(raw))
+            mean = raw.mean(axis=0)
+            raw = raw - mean
+        else:
+            count = (~missing).sum(axis=0).astype(np.float64)
+            mean = np.where(missing, 0.0, raw).sum(axis=0) / np.maximum(count, 1.0)
+            raw = np.where(missing, 0.0, raw - mean)
+        total = np.maximum(self._count + count, 1.0)
+        delta = np.where(count > 0, mean - self._mean, 0.0)
+        self._squares += (raw * raw).sum(axis=0) + delta * delta * (self._count * count / total)
+        self._mean += delta * (count / total)
+        self._count += count
+        deviation = np.sqrt(self._squares / total)
+        # A deviation at the level of rounding is that of a constant, which carries nothing.
+        usable = deviation > 1e-12 * np.abs(self._mean) + 1e-150
+        self._inverse = np.where(usable, 1.0 / np.where(usable, deviation, 1.0), 0.0)
+
+    def _note_missing(self, batch: Batch) -> None:
+        ever = self._missing(batch).any(axis=0)
+        for feature in np.flatnonzero(ever & ~self._is_missed):
+            self._missed.append(int(feature))
+            self._is_missed[feature] = True
+
+    def save(self) -> dict[str, NDArray[Any]]:
+        """Copies of the statistics; ``load`` takes them back."""
+        return {
+            "encoder.count": self._count.copy(),
+            "encoder.mean": self._mean.copy(),
+            "encoder.squares": self._squares.copy(),
+            "encoder.inverse": self._inverse.copy(),
+            "encoder.missed": np.array(self._missed, dtype=np.int64),
+        }
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Become what was saved."""
+        self._count = arrays["encoder.count"].copy()
+        self._mean = arrays["encoder.mean"].copy()
+        self._squares = arrays["encoder.squares"].copy()
+        self._inverse = arrays["encoder.inverse"].copy()
+        self._missed = [int(feature) for feature in arrays["encoder.missed"]]
+        self._is_missed = np.zeros(self._features, dtype=bool)
+        self._is_missed[self._missed] = True
+
+
+def _fill_categories(columns: Matrix, values: Strings, buckets: Buckets) -> None:
+    for row, value in enumerate(values):
+        if value is not None:
+            columns[row, buckets.of(value)] = 1.0
+
+
+def _fill_texts(columns: Matrix, values: Strings, buckets: Buckets) -> None:
+    for row, value in enumerate(values):
+        if value:
+            counts = np.bincount(np.array(buckets.of_text(value), dtype=np.intp), minlength=buckets.count)
+            norm = float(np.sqrt((counts * counts).sum()))
+            if norm:
+                columns[row] = counts / norm

@@ -1,0 +1,65 @@
+"""Which heads there are: the columns of the one weight array, and what each column remembers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.spec import Spec
+
+BASES = 2
+"""Members before the heads: what is usual lately, and what was usual ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Heads in the order of their columns: linear ones, those of all features, and for classes the first-order one."""
+
+    memories: tuple[float, ...]
+    """Half-lives told apart; the last is infinite."""
+    linear: tuple[float, ...]
+    """Half-lives of the heads that read the inputs alone; empty where there are no random features."""
+    rich: tuple[float, ...]
+    """Half-lives of the heads that read all features."""
+    exact: int | None
+    """The column of the ridge head on one-hot targets with infinite memory, the last of the rich; None in regression."""
+    first_order: int | None
+    """The column of the AdaGrad head; None in regression."""
+
+    @classmethod
+    def of(cls, spec: Spec) -> Layout:
+        infinite = float("inf")
+        half_lives = tuple(spec.learn.half_lives)
+        linear = half_lives if spec.learn.random_features else ()
+        memories = (*(h for h in half_lives if h != infinite), infinite)
+        if spec.task == "regression":
+            return cls(memories=memories, linear=linear, rich=half_lives, exact=None, first_order=None)
+        rich = (*half_lives, infinite)
+        columns = len(linear) + len(rich)
+        return cls(memories=memories, linear=linear, rich=rich, exact=columns - 1, first_order=columns)
+
+    @property
+    def heads(self) -> int:
+        """Columns."""
+        return len(self.linear) + len(self.rich) + (self.first_order is not None)
+
+    @property
+    def members(self) -> int:
+        """What is mixed: two bases and the heads."""
+        return BASES + self.heads
+
+    @property
+    def decays(self) -> NDArray[np.float64]:
+        """(memories,) what an event's weight is multiplied by with each later event."""
+        return np.array([2.0 ** (-1.0 / half_life) for half_life in self.memories])
+
+    @property
+    def member_memories(self) -> NDArray[np.intp]:
+        """(members,) which memory each member has. The first-order head has none in particular: it counts as the longest
+        finite one, since nothing protects what it learned."""
+        ends = [self.memories.index(h) for h in (*self.linear, *self.rich)]
+        if self.first_order is not None:
+            ends.append(max(0, len(self.memories) - 2))
+        return np.array([0, len(self.memories) - 1, *ends], dtype=np.intp)

@@ -1,0 +1,62 @@
+"""Weights of members that follow whichever predicts best now, and a memory of what each can still know."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SHARE = 1e-3
+"""What an event gives back to all members alike, so that none is ever out of the running."""
+FLOOR = 1e-6
+"""Probabilities below count as this: a member that was certain and wrong once can come back."""
+BLOCK = 16
+"""Events mixed between two givings back in a long step."""
+TRUST_AT = 0.3
+"""Events of a class within a member's memory at which it is half trusted there."""
+
+
+def fixed_share(weights: Array, log_likelihoods: Array, share: float = SHARE) -> Array:
+    """(M,) weights after n events with these (n, M) log likelihoods (Herbster and Warmuth 1998).
+
+    v_k <- v_k p_k(y), normalised, then (1 - a) v_k + a / M. The cumulative log loss of the mixture is then at most that
+    of the best member plus ln M + n ln(1 / (1 - a)), and every switch of the best sequence of members costs ln(M / a)
+    more. In a step longer than BLOCK the share is given back once a block, with the block's 1 - (1 - a)^n; what a step of
+    n events leaves differs from that of n single events only within blocks.
+    """
+    members = log_likelihoods.shape[1]
+    for start in range(0, len(log_likelihoods), BLOCK):
+        block = log_likelihoods[start : start + BLOCK]
+        total = block[0] if len(block) == 1 else block.sum(axis=0)
+        weights = weights * np.exp(total - total.max())
+        kept = (1.0 - share) ** len(block)
+        weights *= kept / weights.sum()
+        weights += (1.0 - kept) / members
+    return weights
+
+
+def fading_counts(counts: Array, decays: Array, classes: NDArray[np.intp]) -> Array:
+    """(L, C) events of each class within each memory, after these (n,) classes more."""
+    n = len(classes)
+    if n == 1:
+        counts = counts * decays[:, None]
+        counts[:, classes[0]] += 1.0
+        return counts
+    ages = np.arange(n - 1, -1, -1.0)
+    kept = counts * (decays**n)[:, None]
+    for memory, decay in enumerate(decays):
+        faded = None if decay == 1.0 else decay**ages
+        kept[memory] += np.bincount(classes, faded, minlength=counts.shape[1])
+    return kept
+
+
+def trust(counts: Array, memories: NDArray[np.intp]) -> Array:
+    """(C, M) say of each member where an event looks like class c: how much of that class its memory still holds.
+
+    A member with a short memory may predict the present classes best and know nothing of those that stopped arriving.
+    Its say there fades as its evidence did, and infinite memory answers. Where all classes keep arriving this is nearly
+    one for all.
+    """
+    held = (counts + 1e-9) / (counts + TRUST_AT)
+    return held.T[:, memories]

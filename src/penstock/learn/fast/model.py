@@ -1,0 +1,181 @@
+"""The fast tier's model: encodes, predicts, scores and learns, step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import BadEvent, CheckpointDamaged
+from penstock.events import Batch, Offset, Partition, Schema, Version
+from penstock.learn.fast.classify import ClassLearner
+from penstock.learn.fast.encode import Encoder
+from penstock.learn.fast.layout import Layout
+from penstock.learn.fast.predictor import (
+    class_losses,
+    class_predictions,
+    feature_map,
+    number_losses,
+    number_predictions,
+)
+from penstock.learn.fast.regress import NumberLearner
+from penstock.learn.interface import Block, BlockHead, Learned, State
+from penstock.spec import ClassName, Spec
+
+Array = NDArray[np.float64]
+
+FORMAT = 1
+"""Of the saved state; another number is refused."""
+SETTLING = 64.0
+"""Events before which the statistics of the inputs still move so much that a step is encoded again, with its own events
+taken in, before it is learned from; the predictions that are scored never see them."""
+
+
+class FastModel:
+    """A bank of heads over fixed features, mixed by how well each has predicted lately."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._schema = Schema.of(spec)
+        self._layout = Layout.of(spec)
+        self._encoder = Encoder(spec)
+        self._map = feature_map(spec, self._encoder)
+        self._classes: list[ClassName] = []
+        self._index: dict[ClassName, int] = {}
+        width = self._map.count + 1 + self._encoder.width
+        self._learner: ClassLearner | NumberLearner
+        if spec.task == "regression":
+            self._learner = NumberLearner(self._layout, self._map.count, width, spec.serve.interval)
+        else:
+            first = spec.label.classes
+            if spec.task == "binary":
+                first = first or (ClassName("0"), ClassName("1"))
+            self._name(first)
+            self._learner = ClassLearner(self._layout, self._map.count, width, len(self._classes))
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        """The classes known, in the order of their probabilities."""
+        return tuple(self._classes)
+
+    def _name(self, names: tuple[ClassName, ...] | list[ClassName]) -> None:
+        for name in names:
+            if name not in self._index:
+                self._index[name] = len(self._classes)
+                self._classes.append(name)
+
+    def learn(self, batch: Batch) -> Learned:
+        """Predict every event of the step, score the predictions, then learn from all of them at once."""
+        before = self._learner.members.weights
+        largest = max(1.0, float(np.abs(before).max(initial=0.0)))
+        before = before.copy()
+        learned = self._learn_classes(batch) if isinstance(self._learner, ClassLearner) else self._learn_numbers(batch)
+        after = self._learner.members.weights
+        finite = bool(np.isfinite(after).all())
+        width, classes = before.shape[:2]
+        moved = np.abs(after[:width, :classes] - before).max(initial=0.0)
+        moved = max(float(moved), float(np.abs(after[width:]).max(initial=0.0)), float(np.abs(after[:, classes:]).max(initial=0.0)))
+        return Learned(
+            predictions=learned.predictions,
+            losses=learned.losses,
+            finite=finite,
+            jump=moved / largest if finite else float("inf"),
+            scale=learned.scale,
+        )
+
+    def _features(self, batch: Batch) -> Array:
+        return self._map.features(self._encoder.encode(batch))
+
+    def _absorb(self, batch: Batch, features: Array) -> tuple[Array, bool]:
+        """Take the step's inputs into the statistics; the features to learn from, and whether they are others now."""
+        settling, width = self._encoder.seen < SETTLING, self._encoder.width
+        self._encoder.absorb(batch)
+        if settling or self._encoder.width > width:
+            return self._features(batch), True
+        return features, False
+
+    def _learn_classes(self, batch: Batch) -> Learned:
+        learner = self._learner
+        assert isinstance(learner, ClassLearner)
+        names = self._checked(batch.labels)
+        features = self._features(batch)
+        answer = learner.members.answer(features)
+        known = len(self._classes)
+        self._name(names)
+        index = self._index
+        classes = np.array([index[name] for name in names], dtype=np.intp)
+        losses = class_losses(answer.mixed, classes)
+        learner.mix(answer, classes)
+        features_now, others = self._absorb(batch, features)
+        if features_now.shape[1] > learner.width or len(self._classes) > known:
+            learner.grow(features_now.shape[1], len(self._classes))
+            others = True
+        answer_now = learner.members.answer(features_now) if others else answer
+        learner.learn(features_now, answer_now, classes)
+        return Learned(predictions=class_predictions(answer), losses=losses, finite=True, jump=0.0)
+
+    def _checked(self, labels: object) -> list[ClassName]:
+        """The class names, if the task can take them; nothing has changed where it cannot."""
+        if not isinstance(labels, list):
+            raise BadEvent("labels are numbers, but the task needs class names", pointer="/label")
+        new = {name for name in labels if name not in self._index}
+        if new and self._spec.task == "binary":
+            raise BadEvent(f"label {min(new)!r} is neither {self._classes[0]!r} nor {self._classes[1]!r}", pointer="/label")
+        if len(self._classes) + len(new) > self._spec.label.classes_max:
+            raise BadEvent(
+                f"label {min(new)!r} would be class number {len(self._classes) + 1}, and label.classes_max is "
+                f"{self._spec.label.classes_max}",
+                pointer="/label",
+            )
+        return labels
+
+    def _learn_numbers(self, batch: Batch) -> Learned:
+        learner = self._learner
+        assert isinstance(learner, NumberLearner)
+        members = learner.members
+        if not isinstance(batch.labels, np.ndarray):
+            raise BadEvent("labels are class names, but the task needs numbers", pointer="/label")
+        features = self._features(batch)
+        answer = members.answer(features)
+        predictions = number_predictions(answer, members)
+        scale = members.unit
+        assert predictions.mean is not None
+        losses = number_losses(predictions.mean, batch.labels, scale)
+        if learner.started:
+            learner.mix(answer, members.standard(batch.labels))
+        learner.absorb(batch.labels)
+        features_now, _ = self._absorb(batch, features)
+        if features_now.shape[1] > learner.width:
+            learner.grow(features_now.shape[1])
+        learner.learn(features_now, members.answer(features_now), members.standard(batch.labels))
+        return Learned(predictions=predictions, losses=losses, finite=True, jump=0.0, scale=scale)
+
+    def freeze(self, version: Version, position: dict[Partition, Offset]) -> Block:
+        """A block that later learning does not touch."""
+        learn = self._spec.learn
+        head = BlockHead(
+            version=version,
+            position=dict(position),
+            task=self._spec.task,
+            schema=self._schema.fingerprint,
+            classes=tuple(self._classes),
+            settings={"random_features": learn.random_features, "seed": learn.seed, "half_lives": list(learn.half_lives)},
+        )
+        return Block(head=head, arrays=self._encoder.save() | self._learner.members.frozen())
+
+    def save(self) -> State:
+        """A copy of the whole state."""
+        values, arrays = self._learner.save()
+        values |= {"format": FORMAT, "schema": self._schema.fingerprint, "classes": [str(c) for c in self._classes]}
+        return State(values=values, arrays=arrays | self._encoder.save())
+
+    def load(self, state: State) -> None:
+        """Become what was saved."""
+        values: dict[str, Any] = state.values
+        if values.get("format") != FORMAT or values.get("schema") != self._schema.fingerprint:
+            raise CheckpointDamaged(folder="given", reason="the model's state is of another format or service")
+        self._classes, self._index = [], {}
+        self._name([ClassName(name) for name in values["classes"]])
+        self._encoder.load(state.arrays)
+        self._learner.load(values, state.arrays)

@@ -1,0 +1,102 @@
+"""Predicting: what the model does before it learns, and what a server does with a block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import BlockDamaged
+from penstock.events import Batch, Schema
+from penstock.learn.fast.classify import Answer as ClassAnswer
+from penstock.learn.fast.classify import ClassMembers
+from penstock.learn.fast.encode import Encoder
+from penstock.learn.fast.layout import Layout
+from penstock.learn.fast.maps import FeatureMap
+from penstock.learn.fast.regress import Answer as NumberAnswer
+from penstock.learn.fast.regress import NumberMembers
+from penstock.learn.interface import Block, Predictions
+from penstock.spec import ClassName, Spec
+
+Array = NDArray[np.float64]
+
+
+def feature_map(spec: Spec, encoder: Encoder) -> FeatureMap:
+    """The feature map that a service's settings describe."""
+    return FeatureMap(
+        seed=spec.learn.seed, inputs=encoder.fixed, count=spec.learn.random_features, size=encoder.inputs
+    )
+
+
+def class_predictions(answer: ClassAnswer) -> Predictions:
+    """The mixture's probabilities."""
+    return Predictions(probabilities=answer.mixed)
+
+
+def number_predictions(answer: NumberAnswer, members: NumberMembers) -> Predictions:
+    """The mixture's mean, spread and interval in the label's unit."""
+    mean = answer.mean * members.unit + members.centre
+    spread = answer.spread * members.unit
+    half = members.reach * spread
+    return Predictions(mean=mean, spread=spread, low=mean - half, high=mean + half)
+
+
+def class_losses(probabilities: Array, classes: NDArray[np.intp]) -> Array:
+    """(n,) half the Brier score, sum over classes (p - y)^2 / 2, which lies in [0, 1] and is proper: it is least for the
+    true probabilities. An event of a class that the predictor does not know (index -1 or too large) has loss 1."""
+    n, known = probabilities.shape
+    losses = np.ones(n)
+    rows = np.flatnonzero((classes >= 0) & (classes < known))
+    if len(rows):
+        p = probabilities if len(rows) == n else probabilities[rows]
+        of_true = p[np.arange(len(rows)), classes[rows]]
+        losses[rows] = 0.5 * ((p * p).sum(axis=1) + 1.0 - 2.0 * of_true)
+    return np.minimum(np.maximum(losses, 0.0), 1.0)
+
+
+def number_losses(mean: Array, labels: Array, scale: float) -> Array:
+    """(n,) |error| / (|error| + scale): zero for a perfect answer, one half for an error of one scale, below 1 always."""
+    error = np.abs(np.minimum(np.maximum(labels, -1e300), 1e300) - mean)
+    return error / (error + scale)
+
+
+class BlockPredictor:
+    """Answers from one frozen block: the same numbers that the model itself answered when it was frozen."""
+
+    def __init__(self, block: Block, spec: Spec) -> None:
+        if block.head.schema != Schema.of(spec).fingerprint:
+            raise BlockDamaged(reason="it was made for other columns than the service has")
+        self._encoder = Encoder(spec)
+        self._map = feature_map(spec, self._encoder)
+        layout = Layout.of(spec)
+        self._classes = {name: index for index, name in enumerate(block.head.classes)}
+        arrays: dict[str, NDArray[Any]] = dict(block.arrays)
+        self._members: ClassMembers | NumberMembers
+        if spec.task == "regression":
+            self._members = NumberMembers(layout, 0, spec.serve.interval)
+        else:
+            self._members = ClassMembers(layout, 0, 0)
+        try:
+            self._encoder.load(arrays)
+            self._members.thaw(arrays, copy=False)
+        except KeyError as missing:
+            raise BlockDamaged(reason=f"it lacks {missing}") from missing
+
+    def predict(self, batch: Batch) -> Predictions:
+        """One answer a row."""
+        features = self._map.features(self._encoder.encode(batch))
+        members = self._members
+        if isinstance(members, ClassMembers):
+            return class_predictions(members.answer(features))
+        return number_predictions(members.answer(features), members)
+
+    def losses(self, predictions: Predictions, batch: Batch, scale: float | None = None) -> Array:
+        """(n,) bounded losses; ``scale`` is the learner's for a regression, this block's own where it is None."""
+        if isinstance(self._members, ClassMembers):
+            assert predictions.probabilities is not None
+            of = self._classes.get
+            names: list[ClassName] = batch.labels  # type: ignore[assignment]
+            return class_losses(predictions.probabilities, np.array([of(c, -1) for c in names], dtype=np.intp))
+        assert predictions.mean is not None
+        return number_losses(predictions.mean, np.asarray(batch.labels), scale or self._members.unit)
