@@ -55,9 +55,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     good: bool = False
     """Whether the version on probation has earned to be the last known good, and takes the place of the one before."""
     probation: bool = False
-    """Whether the version that this verdict publishes goes on probation: its block and the model's state right after the
-    step are kept, in place of those of the version that was on probation before. When ``good`` is set as well, the older
-    one becomes good first. Only with ``publish``; a ``roll_back`` ends a probation, a ``hold`` may."""
+    """Whether the version that this verdict publishes goes on probation: its block and the model's state right after
+    the step are kept, in place of those of the version that was on probation before. When ``good`` is set as well, the
+    older one becomes good first. Only with ``publish``; a ``hold`` or a ``roll_back`` ends the probation."""
 
 
 class Gate(Protocol):

@@ -27,7 +27,7 @@ class JoinCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DELAY_EDGES_S = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0)
-"""Upper ends of the delay histogram's buckets in seconds, from ten milliseconds to a week; one more bucket lies beyond."""
+"""Upper ends of the delay histogram's buckets in seconds, from ten milliseconds to a week; one more lies beyond."""
 
 
 class FeedbackDelays(msgspec.Struct, frozen=True, kw_only=True):
