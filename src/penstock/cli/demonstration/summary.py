@@ -1,0 +1,230 @@
+"""What the demo showed: figures as measured, the promises they are held to, and the words for people."""
+
+from __future__ import annotations
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+FIRST_CLASSES = (0, 1)
+ACCURACY_FIRST_MIN = 0.90
+
+
+class Delays(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds from an acknowledgement to the first prediction made by a version that includes its events."""
+
+    p50: float | None
+    p99: float | None
+    p99_undisturbed: float | None
+    """Of the acknowledgements outside of the burst and the kill."""
+    measured: int
+
+
+class DigitsFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Shares of the held-out digits answered rightly at the end, by the service and by the naive learner."""
+
+    accuracy_first_classes: float | None
+    naive_accuracy_first_classes: float | None
+    accuracy_all: float | None
+    naive_accuracy_all: float | None
+    held_out: int
+    held_out_sent: int
+    """How many of them were ever sent as examples: 0."""
+
+
+class FlowFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean absolute errors in litres a second, each hour predicted before its answer was sent."""
+
+    mae: float | None
+    baseline_mae: float | None
+    hours: int
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    digits: DigitsFigures
+    flow: FlowFigures
+
+
+class BurstFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the digits with wrong labels."""
+
+    source: str
+    events: int
+    held: int
+    """Updates of the service that the gate held back from the burst's first event on until it was over."""
+    rolled_back: int
+    """Versions that were withdrawn in that time."""
+    accuracy_before: float | None
+    """On the held-out digits of the classes seen by then."""
+    accuracy_lowest: float | None
+    """While it lasted, and until the gate had dealt with it."""
+    accuracy_after: float | None
+    verdicts: list[str]
+    """What the receipts and facts say, in their own words."""
+
+
+class RestartFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How the learner that was killed came back."""
+
+    service: str
+    killed_pid: int
+    caught_up_ms: float | None
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """The demo's result; `--json` prints it."""
+
+    complete: bool
+    """Whether both streams were sent to their end."""
+    broken: list[str]
+    """The promises that were not kept, with their figures."""
+    seconds: float
+    events_acknowledged: int
+    events_accepted: int
+    events_learned: int
+    predictions_served: int
+    predictions_failed: int
+    learner_kills: int
+    versions_published: int
+    versions_refused_or_rolled_back: int
+    freshness_ms: Delays
+    services: Services
+    burst: BurstFigures
+    restarts: list[RestartFigures]
+
+
+def broken_promises(figures: Figures, failures: list[str], unseen: int) -> list[str]:
+    """Every promise of the demo that these figures do not keep; ``unseen`` acknowledgements were in no prediction."""
+    digits, flow = figures.services.digits, figures.services.flow
+    found = []
+    if not figures.events_accepted == figures.events_learned == figures.events_acknowledged:
+        found.append(
+            f"{figures.events_acknowledged:,} events were acknowledged to clients, {figures.events_accepted:,} are in "
+            f"the logs and {figures.events_learned:,} were learned: these must be equal"
+        )
+    if unseen:
+        found.append(f"{unseen:,} acknowledgements are not part of any version that answered a prediction")
+    if figures.predictions_failed:
+        found.append(f"{figures.predictions_failed:,} predictions failed, such as: {failures[0]}")
+    if not figures.learner_kills:
+        found.append("no learner was killed")
+    found += [f"the learner of {r.service} did not catch up" for r in figures.restarts if r.caught_up_ms is None]
+    if not figures.versions_refused_or_rolled_back:
+        found.append("the gate neither held nor rolled back anything")
+    if digits.accuracy_first_classes is None or digits.accuracy_first_classes < ACCURACY_FIRST_MIN:
+        found.append(
+            f"accuracy on the first classes ended at {_share(digits.accuracy_first_classes)}, "
+            f"below {_share(ACCURACY_FIRST_MIN)}"
+        )
+    if flow.mae is None or flow.baseline_mae is None or flow.mae >= flow.baseline_mae:
+        found.append(f"the flow's error of {flow.mae} is not below the last value's {flow.baseline_mae}")
+    if digits.held_out_sent:
+        found.append(f"{digits.held_out_sent} held-out digits were sent as examples")
+    return found
+
+
+def sentences(figures: Figures) -> list[str]:
+    """What happened, for people."""
+    digits, flow, burst = figures.services.digits, figures.services.flow, figures.burst
+    said = [
+        f"{figures.events_acknowledged:,} events were acknowledged and {figures.events_learned:,} learned, each once, "
+        f"through {figures.versions_published:,} published versions in {figures.seconds:.0f} s; "
+        f"{figures.predictions_served:,} predictions were answered meanwhile, {figures.predictions_failed:,} failed.",
+        f"After all ten classes, the service names {_share(digits.accuracy_first_classes)} of the held-out 0s and 1s "
+        f"rightly, which it saw first; plain online SGD on the same events "
+        f"{_share(digits.naive_accuracy_first_classes)}, though it was spared the wrong labels.",
+    ]
+    if flow.mae is not None and flow.baseline_mae is not None:
+        said.append(
+            f"The flow one hour ahead was off by {flow.mae:.3f} l/s on average; repeating the last value by "
+            f"{flow.baseline_mae:.3f} l/s ({1 - flow.mae / flow.baseline_mae:+.0%} gained)."
+        )
+    if burst.events:
+        said.append(_burst_sentence(burst))
+    for restart in figures.restarts:
+        back = (
+            "it never caught up"
+            if restart.caught_up_ms is None
+            else f"predictions included everything acknowledged again after {restart.caught_up_ms:,.0f} ms"
+        )
+        said.append(f"The learner of {restart.service} was killed with SIGKILL while events arrived; {back}.")
+    return said
+
+
+def _burst_sentence(burst: BurstFigures) -> str:
+    done = []
+    if burst.held:
+        done.append(f"held back {burst.held:,} update{'s' if burst.held > 1 else ''}")
+    if burst.rolled_back:
+        done.append(f"rolled back {burst.rolled_back:,} time{'s' if burst.rolled_back > 1 else ''}")
+    accuracy = ""
+    if burst.accuracy_before is not None and burst.accuracy_lowest is not None and burst.accuracy_after is not None:
+        accuracy = (
+            f" Accuracy on held-out digits was {_share(burst.accuracy_before)} before, {_share(burst.accuracy_lowest)} "
+            f"at its lowest and {_share(burst.accuracy_after)} after."
+        )
+    return (
+        f"{burst.source} sent {burst.events:,} digits with wrong labels; the gate "
+        f"{' and '.join(done) or 'did nothing'}.{accuracy}"
+    )
+
+
+def table(figures: Figures) -> Table:
+    """The figures that the sentences are made of."""
+    digits, flow, fresh = figures.services.digits, figures.services.flow, figures.freshness_ms
+    shown = Table(title="What was measured", title_justify="left", title_style="bold", header_style="dim")
+    shown.add_column("figure")
+    shown.add_column("Penstock", justify="right")
+    shown.add_column("beside it", justify="right")
+    shown.add_row(
+        "digits: right on 0 and 1, at the end",
+        _share(digits.accuracy_first_classes),
+        f"{_share(digits.naive_accuracy_first_classes)} naive SGD",
+    )
+    shown.add_row(
+        "digits: right on all ten classes",
+        _share(digits.accuracy_all),
+        f"{_share(digits.naive_accuracy_all)} naive SGD",
+    )
+    shown.add_row("flow: mean absolute error, l/s", _number(flow.mae, 3), f"{_number(flow.baseline_mae, 3)} last value")
+    shown.add_row("acknowledged to visible, ms: p50", _number(fresh.p50, 1), f"{fresh.measured:,} acknowledgements")
+    shown.add_row(
+        "acknowledged to visible, ms: p99",
+        _number(fresh.p99, 1),
+        f"{_number(fresh.p99_undisturbed, 1)} without burst and kill",
+    )
+    shown.add_row("events learned", f"{figures.events_learned:,}", f"{figures.events_acknowledged:,} acknowledged")
+    shown.add_row("predictions answered", f"{figures.predictions_served:,}", f"{figures.predictions_failed:,} failed")
+    shown.add_row(
+        "versions published",
+        f"{figures.versions_published:,}",
+        f"{figures.versions_refused_or_rolled_back:,} held or rolled back",
+    )
+    return shown
+
+
+def print_summary(console: Console, figures: Figures, commands: list[str]) -> None:
+    """Sentences, the table, what broke, and the commands to try next."""
+    console.print()
+    if not figures.complete:
+        console.print("[bold yellow]The demo was stopped before its end; what it had measured so far:[/]")
+    for sentence in sentences(figures):
+        console.print(f"• {sentence}", highlight=False)
+    for verdict in figures.burst.verdicts:
+        console.print(f"    {verdict}", style="dim", highlight=False, markup=False)
+    console.print()
+    console.print(table(figures))
+    for promise in figures.broken:
+        console.print(f"[bold red]Broken:[/] {promise}", highlight=False)
+    console.print()
+    console.print("[bold]Try next[/]")
+    for command in commands:
+        console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
