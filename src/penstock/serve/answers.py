@@ -1,0 +1,206 @@
+"""Predictions: from the newest version that the learner published, many concurrent requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from penstock.errors import LiveWeightsDamaged, NotReady, PenstockError
+from penstock.events import Batch, Kind, Offset, Version
+from penstock.learn.interface import Block, Predictions, Predictor
+from penstock.metrics import ServiceMetrics
+from penstock.publish.interface import LiveReader
+from penstock.serve.decode import Decoder
+from penstock.serve.forms import Event
+from penstock.serve.intake import ROWS_GATHERED_MAX, Intake
+
+MakePredictor = Callable[[Block], Predictor]
+
+
+class ClassAnswer(msgspec.Struct, frozen=True):
+    """The answer of a classification."""
+
+    id: str
+    version: int
+    label: str
+    probabilities: dict[str, float]
+
+
+class NumberAnswer(msgspec.Struct, frozen=True):
+    """The answer of a regression, in the label's unit."""
+
+    id: str
+    version: int
+    mean: float
+    spread: float
+    low: float
+    high: float
+
+
+Answer = ClassAnswer | NumberAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answers of one request, in the order of its events."""
+
+    answers: list[Answer]
+    position: str
+    """Which events the answering version had learned: ``partition:offset``, separated by commas."""
+
+
+Waiting = tuple[list[Event], "asyncio.Future[Answered]", float]
+
+
+class Answers:
+    """Answers for one service through one server worker. Lives on the event loop."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        live: LiveReader,
+        make_predictor: MakePredictor,
+        intake: Intake,
+        id_prefix: str,
+        metrics: ServiceMetrics,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._decoder = decoder
+        self._live = live
+        self._make_predictor = make_predictor
+        self._intake = intake
+        self._id_prefix = id_prefix
+        """Partition and incarnation of this worker: with a counter behind it, an id is unique for ever."""
+        self._count = 0
+        self._metrics = metrics
+        self._loop = loop
+        self._record = decoder.spec.serve.record_predictions
+        self._version = Version(0)
+        self._position = ""
+        self._classes: tuple[str, ...] = ()
+        self._predictor: Predictor | None = None
+        self._pending: list[Waiting] = []
+
+    async def ask(self, events: list[Event], source: str | None) -> Answered:
+        """Answer checked events together with those of all requests that arrived in the same turn of the event loop.
+
+        Raises NotReady before the first version."""
+        if source is not None:
+            for event in events:
+                event.source = event.source or source
+        if len(events) > ROWS_GATHERED_MAX:
+            return await self.ask_batch(self._decoder.batch(Kind.PREDICTION, events, time.time()))
+        future: asyncio.Future[Answered] = self._loop.create_future()
+        if not self._pending:
+            self._loop.call_soon(self._answer_pending)
+        self._pending.append((events, future, time.perf_counter()))
+        return await future
+
+    async def ask_batch(self, batch: Batch) -> Answered:
+        """Answer columns."""
+        future: asyncio.Future[Answered] = self._loop.create_future()
+        self._answer(batch, [(len(batch), future, time.perf_counter())])
+        return await future
+
+    def _answer_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        # One evaluation for many rows costs little more than for one; the answers are then handed out by row.
+        try:
+            events = [event for asked, _, _ in pending for event in asked] if len(pending) > 1 else pending[0][0]
+            batch = self._decoder.batch(Kind.PREDICTION, events, time.time())
+            self._answer(batch, [(len(asked), future, begun) for asked, future, begun in pending])
+        except Exception as error:
+            for _, future, _ in pending:
+                if not future.done():
+                    future.set_exception(error)
+
+    def _answer(self, batch: Batch, waiting: list[tuple[int, asyncio.Future[Answered], float]]) -> None:
+        predictor = self._newest()
+        answers = self._worded(predictor.predict(batch), ids := self._ids(batch))
+        self._metrics.predictions.inc(len(batch))
+        if self._record == "never":
+            self._hand_out(answers, waiting)
+            return
+        versions = np.full(len(batch), self._version, dtype=np.uint64)
+        record = replace(batch, ids=ids, versions=versions, labels=None)
+        if self._record == "durable":
+            position = self._position
+            self._intake.record(record, lambda result: self._hand_out(answers, waiting, result, position))
+            return
+        try:
+            self._intake.record(record, None)
+        except PenstockError:
+            # Predictions never stop. Feedback to these will be counted as unknown, and this counter says why.
+            self._metrics.unrecorded.inc(len(batch))
+        self._hand_out(answers, waiting)
+
+    def _newest(self) -> Predictor:
+        version = self._live.version()
+        if version != self._version or self._predictor is None:
+            block = self._block() if version else None
+            if block is None:
+                if self._predictor is None:
+                    raise NotReady(service=self._decoder.spec.name)
+                return self._predictor
+            self._predictor = self._make_predictor(block)
+            self._version = block.head.version
+            self._classes = block.head.classes
+            self._position = ",".join(f"{p}:{offset}" for p, offset in sorted(block.head.position.items()))
+        return self._predictor
+
+    def _block(self) -> Block | None:
+        try:
+            return self._live.block()
+        except LiveWeightsDamaged:
+            # A learner died in the middle of writing. Its successor writes anew; until then the version before answers.
+            if self._predictor is None:
+                raise
+            return None
+
+    def _ids(self, batch: Batch) -> list[str | None]:
+        first, self._count = self._count, self._count + len(batch)
+        prefix = self._id_prefix
+        if batch.ids is None:
+            return [f"{prefix}{number}" for number in range(first, first + len(batch))]
+        return [event_id or f"{prefix}{first + row}" for row, event_id in enumerate(batch.ids)]
+
+    def _worded(self, predictions: Predictions, ids: list[str | None]) -> list[Answer]:
+        version, classes = int(self._version), self._classes
+        probabilities = predictions.probabilities
+        if probabilities is not None:
+            best = probabilities.argmax(axis=1).tolist()
+            rows = probabilities.tolist()
+            return [
+                ClassAnswer(event_id or "", version, classes[label], dict(zip(classes, row, strict=True)))
+                for event_id, label, row in zip(ids, best, rows, strict=True)
+            ]
+        columns: list[Any] = [predictions.mean, predictions.spread, predictions.low, predictions.high]
+        return [
+            NumberAnswer(event_id or "", version, *row)
+            for event_id, row in zip(ids, zip(*(column.tolist() for column in columns), strict=True), strict=True)
+        ]
+
+    def _hand_out(
+        self,
+        answers: list[Answer],
+        waiting: list[tuple[int, asyncio.Future[Answered], float]],
+        result: Offset | Exception | None = None,
+        position: str | None = None,
+    ) -> None:
+        now = time.perf_counter()
+        first = 0
+        position = self._position if position is None else position
+        for count, future, begun in waiting:
+            self._metrics.predict_s.observe(now - begun)
+            if not future.done():
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(Answered(answers[first : first + count], position))
+            first += count

@@ -1,0 +1,187 @@
+"""The OpenAPI 3.1 document of this server, made from its services' Specs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from penstock.publish.interface import Receipt
+from penstock.serve.answers import ClassAnswer, NumberAnswer
+from penstock.serve.forms import TEXT_MAX
+from penstock.serve.problems import PROBLEM_TYPE, Problem
+from penstock.serve.status import Status
+from penstock.spec import Feature, Spec
+
+Json = dict[str, Any]
+
+ARROW = "application/vnd.apache.arrow.stream"
+NDJSON = "application/x-ndjson"
+REF = "#/components/schemas/{name}"
+
+
+def document(specs: Iterable[Spec]) -> Json:
+    """The whole document, ready to be written as JSON."""
+    _, schemas = msgspec.json.schema_components([Status, Receipt, Problem], ref_template=REF)
+    schemas["Accepted"] = _object(
+        {
+            "accepted": {"type": "integer", "description": "Events that are durable now."},
+            "duplicates": {"type": "integer", "description": "Events whose id was seen before."},
+            "position": {
+                "type": "object",
+                "additionalProperties": {"type": "integer"},
+                "description": "The offset after the last of these events, by partition.",
+            },
+        }
+    )
+    paths: Json = {
+        "/v1": {"get": _get("services", "The services here", {"type": "object"})},
+        "/health/live": {"get": _get("live", "Whether the process runs", {"type": "object"})},
+        "/health/ready": {"get": _get("ready", "Whether every service answers", {"type": "object"}, not_ready=True)},
+        "/metrics": {"get": _get("metrics", "Prometheus metrics", {"type": "string"}, media="text/plain")},
+        "/openapi.json": {"get": _get("openapi", "This document", {"type": "object"})},
+    }
+    for spec in specs:
+        schemas |= _schemas(spec)
+        paths |= _paths(spec)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Penstock", "version": version("penstock"), "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def feature_schema(feature: Feature) -> Json:
+    """The JSON schema of one feature's value; null, or leaving it out, is a missing value."""
+    match feature.type:
+        case "number":
+            return {"type": ["number", "null"]}
+        case "boolean":
+            return {"type": ["boolean", "null"]}
+        case "timestamp":
+            return {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}, {"type": "null"}]}
+        case "category":
+            return {"type": ["string", "integer", "boolean", "null"]}
+        case "text":
+            return {"type": ["string", "null"]}
+        case "vector":
+            items: Json = {"type": "number"}
+            return {"type": ["array", "null"], "items": items, "minItems": feature.width, "maxItems": feature.width}
+
+
+def label_schema(spec: Spec) -> Json:
+    """The JSON schema of a service's label."""
+    if spec.task == "regression":
+        return {"type": "number"}
+    if spec.task == "multiclass":
+        return {"type": ["string", "integer", "boolean"], "minLength": 1, "maxLength": TEXT_MAX}
+    classes = [str(name) for name in spec.label.classes or ("0", "1")]
+    if classes == ["0", "1"]:
+        return {"enum": [*classes, 0, 1, False, True]}
+    return {"enum": classes}
+
+
+def _schemas(spec: Spec) -> Json:
+    text: Json = {"type": "string", "minLength": 1, "maxLength": TEXT_MAX}
+    common: Json = {
+        "time": {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]},
+        "source": text,
+    }
+    features: Json = {
+        "type": "object",
+        "properties": {name: feature_schema(feature) for name, feature in spec.features.items()},
+        "additionalProperties": False,
+    }
+    own: Json = {"features": _ref(spec, "features"), "id": text, **common}
+    answer = ClassAnswer if spec.task != "regression" else NumberAnswer
+    _, (answers) = msgspec.json.schema_components([answer], ref_template=REF)
+    return {
+        _name(spec, "features"): features,
+        _name(spec, "label"): label_schema(spec),
+        _name(spec, "example"): _object({**own, "label": _ref(spec, "label")}, ("features", "label")),
+        _name(spec, "instance"): _object(own, ("features",)),
+        _name(spec, "feedback"): _object({"id": text, "label": _ref(spec, "label"), **common}, ("id", "label")),
+        _name(spec, "answer"): answers[answer.__name__],
+    }
+
+
+def _paths(spec: Spec) -> Json:
+    base = f"/v1/{spec.name}"
+    answer = _ref(spec, "answer")
+    many = _object({"predictions": {"type": "array", "items": answer}})
+    listed: Json = _object({"instances": {"type": "array", "items": _ref(spec, "instance"), "minItems": 1}})
+    asked = [_ref(spec, "instance"), listed]
+    accepted: Json = {"$ref": REF.format(name="Accepted")}
+    source: Json = {"name": "Penstock-Source", "in": "header", "schema": {"type": "string"}}
+    before: Json = {"name": "before", "in": "query", "schema": {"type": "integer", "minimum": 1}}
+    limit: Json = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}}
+    number: Json = {"name": "version", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
+    receipt: Json = {"$ref": REF.format(name="Receipt")}
+    versions = _get(f"versions-{spec.name}", "Newest versions first", _object({"versions": _array(receipt)}))
+    one_version = _get(f"version-{spec.name}", "Why a version exists", receipt)
+    return {
+        base: {"get": _get(f"status-{spec.name}", "How the service is", {"$ref": REF.format(name="Status")})},
+        f"{base}/examples": {
+            "post": _post(spec, "examples", "Events to learn from", [_ref(spec, "example")], accepted, 201)
+            | {"parameters": [source]}
+        },
+        f"{base}/feedback": {
+            "post": _post(spec, "feedback", "Labels of predictions", [_ref(spec, "feedback")], accepted, 201)
+            | {"parameters": [source]}
+        },
+        f"{base}/predict": {
+            "post": _post(spec, "predict", "Ask the newest version", asked, {"anyOf": [answer, many]}, 200)
+            | {"parameters": [source]}
+        },
+        f"{base}/versions": {"get": versions | {"parameters": [limit, before]}},
+        f"{base}/versions/{{version}}": {"get": one_version | {"parameters": [number]}},
+    }
+
+
+def _post(spec: Spec, what: str, summary: str, forms: list[Json], answer: Json, status: int) -> Json:
+    body: Json = {
+        "application/json": {"schema": {"anyOf": [*forms, _array(forms[0]) | {"minItems": 1}]}},
+        NDJSON: {"schema": {"type": "string", "description": "One JSON object a line."}},
+        ARROW: {"schema": {"type": "string", "format": "binary", "description": "An Arrow IPC stream."}},
+    }
+    return {
+        "operationId": f"{what}-{spec.name}",
+        "summary": summary,
+        "tags": [spec.name],
+        "requestBody": {"required": True, "content": body},
+        "responses": {
+            str(status): {"description": "Done", "content": {"application/json": {"schema": answer}}},
+            "default": _problem(),
+        },
+    }
+
+
+def _get(name: str, summary: str, schema: Json, *, media: str = "application/json", not_ready: bool = False) -> Json:
+    responses: Json = {"200": {"description": "As of now", "content": {media: {"schema": schema}}}}
+    if not_ready:
+        responses["503"] = {"description": "Not yet, or not any more", "content": {media: {"schema": schema}}}
+    return {"operationId": name, "summary": summary, "responses": responses | {"default": _problem()}}
+
+
+def _problem() -> Json:
+    return {"description": "Refused", "content": {PROBLEM_TYPE: {"schema": {"$ref": REF.format(name="Problem")}}}}
+
+
+def _object(properties: Json, required: tuple[str, ...] | None = None) -> Json:
+    names = list(properties) if required is None else list(required)
+    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+
+
+def _array(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _name(spec: Spec, what: str) -> str:
+    return f"{spec.name}.{what}"
+
+
+def _ref(spec: Spec, what: str) -> Json:
+    return {"$ref": REF.format(name=_name(spec, what))}

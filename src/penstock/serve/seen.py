@@ -1,0 +1,34 @@
+"""Which event ids were seen lately, so that a sender who asks again does not send twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+GENERATION = 100_000
+"""Ids in a generation; two are remembered, which takes some 30 MB a service at worst."""
+
+
+class SeenIds:
+    """The last ``size`` to twice ``size`` ids. Two sets that take turns cost less than one set with an order."""
+
+    def __init__(self, size: int = GENERATION) -> None:
+        self._size = size
+        self._young: set[str] = set()
+        self._old: set[str] = set()
+
+    def add(self, event_id: str) -> bool:
+        """Remember an id; False where it was known."""
+        if event_id in self._young or event_id in self._old:
+            return False
+        self._young.add(event_id)
+        if len(self._young) >= self._size:
+            self._old, self._young = self._young, set()
+        return True
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """These were not accepted after all."""
+        self._young.difference_update(ids)
+        self._old.difference_update(ids)
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)

@@ -1,0 +1,110 @@
+"""One service as one server worker sees it: everything that its requests need, opened and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from penstock.eventlog.interface import Counts, Frame
+from penstock.events import Kind, Offset, Partition, Position
+from penstock.events import decode as decode_payload
+from penstock.learn.interface import Block, Predictor
+from penstock.metrics import ServiceMetrics
+from penstock.publish.interface import LiveReader, Receipts
+from penstock.serve.answers import Answers
+from penstock.serve.decode import Decoder
+from penstock.serve.intake import Commits, Intake
+from penstock.serve.seen import GENERATION, SeenIds
+from penstock.spec import Spec
+
+STALLED_AFTER_S = 10.0
+"""Seconds without any progress, while events wait, after which the learner is called stalled. A restart that has to
+replay half a minute's worth of a busy stream takes less."""
+
+
+class LogView(Protocol):
+    """What a server wants to know of a log that it does not read events from."""
+
+    def ends(self) -> Position: ...
+
+    def counts(self) -> Counts: ...
+
+
+@dataclass(slots=True)
+class Service:
+    """One service, ready to be asked."""
+
+    spec: Spec
+    decoder: Decoder
+    intake: Intake
+    answers: Answers
+    log: LogView
+    live: LiveReader
+    receipts: Receipts
+    metrics: ServiceMetrics
+    folder: Path
+    _seen_position: tuple[int, float] = field(default_factory=lambda: (-1, time.monotonic()))
+
+    def lag(self) -> int:
+        """Durable events, of all kinds, that the learner has not taken yet."""
+        return max(0, sum(self.log.ends().values()) - sum(self.live.progress().position.values()))
+
+    def stalled_s(self) -> float:
+        """For how many seconds events have waited without any being taken; 0 while the learner keeps up."""
+        taken = sum(self.live.progress().position.values())
+        now = time.monotonic()
+        if taken != self._seen_position[0] or self.lag() == 0:
+            self._seen_position = (taken, now)
+        return now - self._seen_position[1]
+
+
+def assemble(
+    spec: Spec,
+    *,
+    partition: Partition,
+    incarnation: int,
+    end: Offset,
+    recent: Iterator[Frame],
+    commits: Commits,
+    log: LogView,
+    live: LiveReader,
+    receipts: Receipts,
+    make_predictor: Callable[[Block], Predictor],
+    folder: Path,
+    loop: asyncio.AbstractEventLoop,
+) -> Service:
+    """Wire a service's parts. ``recent`` are the last frames of the worker's own partition, for the ids in them."""
+    decoder = Decoder(spec)
+    metrics = ServiceMetrics(spec.name)
+    intake = Intake(decoder, commits, partition, end, _ids_in(recent), metrics, loop)
+    prefix = f"{partition}-{incarnation}-"
+    answers = Answers(decoder, live, make_predictor, intake, prefix, metrics, loop)
+    return Service(
+        spec=spec,
+        decoder=decoder,
+        intake=intake,
+        answers=answers,
+        log=log,
+        live=live,
+        receipts=receipts,
+        metrics=metrics,
+        folder=folder,
+    )
+
+
+RECENT_EVENTS = 2 * GENERATION
+"""How far back in the log ids are looked for at the start."""
+
+
+def _ids_in(frames: Iterator[Frame]) -> SeenIds:
+    seen = SeenIds()
+    for frame in frames:
+        if frame.kind is Kind.EXAMPLE:
+            for event_id in decode_payload(frame.payload).ids or ():
+                if event_id is not None:
+                    seen.add(event_id)
+    return seen

@@ -1,0 +1,209 @@
+"""The status frame of a service: one struct, shown by the command line, as JSON, over HTTP and on a page."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from penstock.metrics import Reading
+from penstock.publish.interface import Progress
+from penstock.serve.served import STALLED_AFTER_S, Service
+
+HealthStatus = Literal["ok", "degraded", "starting"]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The worst part, named."""
+
+    status: HealthStatus
+    worst: str = ""
+
+
+class EventCounts(msgspec.Struct, frozen=True):
+    """Examples and feedback since the log's beginning."""
+
+    accepted: int
+    """Durable in the log."""
+    learned: int
+    """Changed the model, or repeated what already had."""
+    unmatched: int
+    """Feedback whose prediction is unknown."""
+    lag: int
+    """Durable events, predictions included, that the learner has not taken yet."""
+
+
+class FeedbackCounts(msgspec.Struct, frozen=True):
+    accepted: int
+    learned: int
+    unknown: int
+    waiting: int
+    """Came before its prediction's record."""
+    duplicate: int
+
+
+class PredictionCounts(msgspec.Struct, frozen=True):
+    recorded: int
+    waiting: int
+    """Still waited for feedback to."""
+    expired: int
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    version: int
+    published: int
+    held: int
+    rollbacks: int
+    holding: bool
+    """Whether the gate holds updates back for the moment."""
+    loss: float | None
+    """Prequential, in [0, 1]."""
+    accuracy: float | None
+    """Of a classification."""
+    error: float | None
+    """Mean absolute error of a regression, in the label's unit."""
+    updated: float | None
+    """Seconds since 1970 of the last step."""
+
+
+class Disk(msgspec.Struct, frozen=True):
+    log_bytes: int
+    log_max_bytes: int
+    free_bytes: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How one service is."""
+
+    service: str
+    task: str
+    health: Health
+    events: EventCounts
+    feedback: FeedbackCounts
+    predictions: PredictionCounts
+    model: ModelState
+    position: dict[str, int]
+    """What the learner has taken: the next offset of each partition."""
+    disk: Disk
+
+
+def status_of(service: Service) -> Status:
+    """The frame as of now."""
+    counts, progress = service.log.counts(), service.live.progress()
+    log = service.folder / "log"
+    return Status(
+        service=service.spec.name,
+        task=service.spec.task,
+        health=health_of(service),
+        events=EventCounts(
+            accepted=counts.examples + counts.feedback,
+            learned=_learned(progress),
+            unmatched=progress.feedback_unknown,
+            lag=service.lag(),
+        ),
+        feedback=FeedbackCounts(
+            accepted=counts.feedback,
+            learned=progress.feedback_learned,
+            unknown=progress.feedback_unknown,
+            waiting=progress.feedback_waiting,
+            duplicate=progress.feedback_duplicate,
+        ),
+        predictions=PredictionCounts(
+            recorded=counts.predictions, waiting=progress.predictions_waiting, expired=progress.predictions_expired
+        ),
+        model=ModelState(
+            version=progress.version,
+            published=progress.versions_published,
+            held=progress.updates_held,
+            rollbacks=progress.rollbacks,
+            holding=progress.holding,
+            loss=_known(progress.loss),
+            accuracy=_known(progress.accuracy),
+            error=_known(progress.error),
+            updated=progress.time or None,
+        ),
+        position={str(partition): offset for partition, offset in sorted(progress.position.items())},
+        disk=Disk(
+            log_bytes=sum(_size(entry) for entry in _files(str(log))),
+            log_max_bytes=service.spec.budget.log_max_bytes,
+            free_bytes=shutil.disk_usage(log if log.is_dir() else "/").free,
+        ),
+    )
+
+
+def health_of(service: Service) -> Health:
+    """Whether requests succeed, and if not, or not fully, what the worst part is."""
+    failure = service.intake.failure
+    if service.live.version() == 0:
+        return Health("starting", "learner: it has not published a version yet")
+    if failure is not None:
+        return Health("degraded", f"event log: {failure}")
+    stalled = service.stalled_s()
+    if stalled > STALLED_AFTER_S:
+        return Health("degraded", f"learner: {service.lag()} events wait, none was taken for {stalled:.0f} s")
+    if service.live.progress().holding:
+        return Health("degraded", "gate: updates are held back, an earlier version answers")
+    return Health("ok")
+
+
+def is_ready(service: Service) -> bool:
+    """Whether examples and predictions are answered."""
+    return service.live.version() > 0 and service.intake.failure is None
+
+
+def readings(services: Iterable[Service]) -> list[Reading]:
+    """What is read off logs and learners when metrics are scraped."""
+    seen = [(service.spec.name, service.log.counts(), service.live.progress(), service) for service in services]
+
+    def reading(name: str, explanation: str, values: dict[str, float], grows: bool = False) -> Reading:
+        return Reading(f"penstock_{name}", explanation, values, grows=grows)
+
+    return [
+        reading("log_examples", "Examples durable", {n: c.examples for n, c, _, _ in seen}, True),
+        reading("log_feedback", "Feedback durable", {n: c.feedback for n, c, _, _ in seen}, True),
+        reading("log_predictions", "Predictions durable", {n: c.predictions for n, c, _, _ in seen}, True),
+        reading("events_learned", "Events that changed the model", {n: _learned(p) for n, _, p, _ in seen}, True),
+        reading("feedback_unknown", "Feedback to no prediction", {n: p.feedback_unknown for n, _, p, _ in seen}, True),
+        reading("lag_events", "Durable events not taken yet", {n: s.lag() for n, _, _, s in seen}),
+        reading("version", "The version that answers", {n: p.version for n, _, p, _ in seen}),
+        reading("versions_published", "Versions published", {n: p.versions_published for n, _, p, _ in seen}, True),
+        reading("updates_held", "Updates that the gate held back", {n: p.updates_held for n, _, p, _ in seen}, True),
+        reading("rollbacks", "Returns to the last good version", {n: p.rollbacks for n, _, p, _ in seen}, True),
+        reading("loss", "Prequential loss in [0, 1]", {n: p.loss for n, _, p, _ in seen}),
+        reading("ready", "Whether it answers", {n: float(is_ready(s)) for n, _, _, s in seen}),
+    ]
+
+
+def _learned(progress: Progress) -> int:
+    repeated = progress.duplicates + progress.feedback_duplicate
+    return progress.examples_learned + progress.feedback_learned + repeated
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _files(folder: str) -> Iterable[os.DirEntry[str]]:
+    for parent in _entries(folder):
+        if parent.is_dir():
+            yield from (entry for entry in _entries(parent.path) if entry.name.endswith(".log"))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        # Retention removed it in between.
+        return 0
