@@ -29,7 +29,13 @@ def decode(forms: Forms, kind: Kind, body: bytes, now: float, source: str | None
     table = _read(body)
     if table.num_rows == 0:
         raise BadEvent("The request holds no event")
-    return _Columns(forms, table).batch(kind, now, source)
+    try:
+        return _Columns(forms, table).batch(kind, now, source)
+    except UnicodeDecodeError as error:
+        raise Malformed(f"The Arrow stream holds text that is not valid UTF-8: {error.reason}") from None
+    except (pa.ArrowException, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadEvent(f"The Arrow stream holds a value that cannot be converted: {reason}") from None
 
 
 def _read(body: bytes) -> pa.RecordBatch:

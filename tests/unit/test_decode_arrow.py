@@ -1,0 +1,176 @@
+"""What Arrow requests decode to, and what a refused one says."""
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.errors import BadEvent, Malformed, TooLarge
+from penstock.events import Kind
+from penstock.serve.decode import ROWS_MAX, Decoder, Media
+from penstock.spec import Feature, Label, Spec
+
+RICH = Spec(
+    name="rich",
+    task="multiclass",
+    label=Label(name="kind"),
+    features={
+        "x": Feature(type="number"),
+        "weekend": Feature(type="boolean"),
+        "seen": Feature(type="timestamp"),
+        "city": Feature(type="category"),
+        "embedding": Feature(type="vector", width=2),
+        "note": Feature(type="text"),
+    },
+)
+rich = Decoder(RICH)
+binary = Decoder(Spec(name="two", task="binary", features={"x": Feature(type="number"), "y": Feature(type="number")}))
+regression = Decoder(Spec(name="flow", task="regression", features={"x": Feature(type="number")}))
+
+
+def stream(table: pa.Table, rows_a_batch: int | None = None) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows_a_batch)
+    return sink.getvalue().to_pybytes()
+
+
+def example(decoder: Decoder, table: pa.Table, source: str | None = None):
+    return decoder.decode(Kind.EXAMPLE, stream(table), Media.ARROW, 50.0, source)
+
+
+def test_every_feature_type_lands_in_its_column():
+    moment = datetime.datetime(1970, 1, 1, 0, 0, 10, 500_000)
+    batch = example(
+        rich,
+        pa.table(
+            {
+                "kind": pa.array(["a", "b"]).dictionary_encode(),
+                "note": pa.array(["n", None], pa.large_string()),
+                "embedding": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
+                "city": pa.array([7, None]),
+                "seen": pa.array([moment, None], pa.timestamp("ns")),
+                "weekend": [True, None],
+                "x": pa.array([3, None], pa.int32()),
+                "id": ["k", None],
+                "time": pa.array(["1970-01-01T01:00:07+01:00", None]),
+                "source": ["mine", None],
+            }
+        ),
+        source="theirs",
+    )
+    assert batch.numbers[0].tolist() == [3.0, 1.0, 10.5]
+    assert np.isnan(batch.numbers[1]).all()
+    assert batch.vectors[0][0].tolist() == [1.0, 2.0]
+    assert np.isnan(batch.vectors[0][1]).all()
+    assert batch.strings == (["7", None], ["n", None])
+    assert (batch.labels, batch.ids, batch.sources) == (["a", "b"], ["k", None], ["mine", "theirs"])
+    assert batch.times.tolist() == [7.0, 50.0]
+
+
+def test_absent_columns_are_missing():
+    batch = example(rich, pa.table({"label": ["a"], "city": pa.nulls(1)}))
+    assert np.isnan(batch.numbers).all()
+    assert batch.strings == ([None], [None])
+
+
+def test_json_and_arrow_agree():
+    rows = [{"x": 1.25, "y": -3.0}, {"x": 0.1, "y": 1e300}]
+    arrow = example(binary, pa.table({"x": [r["x"] for r in rows], "y": [r["y"] for r in rows], "label": [0, 1]}))
+    json = binary.decode(
+        Kind.EXAMPLE,
+        b'[{"features":{"x":1.25,"y":-3.0},"label":0},{"features":{"x":0.1,"y":1e300},"label":1}]',
+        Media.JSON,
+        50.0,
+    )
+    assert arrow.numbers.tolist() == json.numbers.tolist()
+    assert (arrow.labels, arrow.ids, arrow.times.tolist()) == (json.labels, json.ids, json.times.tolist())
+
+
+def test_several_record_batches_are_one_request():
+    table = pa.table({"x": np.arange(10.0), "y": np.zeros(10), "label": np.arange(10) % 2})
+    batch = binary.decode(Kind.EXAMPLE, stream(table, rows_a_batch=3), Media.ARROW, 0.0)
+    assert batch.numbers[:, 0].tolist() == list(range(10))
+    assert batch.labels == ["0", "1"] * 5
+
+
+@pytest.mark.parametrize(
+    ("columns", "pointer", "said"),
+    [
+        ({"x": ["a", "b"], "label": [0, 1]}, "/features/x", "has type string"),
+        ({"x": [1.0, float("nan")], "label": [0, 1]}, "/1/features/x", "Column 'x' is NaN in row 1"),
+        ({"x": [None, float("-inf")], "label": [0, 1]}, "/1/features/x", "Column 'x' is infinity in row 1"),
+        ({"x": [True, False], "label": [0, 1]}, "/features/x", "has type bool"),
+        ({"x": [1.0, 2.0]}, "/label", "missing"),
+        ({"x": [1.0, 2.0], "label": [0, None]}, "/1/label", "missing in row 1"),
+        ({"x": [1.0, 2.0], "label": [0, 2]}, "/1/label", "not 2"),
+        ({"x": [1.0, 2.0], "label": [0.0, 1.0]}, "/label", "has type double"),
+        ({"x": [1.0, 2.0], "label": [0, 1], "z": [0, 1]}, "/z", "no feature or field 'z'"),
+        ({"x": [1.0, 2.0], "label": [0, 1], "time": [0.0, float("inf")]}, "/1/time", "infinity"),
+        ({"x": [1.0, 2.0], "label": [0, 1], "id": ["a", "b" * 600]}, "/1/id", "512"),
+    ],
+)
+def test_a_fault_names_its_column_and_row(columns, pointer, said):
+    with pytest.raises(BadEvent) as caught:
+        example(binary, pa.table(columns))
+    assert said in str(caught.value)
+    assert caught.value.pointer == pointer
+
+
+@pytest.mark.parametrize(
+    ("column", "pointer"),
+    [
+        ([[1.0, 2.0], [1.0]], "/1/features/embedding"),
+        ([[1.0, 2.0], [None, 1.0]], "/1/features/embedding"),
+        ([None, [1.0, float("nan")]], "/1/features/embedding"),
+        ([[1.0, 2.0], [1.0, 1e39]], "/1/features/embedding"),
+        ([["a", "b"], ["a", "b"]], "/features/embedding"),
+        ([1.0, 2.0], "/features/embedding"),
+    ],
+)
+def test_vectors_are_checked(column, pointer):
+    with pytest.raises(BadEvent) as caught:
+        example(rich, pa.table({"kind": ["a", "b"], "embedding": column}))
+    assert caught.value.pointer == pointer
+
+
+def test_two_columns_of_one_name_are_refused():
+    table = pa.Table.from_arrays([pa.array([1.0]), pa.array([2.0]), pa.array([1])], names=["x", "x", "label"])
+    with pytest.raises(BadEvent, match="twice"):
+        example(binary, table)
+
+
+def test_a_stream_cut_anywhere_is_malformed():
+    whole = stream(pa.table({"x": np.arange(6.0), "y": np.arange(6.0), "label": np.arange(6) % 2}), rows_a_batch=2)
+    for length in range(len(whole)):
+        with pytest.raises(Malformed):
+            binary.decode(Kind.EXAMPLE, whole[:length], Media.ARROW, 0.0)
+
+
+def test_no_rows_and_too_many_rows_are_refused():
+    with pytest.raises(BadEvent, match="no event"):
+        example(binary, pa.table({"x": pa.array([], pa.float64()), "label": pa.array([], pa.int64())}))
+    with pytest.raises(TooLarge):
+        example(binary, pa.table({"x": pa.nulls(ROWS_MAX + 1)}))
+
+
+def test_regression_labels_are_finite():
+    assert example(regression, pa.table({"x": [1.0], "label": [2]})).labels.tolist() == [2.0]
+    with pytest.raises(BadEvent) as caught:
+        example(regression, pa.table({"x": [1.0, 1.0], "label": [2.0, float("nan")]}))
+    assert caught.value.pointer == "/1/label"
+
+
+def test_feedback_by_columns():
+    batch = rich.decode(Kind.FEEDBACK, stream(pa.table({"id": ["p"], "kind": ["a"]})), Media.ARROW, 1.0)
+    assert (batch.ids, batch.labels, batch.numbers.shape) == (["p"], ["a"], (1, 0))
+    with pytest.raises(BadEvent) as caught:
+        rich.decode(Kind.FEEDBACK, stream(pa.table({"id": ["p", None], "kind": ["a", "b"]})), Media.ARROW, 1.0)
+    assert caught.value.pointer == "/1/id"
+
+
+def test_what_is_asked_has_no_label():
+    assert binary.decode(Kind.PREDICTION, stream(pa.table({"x": [1.0]})), Media.ARROW, 1.0).labels is None
+    with pytest.raises(BadEvent, match="'label'"):
+        binary.decode(Kind.PREDICTION, stream(pa.table({"x": [1.0], "label": [1]})), Media.ARROW, 1.0)
