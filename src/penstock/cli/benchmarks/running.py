@@ -1,0 +1,121 @@
+"""A real `penstock up` in a child process, with a temporary data folder that is removed afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from penstock.errors import PenstockError
+from penstock.spec import Spec
+from penstock.specfile.writer import dump
+
+START_S = 60.0
+STOP_S = 30.0
+
+
+class DidNotStart(PenstockError):
+    """`penstock up` did not become ready. It said: {output}"""
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the service answers, and who answers."""
+
+    url: str
+    pid: int | None
+    """Of the supervisor, where it is ours."""
+
+    def status(self) -> dict[str, object]:
+        """The service's status frame. Raises OSError."""
+        with urllib.request.urlopen(self.url, timeout=10) as answer:
+            return msgspec.json.decode(answer.read(), type=dict[str, object])
+
+    def cpu_s(self) -> dict[str, float]:
+        """Processor time so far, by what a process does; empty where they are not ours or the system does not say."""
+        if self.pid is None:
+            return {}
+        used: dict[str, float] = {}
+        for pid in (self.pid, *_descendants(self.pid)):
+            role = _role(pid)
+            used[role] = used.get(role, 0.0) + _cpu_s(pid)
+        return used
+
+
+@contextlib.contextmanager
+def running(spec: Spec, folder: Path) -> Iterator[Running]:
+    """Run this one service until the block ends. ``folder`` is on the disk that should be used."""
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=folder) as home:
+        file = Path(home, "service.yaml")
+        file.write_text(dump(spec), encoding="utf-8")
+        port = _free_port()
+        output = Path(home, "output.txt")
+        command = [sys.executable, "-m", "penstock", "up", str(file), "--data", f"{home}/data", "--port", str(port)]
+        with output.open("wb") as sink:
+            child = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        service = Running(url=f"http://127.0.0.1:{port}/v1/{spec.name}", pid=child.pid)
+        try:
+            _wait_until_ready(service, child, output)
+            yield service
+        finally:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                for pid in (*_descendants(child.pid), child.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                child.wait()
+
+
+def _wait_until_ready(service: Running, child: subprocess.Popen[bytes], output: Path) -> None:
+    deadline = time.monotonic() + START_S
+    ready = service.url.partition("/v1/")[0] + "/health/ready"
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            break
+        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(ready, timeout=5):
+            return
+        time.sleep(0.05)
+    raise DidNotStart(output=output.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "nothing")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:
+        return []
+    return [descendant for child in map(int, found) for descendant in (child, *_descendants(child))]
+
+
+def _cpu_s(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _role(pid: int) -> str:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return "gone"
+    roles = {"_server": "server", "_learner": "learner", "up": "supervisor"}
+    return next((roles[argument] for argument in arguments if argument in roles), "other")
