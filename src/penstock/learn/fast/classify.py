@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from penstock.learn.fast.banks import Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import classification_pull, softmax
-from penstock.learn.fast.mixture import FLOOR, fading_counts, fixed_share, trust
+from penstock.learn.fast.mixture import FLOOR, arriving, fading_counts, fixed_share
 
 Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
@@ -42,13 +42,17 @@ class ClassMembers:
     """What predicting needs: weights of all heads, class counts, the mixture."""
 
     def __init__(self, layout: Layout, width: int, classes: int) -> None:
+        assert layout.exact is not None
         self.layout = layout
+        self.exact = layout.exact
         self.weights = np.zeros((width, classes, layout.heads))
         self.counts = np.zeros((len(layout.memories), classes))
         """(memories, classes) events of each class within each memory."""
+        self.seen = np.zeros((2, classes))
+        """(2, classes) events since each class was last seen, and since it was first seen."""
         self.mixture = np.full(layout.members, 1.0 / layout.members)
         self.steepness = np.ones(layout.heads)
-        self.steepness[layout.exact] = STEEPNESS_FIRST
+        self.steepness[self.exact] = STEEPNESS_FIRST
         self.refresh()
 
     def refresh(self) -> None:
@@ -56,7 +60,27 @@ class ClassMembers:
         counts = self.counts + 0.5
         ends = counts[[0, -1]]
         self._bases = (ends / ends.sum(axis=1, keepdims=True)).T
-        self._say = trust(self.counts, self.layout.member_memories) * self.mixture
+        still = arriving(self.seen[0], self.counts[-1] / np.maximum(self.seen[1], 1.0))
+        self._say = still[:, None] * self.mixture
+        self._say[:, BASES + self.exact] += 1.0 - still
+
+    def count(self, classes: NDArray[np.intp], decays: Array) -> None:
+        """Take (n,) classes into the counts and the gaps."""
+        n = len(classes)
+        ever = self.counts[-1] > 0
+        self.counts = fading_counts(self.counts, decays, classes)
+        gaps, ages = self.seen
+        gaps += n
+        ages[ever] += n
+        if n == 1:
+            gaps[classes] = 0.0
+            ages[classes] += not ever[classes[0]]
+        else:
+            places = np.arange(n)
+            gaps[classes] = n - 1 - places
+            fresh = np.flatnonzero(~ever[classes])[::-1]
+            ages[classes[fresh]] = n - fresh
+        self.refresh()
 
     def answer(self, features: Array) -> Answer:
         """Of (n, width) features."""
@@ -68,7 +92,7 @@ class ClassMembers:
         members[:, :, BASES:] = softmax(scores * self.steepness)
         if not classes:
             return Answer(scores, members, np.zeros((n, 0)))
-        looks_like = scores[:, :, self.layout.exact].argmax(axis=1)
+        looks_like = scores[:, :, self.exact].argmax(axis=1)
         say = self._say[looks_like]
         mixed = np.einsum("ncm,nm->nc", members, say)
         mixed /= mixed.sum(axis=1, keepdims=True)
@@ -79,6 +103,7 @@ class ClassMembers:
         return {
             "weights": self.weights.copy(),
             "counts": self.counts.copy(),
+            "seen": self.seen.copy(),
             "mixture": self.mixture.copy(),
             "steepness": self.steepness.copy(),
         }
@@ -87,6 +112,7 @@ class ClassMembers:
         """Become what was frozen; without copies for predicting alone."""
         self.weights = arrays["weights"].copy() if copy else arrays["weights"]
         self.counts = arrays["counts"].copy() if copy else arrays["counts"]
+        self.seen = arrays["seen"].copy() if copy else arrays["seen"]
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
         self.steepness = arrays["steepness"].copy() if copy else arrays["steepness"]
         self.refresh()
@@ -129,6 +155,9 @@ class ClassLearner:
         counts = np.zeros((len(members.counts), classes))
         counts[:, :old_classes] = members.counts
         members.counts = counts
+        seen = np.zeros((2, classes))
+        seen[:, :old_classes] = members.seen
+        members.seen = seen
         members.refresh()
 
     def learn(self, features: Array, answer: Answer, classes: NDArray[np.intp]) -> None:
@@ -148,8 +177,7 @@ class ClassLearner:
         else:
             residuals, curvatures = self._pull(answer, targets, slice(None))
             self._banks.learn_many(features, residuals, curvatures, members.weights)
-        members.counts = fading_counts(members.counts, self._decays, classes)
-        members.refresh()
+        members.count(classes, self._decays)
 
     def mix(self, answer: Answer, classes: NDArray[np.intp]) -> None:
         """Move the mixture by what the members had answered; classes unknown then (index too large) say nothing."""

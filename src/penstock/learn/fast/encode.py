@@ -27,9 +27,9 @@ HUGE = 1e100
 """Values are cut here, so that their squares stay finite."""
 WARM_UP = 64
 """Events after which a value is no longer taken into the statistics beyond OUTLIER standard deviations."""
-OUTLIER = 32.0
+OUTLIER = 6.0
 """A lone 1e300 would otherwise flatten its feature for ever; a true change of scale still gets through, since values at
-the edge widen the deviation geometrically."""
+the edge widen the deviation step by step."""
 CACHED = 1 << 16
 """Tokens whose bucket is remembered; a full cache is emptied, which changes time and never a result."""
 CATEGORY_BUCKETS = 32

@@ -14,7 +14,7 @@ STEEP = 30.0
 """Scores are cut here before exponentials: exp(-30) is far below what the mixture tells apart."""
 CURVATURE_FLOOR = 0.02
 """A head that is certain would otherwise take nothing into its information, and then jump at its first mistake."""
-HUBER = 3.0
+HUBER = 1.0
 """Deviations beyond which an outcome's pull on a regression no longer grows (Huber 1964)."""
 
 

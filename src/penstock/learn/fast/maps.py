@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
-SCALES = (0.5, 1.0, 2.0, 4.0)
+SCALES = (0.6, 1.2, 2.4, 4.8)
 """Frequencies of the waves, as multiples of a standard normal over the square root of the inputs. One bandwidth suits one
 stream; a few of them cover most, and the heads weight what helps."""
+SIZE_POWER = 0.75
 WAVES_SHARE = 0.75
 """The share of random features that are waves; the others are ramps, which extend beyond what was seen."""
 
@@ -34,7 +35,7 @@ def _directions(seed: int, inputs: int, count: int, size: float) -> tuple[Array3
     waves = round(count * WAVES_SHARE)
     scales = np.ones(count)
     scales[:waves] = np.resize(np.array(SCALES), waves)
-    directions = np.ascontiguousarray((normals.reshape(count, inputs) * (scales / np.sqrt(size))[:, None]).T)
+    directions = np.ascontiguousarray((normals.reshape(count, inputs) * (scales / size**SIZE_POWER)[:, None]).T)
     offsets = uniforms(3, count)
     offsets[:waves] *= 2 * np.pi
     offsets[waves:] = 2.0 * offsets[waves:] - 1.0

@@ -13,8 +13,8 @@ FLOOR = 1e-6
 """Probabilities below count as this: a member that was certain and wrong once can come back."""
 BLOCK = 16
 """Events mixed between two givings back in a long step."""
-TRUST_AT = 0.3
-"""Events of a class within a member's memory at which it is half trusted there."""
+PATIENCE = 100.0
+"""Expected events of a class whose absence makes it count as gone, to a factor e."""
 
 
 def fixed_share(weights: Array, log_likelihoods: Array, share: float = SHARE) -> Array:
@@ -51,12 +51,11 @@ def fading_counts(counts: Array, decays: Array, classes: NDArray[np.intp]) -> Ar
     return kept
 
 
-def trust(counts: Array, memories: NDArray[np.intp]) -> Array:
-    """(C, M) say of each member where an event looks like class c: how much of that class its memory still holds.
+def arriving(gaps: Array, rates: Array) -> Array:
+    """(C,) how far each class can be taken to be still arriving, from 1 to 0.
 
-    A member with a short memory may predict the present classes best and know nothing of those that stopped arriving.
-    Its say there fades as its evidence did, and infinite memory answers. Where all classes keep arriving this is nearly
-    one for all.
+    A class that made up a share ``rate`` of the events and has been absent for ``gap`` of them is missing rate * gap
+    expected events; were it still arriving, so long a gap would have probability exp(-rate * gap). That is tempered by
+    PATIENCE, since real streams come in bursts.
     """
-    held = (counts + 1e-9) / (counts + TRUST_AT)
-    return held.T[:, memories]
+    return np.exp(-rates * gaps / PATIENCE)

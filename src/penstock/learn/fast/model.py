@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import BadEvent, CheckpointDamaged
 from penstock.events import Batch, Offset, Partition, Schema, Version
+from penstock.learn.fast.anchor import Anchor
 from penstock.learn.fast.classify import ClassLearner
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.layout import Layout
@@ -44,15 +45,19 @@ class FastModel:
         self._classes: list[ClassName] = []
         self._index: dict[ClassName, int] = {}
         width = self._map.count + 1 + self._encoder.width
+        self._anchor = Anchor(spec)
         self._learner: ClassLearner | NumberLearner
         if spec.task == "regression":
-            self._learner = NumberLearner(self._layout, self._map.count, width, spec.serve.interval)
+            self._learner = self._fresh_numbers(width)
         else:
             first = spec.label.classes
             if spec.task == "binary":
                 first = first or (ClassName("0"), ClassName("1"))
             self._name(first)
             self._learner = ClassLearner(self._layout, self._map.count, width, len(self._classes))
+
+    def _fresh_numbers(self, width: int) -> NumberLearner:
+        return NumberLearner(self._layout, self._map.count, width, self._spec.serve.interval)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -138,17 +143,23 @@ class FastModel:
             raise BadEvent("labels are class names, but the task needs numbers", pointer="/label")
         features = self._features(batch)
         answer = members.answer(features)
-        predictions = number_predictions(answer, members)
+        anchors = self._anchor.values(batch)
+        predictions = number_predictions(answer, members, anchors)
         scale = members.unit
         assert predictions.mean is not None
         losses = number_losses(predictions.mean, batch.labels, scale)
         if learner.started:
-            learner.mix(answer, members.standard(batch.labels))
-        learner.absorb(batch.labels)
+            learner.mix(answer, members.standard(batch.labels - anchors))
+        if self._anchor.absorb(batch, batch.labels):
+            self._learner = learner = self._fresh_numbers(features.shape[1])
+            members = learner.members
+            anchors = self._anchor.values(batch)
+        outcomes = batch.labels - anchors
+        learner.absorb(outcomes)
         features_now, _ = self._absorb(batch, features)
         if features_now.shape[1] > learner.width:
             learner.grow(features_now.shape[1])
-        learner.learn(features_now, members.answer(features_now), members.standard(batch.labels))
+        learner.learn(features_now, members.answer(features_now), members.standard(outcomes))
         return Learned(predictions=predictions, losses=losses, finite=True, jump=0.0, scale=scale)
 
     def freeze(self, version: Version, position: dict[Partition, Offset]) -> Block:
@@ -162,11 +173,12 @@ class FastModel:
             classes=tuple(self._classes),
             settings={"random_features": learn.random_features, "seed": learn.seed, "half_lives": list(learn.half_lives)},
         )
-        return Block(head=head, arrays=self._encoder.save() | self._learner.members.frozen())
+        return Block(head=head, arrays=self._encoder.save() | self._learner.members.frozen() | self._anchor.frozen())
 
     def save(self) -> State:
         """A copy of the whole state."""
         values, arrays = self._learner.save()
+        values |= {"anchor": self._anchor.save()}
         values |= {"format": FORMAT, "schema": self._schema.fingerprint, "classes": [str(c) for c in self._classes]}
         return State(values=values, arrays=arrays | self._encoder.save())
 
@@ -178,4 +190,5 @@ class FastModel:
         self._classes, self._index = [], {}
         self._name([ClassName(name) for name in values["classes"]])
         self._encoder.load(state.arrays)
+        self._anchor.load(values["anchor"])
         self._learner.load(values, state.arrays)

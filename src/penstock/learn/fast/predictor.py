@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import BlockDamaged
 from penstock.events import Batch, Schema
+from penstock.learn.fast.anchor import Anchor
 from penstock.learn.fast.classify import Answer as ClassAnswer
 from penstock.learn.fast.classify import ClassMembers
 from penstock.learn.fast.encode import Encoder
@@ -34,9 +35,9 @@ def class_predictions(answer: ClassAnswer) -> Predictions:
     return Predictions(probabilities=answer.mixed)
 
 
-def number_predictions(answer: NumberAnswer, members: NumberMembers) -> Predictions:
-    """The mixture's mean, spread and interval in the label's unit."""
-    mean = answer.mean * members.unit + members.centre
+def number_predictions(answer: NumberAnswer, members: NumberMembers, anchors: Array) -> Predictions:
+    """The mixture's mean, spread and interval in the label's unit, from what they are measured from, (n,)."""
+    mean = answer.mean * members.unit + members.centre + anchors
     spread = answer.spread * members.unit
     half = members.reach * spread
     return Predictions(mean=mean, spread=spread, low=mean - half, high=mean + half)
@@ -69,6 +70,7 @@ class BlockPredictor:
             raise BlockDamaged(reason="it was made for other columns than the service has")
         self._encoder = Encoder(spec)
         self._map = feature_map(spec, self._encoder)
+        self._anchor = Anchor(spec)
         layout = Layout.of(spec)
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)
@@ -79,6 +81,7 @@ class BlockPredictor:
             self._members = ClassMembers(layout, 0, 0)
         try:
             self._encoder.load(arrays)
+            self._anchor.thaw(arrays["anchor"])
             self._members.thaw(arrays, copy=False)
         except KeyError as missing:
             raise BlockDamaged(reason=f"it lacks {missing}") from missing
@@ -89,7 +92,7 @@ class BlockPredictor:
         members = self._members
         if isinstance(members, ClassMembers):
             return class_predictions(members.answer(features))
-        return number_predictions(members.answer(features), members)
+        return number_predictions(members.answer(features), members, self._anchor.values(batch))
 
     def losses(self, predictions: Predictions, batch: Batch, scale: float | None = None) -> Array:
         """(n,) bounded losses; ``scale`` is the learner's for a regression, this block's own where it is None."""

@@ -24,7 +24,7 @@ FARTHEST = 16.0
 HUGE = 1e100
 """Outcomes are cut here, so that their squares stay finite."""
 WARM_UP = 64
-OUTLIER = 32.0
+OUTLIER = 6.0
 """After WARM_UP outcomes, one further out than this many standard deviations counts as that far, like a feature's."""
 SPREAD_HALF_LIFE = 256.0
 """Events after which a member's error counts half in its spread."""
