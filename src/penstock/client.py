@@ -12,6 +12,8 @@ import msgspec
 import urllib3
 
 from penstock.errors import Refused, Unreachable
+from penstock.spec import Spec
+from penstock.specfile.reader import read
 
 DEFAULT_URL = "http://127.0.0.1:7717"
 JSON = "application/json"
@@ -85,6 +87,10 @@ class Client:
     def status(self, service: str) -> dict[str, Any]:
         """Health, counts of events, and the model that is served."""
         return self.get(f"/v1/{quote(service)}")
+
+    def spec(self, service: str) -> Spec:
+        """What the service's file says."""
+        return read(self.get(f"/v1/{quote(service)}/spec"), called=f"{self.url}/v1/{service}/spec")
 
     def versions(self, service: str, *, limit: int = 20, before: int | None = None) -> list[dict[str, Any]]:
         """Receipts, the newest first."""

@@ -110,6 +110,13 @@ class ExtraMissing(PenstockError):
     exit_code = 2
 
 
+class BadFile(PenstockError):
+    """{file}{place}: {reason}"""
+
+    def __init__(self, file: object, reason: str, *, row: int | None = None) -> None:
+        super().__init__("", file=file, place="" if row is None else f", row {row:,}", reason=reason)
+
+
 class UnsupportedMedia(PenstockError):
     """Content type {media!r} is not understood here"""
 
@@ -205,6 +212,18 @@ class FolderInUse(PenstockError):
 
     hint = "Stop that process first, or choose another folder with --data."
     exit_code = 1
+
+
+class FolderUnusable(PenstockError):
+    """The data folder {folder} cannot be used: {reason}"""
+
+    hint = "Choose another folder with --data."
+
+
+class CannotListen(PenstockError):
+    """Nothing can be served at {address}: {reason}"""
+
+    hint = "Choose another port with --port; --port 0 takes a free one."
 
 
 class CheckpointDamaged(PenstockError):

@@ -22,7 +22,7 @@ def test_a_folder_is_every_yaml_file_in_it(tmp_path: Path) -> None:
     (tmp_path / "b.yml").write_text(RIGHT.format(name="b"))
     (tmp_path / "a.yaml").write_text(RIGHT.format(name="a"))
     (tmp_path / "notes.txt").write_text("not a service")
-    assert [spec.name for spec in load_all([tmp_path])] == ["a", "b"]
+    assert [spec.name for spec in load_all([tmp_path]).values()] == ["a", "b"]
 
 
 def test_faults_of_all_files_are_reported_at_once_and_names_are_used_once(tmp_path: Path) -> None:

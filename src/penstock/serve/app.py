@@ -20,6 +20,7 @@ from penstock.serve.decode import Media, media_of
 from penstock.serve.http import ClientGone, Patience, Receive, Reply, Request, Scope, Send, refusal, respond
 from penstock.serve.served import Service
 from penstock.serve.status import health_of, is_ready, readings, status_of
+from penstock.specfile.writer import settings
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Application:
         for name, service in services.items():
             self._routes |= {
                 f"/v1/{name}": {"GET": partial(self._status, service)},
+                f"/v1/{name}/spec": {"GET": partial(self._spec, service)},
                 f"/v1/{name}/versions": {"GET": partial(self._versions, service)},
                 f"/v1/{name}/examples": {"POST": partial(self._accept, service, Kind.EXAMPLE)},
                 f"/v1/{name}/feedback": {"POST": partial(self._accept, service, Kind.FEEDBACK)},
@@ -159,6 +161,9 @@ class Application:
 
     async def _status(self, service: Service, request: Request) -> Reply:
         return Reply(_encode(status_of(service)))
+
+    async def _spec(self, service: Service, request: Request) -> Reply:
+        return Reply(_encode(settings(service.spec)))
 
     async def _versions(self, service: Service, request: Request) -> Reply:
         asked = parse_qs(request.query.decode("latin-1"))

@@ -124,6 +124,7 @@ def _paths(spec: Spec) -> Json:
     one_version = _get(f"version-{spec.name}", "Why a version exists", receipt)
     return {
         base: {"get": _get(f"status-{spec.name}", "How the service is", {"$ref": REF.format(name="Status")})},
+        f"{base}/spec": {"get": _get(f"spec-{spec.name}", "The service file's settings", {"type": "object"})},
         f"{base}/examples": {
             "post": _post(spec, "examples", "Events to learn from", [_ref(spec, "example")], accepted, 201)
             | {"parameters": [source]}

@@ -253,15 +253,16 @@ def _text_of(path: Path) -> str:
 
 def load(path: str | Path) -> Spec:
     """The service that a file describes. Raises SpecInvalid with every fault in it."""
-    return load_all([path])[0]
+    (spec,) = load_all([path]).values()
+    return spec
 
 
-def load_all(paths: Iterable[str | Path]) -> list[Spec]:
-    """The services of these files, and of every ``*.yaml`` and ``*.yml`` in these folders, in that order.
+def load_all(paths: Iterable[str | Path]) -> dict[Path, Spec]:
+    """The services of these files, and of every ``*.yaml`` and ``*.yml`` in these folders, by file and in that order.
 
     Raises SpecInvalid with the faults of all of them, names used twice included."""
     faults: list[Fault] = []
-    specs: list[Spec] = []
+    specs: dict[Path, Spec] = {}
     first: dict[str, str] = {}
     for file in _files(paths, faults):
         reader = _Reader(str(file))
@@ -270,7 +271,7 @@ def load_all(paths: Iterable[str | Path]) -> list[Spec]:
             reader.fault(None, "name", f"{spec.name!r} is the name of the service in {first[spec.name]} already")
         elif spec is not None:
             first[spec.name] = str(file)
-            specs.append(spec)
+            specs[file] = spec
         faults += reader.faults
     if faults:
         raise SpecInvalid(faults)

@@ -1,0 +1,54 @@
+"""What the supervisor starts: hidden commands, since nobody needs them by hand."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from penstock.control.supervisor import end_with_supervisor
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _WithExtras(logging.Formatter):
+    """The constant message, then what was given as ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        extras = " ".join(f"{name}={value}" for name, value in vars(record).items() if name not in _STANDARD)
+        return f"{super().format(record)} {extras}".rstrip()
+
+
+def _begin() -> None:
+    end_with_supervisor()
+    handler = logging.StreamHandler()
+    handler.setFormatter(_WithExtras("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+_data = click.option("--data", required=True, type=click.Path(path_type=Path))
+
+
+@click.command("_server", hidden=True)
+@_data
+@click.option("--worker", required=True, type=int)
+@click.option("--fd", required=True, type=int)
+@click.argument("services", nargs=-1, required=True)
+def server(data: Path, worker: int, fd: int, services: tuple[str, ...]) -> None:
+    """A server worker."""
+    from penstock.service import run_server
+
+    _begin()
+    run_server(services, data, worker=worker, fd=fd)
+
+
+@click.command("_learner", hidden=True)
+@_data
+@click.argument("service")
+def learner(data: Path, service: str) -> None:
+    """A service's learner."""
+    from penstock.service import run_learner
+
+    _begin()
+    run_learner(service, data)

@@ -1,0 +1,75 @@
+"""`penstock status`: how services are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from penstock.cli.connect import connect
+from penstock.cli.show import as_csv, as_json, moment, say, show, show_record, url_option
+
+UNHEALTHY = 3
+COLUMNS = (
+    ("service", "SERVICE"),
+    ("health.status", "HEALTH"),
+    ("model.version", "VERSION"),
+    ("events.accepted", "ACCEPTED"),
+    ("events.learned", "LEARNED"),
+    ("events.lag", "WAITING"),
+    ("model.accuracy", "ACCURACY"),
+    ("model.error", "ERROR"),
+)
+LINES = (
+    ("health.status", "health"),
+    ("model.version", "version"),
+    ("model.published", "versions published"),
+    ("model.held", "updates held back"),
+    ("model.rollbacks", "rollbacks"),
+    ("model.accuracy", "accuracy"),
+    ("model.error", "mean absolute error"),
+    ("model.loss", "loss, 0 to 1"),
+    ("events.accepted", "events accepted"),
+    ("events.learned", "events learned"),
+    ("events.lag", "events waiting"),
+    ("feedback.accepted", "feedback accepted"),
+    ("feedback.unknown", "feedback to no prediction"),
+    ("predictions.waiting", "predictions without answer"),
+    ("disk.log_bytes", "log, bytes"),
+    ("disk.free_bytes", "disk free, bytes"),
+    ("updated", "last step"),
+)
+
+
+@click.command()
+@click.argument("service", required=False)
+@as_json
+@as_csv
+@url_option
+def status(service: str | None, as_json: bool, as_csv: bool, url: str | None) -> int:
+    """How services are.
+
+    A sentence first, then the numbers. Exits with 3 when a service is not well, so that scripts can ask.
+    """
+    with connect(url) as client:
+        names = [service] if service else [str(listed["name"]) for listed in client.services()]
+        frames = [client.status(name) for name in names]
+    if not as_json and not as_csv:
+        for frame in frames:
+            say(sentence(frame))
+    if service and not as_csv:
+        frame = frames[0]
+        shown = frame if as_json else {**frame, "updated": moment(frame["model"].get("updated"))}
+        show_record(shown, LINES, json=as_json)
+    else:
+        show(frames, COLUMNS, json=as_json, csv=as_csv)
+    return 0 if all(frame["health"]["status"] == "ok" for frame in frames) else UNHEALTHY
+
+
+def sentence(frame: dict[str, Any]) -> str:
+    """How a service is, in one sentence."""
+    health, events, model = frame["health"], frame["events"], frame["model"]
+    learned = f"{events['learned']:,} of {events['accepted']:,} events are learned"
+    if health["status"] == "ok":
+        return f"{frame['service']} is well: version {model['version']:,} answers, and {learned}."
+    return f"{frame['service']} is {health['status']} ({health['worst']}); {learned}."

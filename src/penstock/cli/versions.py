@@ -1,0 +1,111 @@
+"""`penstock versions` and `penstock why`: what was published, and on what evidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from penstock.cli.connect import connect, only_service
+from penstock.cli.show import as_csv, as_json, moment, next_commands, say, show, show_record, url_option
+
+COLUMNS = (
+    ("version", "VERSION"),
+    ("when", "PUBLISHED"),
+    ("cause", "CAUSE"),
+    ("parent", "PARENT"),
+    ("events", "EVENTS"),
+    ("held", "HELD"),
+    ("loss.mean", "LOSS"),
+    ("gain.mean", "GAIN"),
+    ("verdict", "VERDICT"),
+)
+LINES = (
+    ("version", "version"),
+    ("when", "published"),
+    ("cause", "cause"),
+    ("parent", "parent"),
+    ("restores", "restores version"),
+    ("covers", "learned from the log at"),
+    ("events", "events learned since the parent"),
+    ("held", "updates held back in between"),
+    ("loss_shown", "loss on those events"),
+    ("parent_loss_shown", "the parent's loss on them"),
+    ("gain_shown", "gain, an event"),
+    ("verdict", "verdict"),
+    ("cpu_s", "processor time, s"),
+    ("weights", "weights, SHA-256"),
+)
+
+
+@click.command()
+@click.argument("service", required=False)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
+@click.option("--before", type=click.IntRange(1), help="Only versions older than this one.")
+@as_json
+@as_csv
+@url_option
+def versions(service: str | None, limit: int, before: int | None, as_json: bool, as_csv: bool, url: str | None) -> None:
+    """What was published, the newest first.
+
+    Without SERVICE, of the only one there is.
+    """
+    with connect(url) as client:
+        name = service or only_service(client)
+        receipts = client.versions(name, limit=limit, before=before)
+    if as_json:
+        show(receipts, COLUMNS, json=True)
+        return
+    show([_readable(receipt) for receipt in receipts], COLUMNS, csv=as_csv)
+    if receipts and not as_csv:
+        next_commands(f"penstock why {name} {receipts[0]['version']}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="[SERVICE] VERSION")
+@as_json
+@url_option
+def why(names: tuple[str, ...], as_json: bool, url: str | None) -> None:
+    """Why a version is served, with its numbers.
+
+    SERVICE may be left out where there is only one.
+    """
+    if len(names) > 2 or not names[-1].isdecimal():
+        raise click.UsageError("Give a service and the number of one of its versions: penstock why fraud 812")
+    with connect(url) as client:
+        name = names[0] if len(names) == 2 else only_service(client)
+        receipt = client.version(name, int(names[-1]))
+    if as_json:
+        show_record(receipt, LINES, json=True)
+        return
+    say(f"{sentence(name, receipt)}\n")
+    show_record(_readable(receipt), LINES)
+
+
+def sentence(service: str, receipt: dict[str, Any]) -> str:
+    """Why the version exists, in one sentence."""
+    version, verdict = f"Version {receipt['version']:,} of {service}", receipt["verdict"].rstrip(".")
+    match receipt["cause"]:
+        case "start":
+            return f"{version} is the beginning: {verdict}."
+        case "rollback":
+            return f"{version} restores version {receipt['restores']:,}: {verdict}."
+    return f"{version} learned {receipt['events']:,} events more than version {receipt['parent']:,}: {verdict}."
+
+
+def _readable(receipt: dict[str, Any]) -> dict[str, Any]:
+    """The receipt with what people read beside what it says."""
+    spans = [f"{start:,} to {stop - 1:,} of partition {partition}" for partition, start, stop in receipt["ranges"]]
+    return receipt | {
+        "when": moment(receipt["time"]),
+        "covers": ", ".join(spans[:4]) + (f" and {len(spans) - 4} more" if len(spans) > 4 else "") or None,
+        "weights": receipt["weights"] or None,
+        **{f"{name}_shown": _interval(receipt.get(name)) for name in ("loss", "parent_loss", "gain")},
+    }
+
+
+def _interval(interval: dict[str, Any] | None) -> str | None:
+    if interval is None:
+        return None
+    bounds = f"{interval['low']:.4f} to {interval['high']:.4f}, over {interval['events']:,} events"
+    return f"{interval['mean']:.4f} ({bounds})"
