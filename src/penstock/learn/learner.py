@@ -1,0 +1,260 @@
+"""The learner: takes events from the log in steps, joins answers to their questions, predicts, scores and learns.
+
+It decides where a step begins and ends, and nothing else: what becomes of the result is decided downstream. The same
+ranges in the same order always give the same result, so a recorded step can be taken again (`again`) after a crash.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import ReplayDiverged
+from penstock.eventlog.interface import LogReader
+from penstock.events import Batch, Offset, Partition, Position, Range, concatenate, decode
+from penstock.join.window import JoinWindow
+from penstock.learn.interface import Learned, Model, Predictor, State
+from penstock.spec import Spec
+
+PENDING_EVENTS_PER_STEP_MAX = 64
+"""Steps' worth of events without a label that are taken before they are recorded: a crash takes them again."""
+PENDING_RANGES_MAX = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """One step: what was taken, and what came of it. Without a labelled event only the position moved."""
+
+    ranges: tuple[Range, ...]
+    events: int
+    """Events in the ranges, of any kind."""
+    log_time: float
+    """Seconds since 1970 at which the newest frame so far was appended."""
+    batch: Batch | None = None
+    """The n labelled events, in the order in which they became learnable."""
+    learned: Learned | None = None
+    served: NDArray[np.float64] | None = None
+    """(n,) losses of the version that is served; the learner's own array where the two are one."""
+    good: NDArray[np.float64] | None = None
+    """(n,) losses of the last known good version, where there is one."""
+    probation: NDArray[np.float64] | None = None
+    """(n,) losses of the version on probation, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A decoded frame."""
+
+    first: Offset
+    time: float
+    batch: Batch
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.batch)
+
+
+class Learner:
+    """One service's learner. Whoever publishes sets `served`, `good` and
+    `probation`, and records what `take` returns."""
+
+    def __init__(self, spec: Spec, reader: LogReader, join: JoinWindow, model: Model) -> None:
+        self.model = model
+        self.join = join
+        self.position: Position = {}
+        """Everything before these offsets was taken."""
+        self.log_time = 0.0
+        self.served: Predictor | None = None
+        """What is served, where that is not the learner's own state before the step."""
+        self.good: Predictor | None = None
+        self.probation: Predictor | None = None
+        self._reader = reader
+        self._step_max = spec.learn.step_max
+        self._interval_s = spec.learn.step_interval_ms / 1000.0
+        self._earliest = 0.0
+        self._opened: dict[Partition, _Opened] = {}
+        self._pending: list[Range] = []
+        self._pending_events = 0
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until a step is due (True) or the time is over: at once after a pause or when a full step is waiting,
+        else when the interval since the last step is over."""
+        if not self._reader.wait(self.position, timeout_s):
+            return False
+        early_s = self._earliest - time.monotonic()
+        if early_s > 0.0 and self.backlog() < self._step_max:
+            time.sleep(min(early_s, self._interval_s))
+        self._earliest = time.monotonic() + self._interval_s
+        return True
+
+    def backlog(self) -> int:
+        """Durable events that were not taken yet."""
+        return sum(end - self.position.get(partition, 0) for partition, end in self._reader.ends().items())
+
+    def take(self) -> Taken | None:
+        """Take the next step. None when there is nothing to record: no event, or none from which anything was learned;
+        such events are part of the next step that is recorded."""
+        ranges = self._form()
+        if not ranges:
+            return None
+        batch = self._pass(ranges)
+        self._pending.extend(ranges)
+        self._pending_events += sum(stop - start for _, start, stop in ranges)
+        if batch is not None:
+            return self._learn(batch)
+        many = self._pending_events >= PENDING_EVENTS_PER_STEP_MAX * self._step_max
+        return self.flush() if many or len(self._pending) >= PENDING_RANGES_MAX else None
+
+    def flush(self) -> Taken | None:
+        """What was taken and not recorded yet."""
+        if not self._pending:
+            return None
+        ranges, events = self._hand_over()
+        return Taken(ranges=ranges, events=events, log_time=self.log_time)
+
+    def again(self, step: int, ranges: tuple[Range, ...]) -> Taken:
+        """Take a recorded step once more. Raises ReplayDiverged when it does not begin where the one before ended."""
+        for partition, start, stop in ranges:
+            at = self.position.get(partition, Offset(0))
+            if start != at or stop <= start:
+                what = f"partition {partition} is at offset {at}, and the step takes {start} to {stop}"
+                raise ReplayDiverged(step=step, what=what)
+            # Ranges are passed one at a time, since a step may come back to a partition.
+            self.position[partition] = stop
+        batch = self._pass(ranges)
+        self._pending.extend(ranges)
+        self._pending_events = sum(stop - start for _, start, stop in ranges)
+        if batch is not None:
+            return self._learn(batch)
+        ranges, events = self._hand_over()
+        return Taken(ranges=ranges, events=events, log_time=self.log_time)
+
+    def needed(self) -> Position:
+        """The oldest offsets that a restart from here reads."""
+        oldest = dict(self.position)
+        for partition, offset in self.join.needed().items():
+            oldest[partition] = min(offset, oldest.get(partition, offset))
+        return oldest
+
+    def save(self) -> tuple[dict[str, Any], State]:
+        """Plain values of the learner and the join, and the model's state. Nothing may be pending."""
+        if self._pending:
+            raise ValueError("events were taken that are not recorded yet")
+        position = [[partition, offset] for partition, offset in sorted(self.position.items())]
+        return {"position": position, "log_time": self.log_time, "join": self.join.save()}, self.model.save()
+
+    def load(self, values: dict[str, Any], model: State) -> None:
+        """Become what was saved."""
+        self.position = {Partition(partition): Offset(offset) for partition, offset in values["position"]}
+        self.log_time = values["log_time"]
+        self.join.load(values["join"], self._fetch)
+        self.model.load(model)
+        self._pending, self._pending_events = [], 0
+        self._opened = {}
+
+    def _form(self) -> tuple[Range, ...]:
+        """The next step's ranges: each partition's fair share in ascending order, and what they leave to those with
+        more."""
+        waiting = {
+            partition: end - self.position.get(partition, 0)
+            for partition, end in sorted(self._reader.ends().items())
+            if end > self.position.get(partition, 0)
+        }
+        if not waiting:
+            return ()
+        room = self._step_max
+        shares = dict.fromkeys(waiting, 0)
+        open_partitions = sorted(waiting, key=lambda p: (-waiting[p], p))[:room]
+        while room and open_partitions:
+            share = max(1, room // len(open_partitions))
+            for partition in open_partitions[:]:
+                more = min(share, waiting[partition] - shares[partition], room)
+                shares[partition] += more
+                room -= more
+            open_partitions = [p for p in open_partitions if shares[p] < waiting[p]]
+        ranges = []
+        for partition, count in shares.items():
+            if count:
+                start = self.position.get(partition, Offset(0))
+                self.position[partition] = Offset(start + count)
+                ranges.append((partition, start, Offset(start + count)))
+        return tuple(ranges)
+
+    def _pass(self, ranges: tuple[Range, ...]) -> Batch | None:
+        """Send these events through the join, in order, and return what became learnable."""
+        learnable = []
+        for partition, start, stop in ranges:
+            for first, appended, batch in self._read(partition, start, stop):
+                joined = self.join.take(batch, partition, first, appended)
+                if joined is not None:
+                    # Which version answered is known of joined predictions alone, and nothing is learned from it.
+                    learnable.append(replace(joined, versions=None))
+                self.log_time = max(self.log_time, appended)
+        return concatenate(learnable) if learnable else None
+
+    def _learn(self, batch: Batch) -> Taken:
+        served = self._losses(self.served, batch)
+        good = self._losses(self.good, batch)
+        probation = self._losses(self.probation, batch)
+        learned = self.model.learn(batch)
+        ranges, events = self._hand_over()
+        return Taken(
+            ranges=ranges,
+            events=events,
+            log_time=self.log_time,
+            batch=batch,
+            learned=learned,
+            served=learned.losses if served is None else served,
+            good=good,
+            probation=probation,
+        )
+
+    @staticmethod
+    def _losses(predictor: Predictor | None, batch: Batch) -> NDArray[np.float64] | None:
+        return None if predictor is None else predictor.losses(predictor.predict(batch), batch)
+
+    def _hand_over(self) -> tuple[tuple[Range, ...], int]:
+        ranges, events = tuple(self._pending), self._pending_events
+        self._pending, self._pending_events = [], 0
+        return ranges, events
+
+    def _read(self, partition: Partition, start: Offset, stop: Offset) -> Iterator[tuple[Offset, float, Batch]]:
+        """The events of the range, frame by frame. The last frame is kept, since the next step often begins inside
+        it."""
+        opened = self._opened.get(partition)
+        at = start
+        if opened is not None and opened.first <= at < opened.end:
+            yield _cut(opened, at, stop)
+            at = Offset(opened.end)
+        if at < stop:
+            for opened in self._frames(partition, at, stop):
+                yield _cut(opened, at, stop)
+                self._opened[partition] = opened
+
+    def _fetch(self, partition: Partition, offsets: Sequence[Offset]) -> Batch:
+        """The events at these ascending offsets, read again; frames without one of them are not decoded."""
+        wanted = np.asarray(offsets)
+        picked = []
+        for frame in self._reader.read(partition, offsets[0], Offset(offsets[-1] + 1)):
+            low, high = np.searchsorted(wanted, (frame.first, frame.first + frame.count))
+            if high > low:
+                picked.append(decode(frame.payload).rows(wanted[low:high] - frame.first))
+        return concatenate(picked)
+
+    def _frames(self, partition: Partition, start: Offset, stop: Offset) -> Iterator[_Opened]:
+        for frame in self._reader.read(partition, start, stop):
+            yield _Opened(frame.first, frame.time, decode(frame.payload))
+
+
+def _cut(opened: _Opened, start: Offset, stop: Offset) -> tuple[Offset, float, Batch]:
+    """The part of a frame that lies in the range."""
+    first = max(opened.first, start)
+    last = min(opened.end, stop)
+    whole = first == opened.first and last == opened.end
+    batch = opened.batch if whole else opened.batch.rows(slice(first - opened.first, last - opened.first))
+    return Offset(first), opened.time, batch

@@ -1,0 +1,76 @@
+"""Prequential measures with a fading factor: how good the answers were that were given before learning from each event.
+
+Gama, Sebastiao and Rodrigues (2013), "On evaluating stream learning algorithms": sum and count fade alike, so that the
+quotient follows the stream and forgets with a half-life of ln 2 / (1 - factor) = 693 events.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.events import Batch
+from penstock.learn.interface import Learned, Predictions
+from penstock.spec import ClassName
+
+FACTOR = 0.999
+
+
+class Fading:
+    """The mean of a series in which each value counts a thousandth less than the one after it."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.weight = 0.0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Take (n,) values in order."""
+        n = len(values)
+        weights = FACTOR ** np.arange(n - 1, -1, -1, dtype=np.float64)
+        faded = FACTOR**n
+        self.total = self.total * faded + float((weights * values).sum())
+        self.weight = self.weight * faded + float(weights.sum())
+
+    @property
+    def mean(self) -> float:
+        """NaN before the first value."""
+        return self.total / self.weight if self.weight else float("nan")
+
+
+class Prequential:
+    """Loss, and accuracy or absolute error, of a learner's own predictions."""
+
+    def __init__(self) -> None:
+        self.loss = Fading()
+        self.accuracy = Fading()
+        self.error = Fading()
+
+    def add(self, learned: Learned, batch: Batch, classes: tuple[ClassName, ...]) -> None:
+        """Take one step's predictions; ``classes`` names the columns of its probabilities."""
+        self.loss.add(learned.losses)
+        if isinstance(batch.labels, list):
+            self.accuracy.add(right(learned.predictions, batch.labels, classes))
+        elif batch.labels is not None and learned.predictions.mean is not None:
+            self.error.add(np.abs(learned.predictions.mean - batch.labels))
+
+    def save(self) -> list[float]:
+        """Six numbers."""
+        return [number for fading in self._all() for number in (fading.total, fading.weight)]
+
+    def load(self, state: list[float]) -> None:
+        """Become what was saved."""
+        for index, fading in enumerate(self._all()):
+            fading.total, fading.weight = state[2 * index], state[2 * index + 1]
+
+    def _all(self) -> tuple[Fading, Fading, Fading]:
+        return self.loss, self.accuracy, self.error
+
+
+def right(predictions: Predictions, labels: list[ClassName], classes: tuple[ClassName, ...]) -> NDArray[np.float64]:
+    """(n,) 1 where the most probable class is the label, else 0; a label that had no column yet was not predicted."""
+    if predictions.probabilities is None or not predictions.probabilities.shape[1]:
+        return np.zeros(len(labels))
+    places = {name: place for place, name in enumerate(classes)}
+    wanted = np.fromiter((places.get(label, -1) for label in labels), np.intp, len(labels))
+    hits: NDArray[np.float64] = (predictions.probabilities.argmax(axis=1) == wanted).astype(np.float64)
+    return hits

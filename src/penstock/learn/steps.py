@@ -1,0 +1,278 @@
+"""The step journal: what the learner took and what was decided, on disk before anybody sees the result.
+
+A file is a magic number and then frames: a mark, the payload's length, its CRC-32 and the payload (MessagePack). Every
+append is followed by fdatasync, so that only the last frame can be torn by a crash; it is cut when the journal is
+opened. A bad frame that has a good one behind it is damage, and an error.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from penstock.errors import FolderInUse, StepsCorrupt, StepsUnavailable
+from penstock.events import Range, Version
+
+StepAction = Literal["start", "publish", "hold", "roll_back", "advance"]
+
+MAGIC = b"PENSTEP\x01"
+MARK = b"\xf1STP"
+_FRAME = struct.Struct("<4sII")
+PAYLOAD_MAX_BYTES = 1 << 24
+"""No step is near 16 MiB; a length beyond it is damage and not a reason to allocate memory."""
+
+Reached = Callable[[str], None]
+
+
+def nothing(action: str) -> None:
+    """The default for the hook that is told each durable action by name: crash tests stop a process there."""
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """One entry of the journal. Replaying the ranges of all entries in order gives every number in it again."""
+
+    number: int
+    """Counted from 1 without gaps."""
+    action: StepAction
+    """``start`` published the empty model; ``advance`` only took events in which nothing was to be learned."""
+    ranges: tuple[Range, ...]
+    """In the order in which they were taken, each to be read as it stands: joining them may differ at frames'
+    boundaries."""
+    version: Version
+    """What is served after the step."""
+    restored: Version | None = None
+    """The version that a rollback went back to."""
+    good: bool = False
+    """Whether the version on probation became the last known good."""
+    probation: bool = False
+    """Whether the version that the step published went on probation."""
+    taken: int = 0
+    """Events in the ranges, of any kind."""
+    events: int = 0
+    """Labelled events that were learned."""
+    loss_sum: float = 0.0
+    """Sum of the bounded losses of the learner's own predictions."""
+    served_sum: float = 0.0
+    """The same of the version that was served."""
+    gain: tuple[float, float, float, int] | None = None
+    """Mean, low, high and events of the gate's interval."""
+    verdict: str = ""
+    checkpoint_due: bool = False
+    """Whether a checkpoint follows the step; a restart that finds none makes up for it."""
+    weights: str = ""
+    """SHA-256 of the published weights where they are materialised with that checkpoint."""
+    cpu_s: float = 0.0
+    """Processor time since the entry before."""
+    log_time: float = 0.0
+    """Seconds since 1970 at which the newest of the frames was appended."""
+    time: float = 0.0
+    """Seconds since 1970 at which the entry was made."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Step).decode
+
+
+class StepJournal:
+    """The one writer of a service's journal; also what holds the learner's folder against a second learner."""
+
+    def __init__(self, folder: Path, reached: Reached = nothing) -> None:
+        """Raises FolderInUse while another process writes here, and StepsCorrupt."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.bytes_cut = 0
+        """What was cut from the end when the journal was opened."""
+        self._reached = reached
+        self._broken = False
+        self._fd = -1
+        self._lock = _lock(folder)
+        try:
+            self.last = self._open()
+            """The number of the last entry; 0 before the first."""
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, step: Step) -> None:
+        """Make the entry durable. Raises StepsUnavailable, and then every later call does, too."""
+        if self._broken:
+            raise StepsUnavailable(folder=self.folder, reason="an earlier write failed")
+        if step.number != self.last + 1:
+            raise ValueError(f"step {step.number} cannot follow step {self.last}")
+        payload = _encode(step)
+        frame = _FRAME.pack(MARK, len(payload), zlib.crc32(payload)) + payload
+        self._reached("step.record")
+        try:
+            written = os.write(self._fd, frame)
+            if written != len(frame):
+                raise OSError(f"only {written} of {len(frame)} bytes were written")
+            self._reached("step.written")
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._broken = True
+            raise StepsUnavailable(folder=self.folder, reason=str(error)) from error
+        self.last = step.number
+        self._reached("step.recorded")
+
+    def rotate(self) -> None:
+        """Begin a new file with the next entry, so that older ones can be removed whole."""
+        path = self.folder / _name(self.last + 1)
+        if not path.exists():
+            try:
+                self._create(path)
+            except OSError as error:
+                self._broken = True
+                raise StepsUnavailable(folder=self.folder, reason=str(error)) from error
+
+    def forget(self, through: int) -> None:
+        """Remove the files in which no entry has a number above ``through``; the newest file always stays."""
+        files = _files(self.folder)
+        for path, following in pairwise(files):
+            if _first(following) - 1 <= through:
+                self._reached("steps.forget")
+                path.unlink()
+
+    def entries(self, after: int = 0) -> Iterator[Step]:
+        """The entries with higher numbers, in order."""
+        return read_steps(self.folder, after)
+
+    def close(self) -> None:
+        for fd in (self._fd, self._lock):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._lock = -1
+
+    def _open(self) -> int:
+        """Cut a torn tail, open the newest file for appending, and say which entry is the last."""
+        files = _files(self.folder)
+        if not files:
+            self._create(self.folder / _name(1))
+            return 0
+        newest = files[-1]
+        data = newest.read_bytes()
+        if data[: len(MAGIC)] != MAGIC[: len(data)]:
+            raise StepsCorrupt(file=newest, byte=0, reason="it does not begin like a step journal")
+        if len(data) < len(MAGIC):
+            # The process ended while it created the file, before anything could be appended to it.
+            newest.unlink()
+            self._create(newest)
+            return _first(newest) - 1
+        last, end = _first(newest) - 1, len(MAGIC)
+        for step, after in _frames(newest, data, strict=True):
+            last, end = step.number, after
+        self._fd = os.open(newest, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        if end < len(data):
+            self.bytes_cut = len(data) - end
+            os.ftruncate(self._fd, end)
+            os.fsync(self._fd)
+        return last
+
+    def _create(self, path: Path) -> None:
+        self._reached("steps.create")
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        os.write(fd, MAGIC)
+        self._reached("steps.created")
+        os.fsync(fd)
+        sync_folder(self.folder)
+
+
+def read_steps(folder: Path, after: int = 0) -> Iterator[Step]:
+    """The durable entries with numbers above ``after``, in order, in whatever process; a torn tail is not looked at.
+
+    Raises StepsCorrupt where bytes are not what was written or an entry is missing."""
+    files = _files(folder)
+    wanted = None
+    for index, path in enumerate(files):
+        newest = index == len(files) - 1
+        if not newest and _first(files[index + 1]) <= after + 1:
+            continue
+        data = path.read_bytes()
+        if data[: len(MAGIC)] != MAGIC and not (newest and len(data) < len(MAGIC)):
+            raise StepsCorrupt(file=path, byte=0, reason="it does not begin like a step journal")
+        for step, end in _frames(path, data, strict=False):
+            if wanted is not None and step.number != wanted:
+                raise StepsCorrupt(file=path, byte=end, reason=f"step {step.number} stands where {wanted} should")
+            wanted = step.number + 1
+            if step.number > after:
+                yield step
+        if not newest and wanted != _first(files[index + 1]):
+            raise StepsCorrupt(file=path, byte=len(data), reason=f"it ends before step {_first(files[index + 1]) - 1}")
+
+
+def _frames(path: Path, data: bytes, strict: bool) -> Iterator[tuple[Step, int]]:
+    """Each entry with the byte behind it, up to a torn tail. ``strict`` looks behind the first bad frame for a good
+    one."""
+    at = len(MAGIC)
+    while at < len(data):
+        found = _frame_at(data, at)
+        if found is None:
+            behind = data.find(MARK, at + 1)
+            while strict and behind >= 0:
+                if _frame_at(data, behind) is not None:
+                    raise StepsCorrupt(file=path, byte=at, reason="an entry is broken and whole ones follow it")
+                behind = data.find(MARK, behind + 1)
+            return
+        step, at = found
+        yield step, at
+
+
+def _frame_at(data: bytes, at: int) -> tuple[Step, int] | None:
+    start = at + _FRAME.size
+    if start > len(data):
+        return None
+    mark, length, checksum = _FRAME.unpack_from(data, at)
+    if mark != MARK or length > PAYLOAD_MAX_BYTES or start + length > len(data):
+        return None
+    payload = data[start : start + length]
+    if zlib.crc32(payload) != checksum:
+        return None
+    try:
+        return _decode(payload), start + length
+    except msgspec.MsgspecError:
+        return None
+
+
+def _name(first: int) -> str:
+    return f"{first:020d}.steps"
+
+
+def _first(path: Path) -> int:
+    return int(path.stem)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.steps"))
+
+
+def _lock(folder: Path) -> int:
+    """Hold the folder until the process ends, however it ends."""
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(fd, 32).decode().strip() or "unknown"
+        os.close(fd)
+        raise FolderInUse(folder=folder, pid=pid) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

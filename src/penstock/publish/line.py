@@ -1,0 +1,161 @@
+"""The line of versions: which block is served, which is known to be good, which is on probation, and where each leads
+back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.events import Version
+from penstock.gate.interface import Verdict
+from penstock.learn.block import pack, unpack
+from penstock.learn.interface import Block, Learned, Predictor, State
+from penstock.learn.learner import Learner
+from penstock.spec import ClassName
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A version that can be gone back to: what was served, and the model's state from which learning goes on."""
+
+    block: Block
+    model: State
+
+    def save(self, name: str) -> tuple[dict[str, Any], Arrays]:
+        """Plain values, and arrays whose names begin with ``name``."""
+        arrays = {f"{name}/model/{key}": array for key, array in self.model.arrays.items()}
+        return self.model.values, {**arrays, f"{name}/block": _packed(self.block)}
+
+    @classmethod
+    def load(cls, name: str, values: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Kept:
+        block = unpack(arrays[f"{name}/block"].tobytes())
+        return cls(block, cls.state(f"{name}/model", values, arrays))
+
+    @staticmethod
+    def state(name: str, values: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> State:
+        """The model's state whose arrays' names begin with ``name``."""
+        prefix = f"{name}/"
+        return State(values, {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)})
+
+
+class Line:
+    """Follows the gate's verdicts in memory, and tells the learner whom to score."""
+
+    def __init__(self, learner: Learner, predictor: Callable[[Block], Predictor], *, restore: bool) -> None:
+        self._learner = learner
+        self._predictor = predictor
+        self._restore = restore
+        """Whether learning goes on from the restored version's state after a rollback."""
+        self._block: Block | None = None
+        self._beginning: Kept | None = None
+        self._good: Kept | None = None
+        self._probation: Kept | None = None
+        self._classes: tuple[ClassName, ...] = ()
+        self._scored: tuple[Kept | None, Kept | None] = (None, None)
+
+    @property
+    def block(self) -> Block:
+        """What is served."""
+        assert self._block is not None, "nothing is served before the start"
+        return self._block
+
+    def begin(self) -> Block:
+        """Version 1: the model as it is before the first event."""
+        self._block = self._freeze(Version(1))
+        self._beginning = Kept(self._block, self._learner.model.save())
+        self._classes = self._block.head.classes
+        return self._block
+
+    def follow(self, verdict: Verdict, version: Version) -> tuple[Block | None, Version | None]:
+        """Do what the verdict says, ``version`` being the newest: the block to publish, and the version it restores."""
+        if verdict.good and self._probation is not None:
+            self._good, self._probation = self._probation, None
+        if verdict.action == "hold":
+            if self._learner.served is None:
+                self._learner.served = self._predictor(self.block)
+            self._probation = None
+            block, restored = None, None
+        elif verdict.action == "publish":
+            block, restored = self._freeze(Version(version + 1)), None
+            self._learner.served = None
+            if verdict.probation:
+                self._probation = Kept(block, self._learner.model.save())
+        else:
+            block, restored = self._go_back(Version(version + 1))
+        self._block = block or self.block
+        if self._learner.served is None:
+            self._classes = self._block.head.classes
+        self._tell_learner()
+        return block, restored
+
+    def classes_before(self, learned: Learned) -> tuple[ClassName, ...]:
+        """The names of the columns of these probabilities. Classes are only ever added, so names that
+        came with the step itself do no harm."""
+        probabilities = learned.predictions.probabilities
+        if probabilities is not None and probabilities.shape[1] > len(self._classes):
+            # Classes that came while updates were held back are in no block that was frozen.
+            self._classes = self._freeze(self.block.head.version).head.classes
+        return self._classes
+
+    def save(self) -> tuple[dict[str, Any], Arrays]:
+        """Plain values, and arrays."""
+        values: dict[str, Any] = {"is_learners_own": self._learner.served is None, "classes": list(self._classes)}
+        arrays = {"served/block": _packed(self.block)}
+        for name, kept in self._all_kept():
+            if kept is not None:
+                values[name], more = kept.save(name)
+                arrays.update(more)
+        return values, arrays
+
+    def load(self, values: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Become what was saved."""
+        self._block = unpack(arrays["served/block"].tobytes())
+        self._beginning, self._good, self._probation = (
+            Kept.load(name, values[name], arrays) if name in values else None for name, _ in self._all_kept()
+        )
+        self._classes = tuple(values["classes"])
+        self._learner.served = None if values["is_learners_own"] else self._predictor(self._block)
+        self._scored = (None, None)
+        self._learner.good = self._learner.probation = None
+        self._tell_learner()
+
+    def _all_kept(self) -> tuple[tuple[str, Kept | None], ...]:
+        return ("beginning", self._beginning), ("good", self._good), ("probation", self._probation)
+
+    def _go_back(self, version: Version) -> tuple[Block, Version]:
+        """To the good version; before there is one, to the beginning, which is all that is left of a broken model."""
+        kept = self._good or self._beginning
+        assert kept is not None, "nothing was served before the start"
+        block = Block(msgspec.structs.replace(kept.block.head, version=version), kept.block.arrays)
+        if self._restore:
+            # The state is copied, since the model goes on to change what it is given.
+            self._learner.model.load(copy.deepcopy(kept.model))
+            self._learner.served = None
+        else:
+            self._learner.served = self._predictor(block)
+        self._probation = None
+        return block, kept.block.head.version
+
+    def _tell_learner(self) -> None:
+        """Predictors are made when what they predict from changes, and not at each step."""
+        good, probation = self._scored
+        if self._good is not good:
+            self._learner.good = None if self._good is None else self._predictor(self._good.block)
+        if self._probation is not probation:
+            self._learner.probation = None if self._probation is None else self._predictor(self._probation.block)
+        self._scored = (self._good, self._probation)
+
+    def _freeze(self, version: Version) -> Block:
+        return self._learner.model.freeze(version, dict(self._learner.position))
+
+
+def _packed(block: Block) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(pack(block)), np.uint8)

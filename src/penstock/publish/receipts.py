@@ -1,0 +1,268 @@
+"""Receipts and facts in SQLite: a projection of the step journal that people and servers can ask.
+
+The learner hands them over in memory; a thread writes them every fifth of a second, so that no step waits for SQLite.
+What a crash loses is entered again from the step journal, which is the truth; entering twice is the same as once.
+
+Versions come a hundred times a second, so receipts are thinned by age: two neighbouring updates become one receipt as
+long as together they span at most a hundredth of their age in versions. The newest 10,000 stay single, a million
+versions keep about 10,000 + 100 ln(1,000,000 / 10,000) = 10,461 rows, and every event stays covered. Thinning happens
+where the version number passes a multiple of 1,000 and nowhere else, so that the rows are a function of the receipts
+written.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock import facts as fact_types
+from penstock.errors import ReceiptsUnavailable, UnknownVersion
+from penstock.events import Offset, Partition, Range, Version
+from penstock.facts import Fact
+from penstock.gate.interface import Interval
+from penstock.learn.steps import Reached, nothing
+from penstock.publish.account import bounded_mean
+from penstock.publish.interface import Receipt
+
+FORMAT = 1
+FLUSH_EVERY_S = 0.2
+SINGLE_VERSIONS = 10_000
+"""The newest so many versions are never merged."""
+AGE_PER_SPAN = 100
+"""A span is at most this fraction of its age in versions."""
+THIN_EVERY = 1_000
+FACTS_KEPT = 10_000
+"""Facts of one kind that are kept; the oldest go first."""
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS receipts (version INTEGER PRIMARY KEY, parent INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS facts (
+  at REAL NOT NULL, kind TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (at, kind, body)
+) WITHOUT ROWID;
+PRAGMA user_version = {FORMAT};
+"""
+_encode = msgspec.msgpack.Encoder().encode
+_decode_receipt = msgspec.msgpack.Decoder(Receipt).decode
+_decode_fact = msgspec.msgpack.Decoder(
+    fact_types.Published
+    | fact_types.Held
+    | fact_types.RolledBack
+    | fact_types.Restarted
+    | fact_types.TailCut
+    | fact_types.CheckpointUnreadable
+).decode
+
+
+class SqliteReceipts:
+    """One process writes (the learner), any number reads with ``read_only``."""
+
+    def __init__(self, file: Path, service: str, *, read_only: bool = False, reached: Reached = nothing) -> None:
+        self.file = file
+        self._service = service
+        self._read_only = read_only
+        self._reached = reached
+        self._connection: sqlite3.Connection | None = None
+        self._using = threading.Lock()
+        self._waiting: tuple[list[Receipt], list[Fact]] = ([], [])
+        self._handing_over = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: ReceiptsUnavailable | None = None
+        if not read_only:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
+
+    def write(self, receipts: Sequence[Receipt], facts: Sequence[Fact]) -> None:
+        """Hand them over, receipts in the order of versions. Raises ReceiptsUnavailable when an earlier flush
+        failed."""
+        if self._failure is not None:
+            raise self._failure
+        with self._handing_over:
+            self._waiting[0].extend(receipts)
+            self._waiting[1].extend(facts)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._flush_now_and_then, name="receipts", daemon=True)
+            self._thread.start()
+
+    def flush(self, durably: bool = False) -> None:
+        """Write what waits; ``durably`` so that not even a power failure takes it back."""
+        with self._using:
+            with self._handing_over:
+                receipts, facts = self._waiting
+                self._waiting = ([], [])
+            try:
+                connection = self._open()
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    self._enter(connection, receipts, facts)
+                    self._reached("receipts.entered")
+                if durably:
+                    connection.execute("PRAGMA wal_checkpoint(FULL)")
+            except sqlite3.Error as error:
+                self._failure = ReceiptsUnavailable(file=self.file, reason=str(error))
+                raise self._failure from error
+        self._reached("receipts.flushed")
+
+    def highest(self) -> Version:
+        """The newest version that a receipt is written for; 0 when there is none."""
+        rows = self._ask("SELECT max(version) FROM receipts", ())
+        return Version(rows[0][0] or 0 if rows else 0)
+
+    def receipt(self, version: Version) -> Receipt:
+        rows = self._ask("SELECT body FROM receipts WHERE version >= ? AND parent < ? LIMIT 1", (version, version))
+        if not rows:
+            raise UnknownVersion(service=self._service, version=version)
+        return _decode_receipt(rows[0][0])
+
+    def newest(self, limit: int, before: Version | None = None) -> list[Receipt]:
+        rows = self._ask(
+            "SELECT body FROM receipts WHERE version < ? ORDER BY version DESC LIMIT ?",
+            (before if before is not None else 1 << 62, limit),
+        )
+        return [_decode_receipt(body) for (body,) in rows]
+
+    def facts(self, limit: int, kinds: Sequence[str] = ()) -> list[Fact]:
+        chosen = f"WHERE kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+        rows = self._ask(f"SELECT body FROM facts {chosen} ORDER BY at DESC LIMIT ?", (*kinds, limit))
+        return [_decode_fact(body) for (body,) in rows]
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if not self._read_only and self._failure is None and self._connection is not None:
+            self.flush()
+        with self._using:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _flush_now_and_then(self) -> None:
+        while not self._closing.wait(FLUSH_EVERY_S):
+            if self._waiting[0] or self._waiting[1]:
+                try:
+                    self.flush()
+                except ReceiptsUnavailable:
+                    # Kept in self._failure: the next write raises it in the learner's own thread.
+                    return
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            target = f"file:{self.file}?mode=ro" if self._read_only else f"file:{self.file}"
+            try:
+                connection = sqlite3.connect(
+                    target, uri=True, timeout=10.0, isolation_level=None, check_same_thread=False
+                )
+                (found,) = connection.execute("PRAGMA user_version").fetchone()
+                if found not in (0, FORMAT):
+                    connection.close()
+                    raise ReceiptsUnavailable(file=self.file, reason=f"format {found} is not known, only {FORMAT}")
+                if not self._read_only:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute("PRAGMA synchronous = NORMAL")
+                    connection.executescript(_SCHEMA)
+            except sqlite3.Error as error:
+                raise ReceiptsUnavailable(file=self.file, reason=str(error)) from error
+            self._connection = connection
+        return self._connection
+
+    def _ask(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        if self._read_only and not self.file.exists():
+            return []
+        with self._using:
+            try:
+                return self._open().execute(query, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if "no such table" in str(error):
+                    return []
+                raise ReceiptsUnavailable(file=self.file, reason=str(error)) from error
+            except sqlite3.Error as error:
+                raise ReceiptsUnavailable(file=self.file, reason=str(error)) from error
+
+    def _enter(self, connection: sqlite3.Connection, receipts: Iterable[Receipt], facts: Iterable[Fact]) -> None:
+        (highest,) = connection.execute("SELECT coalesce(max(version), 0) FROM receipts").fetchone()
+        for receipt in receipts:
+            # Receipts come in the order of versions, so whatever is not above the highest is already covered.
+            if receipt.version > highest:
+                highest = receipt.version
+                row = (receipt.version, receipt.parent, _encode(receipt))
+                connection.execute("INSERT INTO receipts VALUES (?, ?, ?)", row)
+                if receipt.version % THIN_EVERY == 0:
+                    _thin_receipts(connection, receipt.version)
+        rows = [(fact.at, type(fact).__struct_config__.tag, _encode(fact)) for fact in facts]
+        connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?, ?)", rows)
+        for kind in {kind for _, kind, _ in rows}:
+            connection.execute(
+                "DELETE FROM facts WHERE kind = ?1 AND at < "
+                "(SELECT at FROM facts WHERE kind = ?1 ORDER BY at DESC LIMIT 1 OFFSET ?2)",
+                (kind, FACTS_KEPT - 1),
+            )
+
+
+def _thin_receipts(connection: sqlite3.Connection, newest: Version) -> None:
+    """Merge neighbouring updates that are old enough, from the oldest on."""
+    rows = connection.execute(
+        "SELECT body FROM receipts WHERE version <= ? ORDER BY version", (newest - SINGLE_VERSIONS,)
+    ).fetchall()
+    span: Receipt | None = None
+    gone: list[tuple[int]] = []
+    changed: dict[int, Receipt] = {}
+    for (body,) in rows:
+        receipt = _decode_receipt(body)
+        if span is not None and _may_merge(span, receipt, newest):
+            gone.append((span.version,))
+            changed.pop(span.version, None)
+            span = merge(span, receipt)
+            changed[span.version] = span
+        else:
+            span = receipt
+    connection.executemany("DELETE FROM receipts WHERE version = ?", gone)
+    connection.executemany(
+        "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?)", [(v, r.parent, _encode(r)) for v, r in changed.items()]
+    )
+
+
+def _may_merge(older: Receipt, newer: Receipt, newest: Version) -> bool:
+    """Materialised versions keep a receipt that ends with them; starts and rollbacks keep their own."""
+    return (
+        older.cause == newer.cause == "update"
+        and not older.weights
+        and newer.parent == older.version
+        and (newer.version - older.parent) * AGE_PER_SPAN <= newest - older.parent
+    )
+
+
+def merge(older: Receipt, newer: Receipt) -> Receipt:
+    """One receipt for the versions after ``older.parent`` up to ``newer.version``; its ranges are one a partition."""
+    events = older.events + newer.events
+    ends: dict[Partition, tuple[Offset, Offset]] = {}
+    for partition, start, stop in (*older.ranges, *newer.ranges):
+        ends[partition] = (ends.get(partition, (start, stop))[0], stop)
+    ranges: tuple[Range, ...] = tuple((partition, *ends[partition]) for partition in sorted(ends))
+    return Receipt(
+        version=newer.version,
+        parent=older.parent,
+        cause="update",
+        ranges=ranges,
+        events=events,
+        loss=_merged_loss(older.loss, newer.loss),
+        parent_loss=_merged_loss(older.parent_loss, newer.parent_loss),
+        gain=newer.gain,
+        verdict=newer.verdict,
+        held=older.held + newer.held,
+        weights=newer.weights,
+        time=newer.time,
+        cpu_s=older.cpu_s + newer.cpu_s,
+    )
+
+
+def _merged_loss(older: Interval | None, newer: Interval | None) -> Interval | None:
+    if older is None or newer is None:
+        return older or newer
+    return bounded_mean(older.mean * older.events + newer.mean * newer.events, older.events + newer.events)
