@@ -1,8 +1,8 @@
 """A block as bytes: what travels to the servers, and the name of its contents.
 
 A packed block is: 8 bytes of magic, 8 bytes with the length of the head (little endian), the head (MessagePack), then
-every array in name order, each at a multiple of 64 bytes from the beginning, so that a reader that maps the buffer reads
-whole cache lines without a copy.
+every array in name order, each at a multiple of 64 bytes from the beginning, so that a reader that maps the buffer
+reads whole cache lines without a copy.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _bytes(array: NDArray[Any]) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def pack(block: Block) -> list[bytes | memoryview]:

@@ -24,7 +24,7 @@ class BlockHead(msgspec.Struct, frozen=True, kw_only=True):
     schema: str
     """Fingerprint of the columns that it reads."""
     classes: tuple[ClassName, ...] = ()
-    settings: dict[str, int | float | str | list[int] | list[float] | list[str]] = {}
+    settings: dict[str, int | float | str | list[int | float | str]] = {}
     """Plain values that the predictor needs and that are no arrays."""
 
 

@@ -13,10 +13,11 @@ from penstock.spec import Spec
 Array = NDArray[np.float64]
 
 LOOKS = tuple(1 << k for k in range(4, 12))
-"""Numbers of outcomes (16 to 2,048) at which an anchor is looked for until one is found. The first one found stays: heads
-learn the difference to it, and learning another difference would begin anew."""
+"""Numbers of outcomes (16 to 2,048) at which an anchor is looked for until one is found. The first one found stays:
+heads learn the difference to it, and learning another difference would begin anew."""
 NEARER = 0.7
-"""An anchor's mean absolute error is below this share of that of the running mean: chance does not do that in 16 events."""
+"""An anchor's mean absolute error is below this share of that of the running mean: chance does not do that in 16
+events."""
 HUGE = 1e100
 
 

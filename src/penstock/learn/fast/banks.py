@@ -16,6 +16,10 @@ Array = NDArray[np.float64]
 PRIOR = 0.3
 """Precision of every head's prior: how many events' worth of evidence says that a weight is zero."""
 
+ONE_BY_ONE = 8
+"""Events in a step up to which they are learned one after the other, each from where the one before left the
+weights."""
+
 
 class Banks:
     """Teaches the columns of weights (D, outputs, heads) that learn by second order, all but the first-order head."""
@@ -45,13 +49,15 @@ class Banks:
             self._linear.learn_one(row[self._from :], residual[:, :split], curvature[:split], of_linear)
         self._rich.learn_one(row, residual[:, split:], curvature[split:], of_rich)
 
-    def learn_many(self, rows: Array, residuals: Array, curvatures: Array, weights: Array) -> None:
+    def learn_many(self, rows: Array, residuals: Array, curvatures: Array, weights: Array, *, share: bool) -> None:
         """n events at once: (n, D), (n, outputs, heads), (n, heads)."""
         of_linear, of_rich = self._views(weights)
         split = self._split
         if self._linear is not None:
-            self._linear.learn_many(rows[:, self._from :], residuals[:, :, :split], curvatures[:, :split], of_linear)
-        self._rich.learn_many(rows, residuals[:, :, split:], curvatures[:, split:], of_rich)
+            self._linear.learn_many(
+                rows[:, self._from :], residuals[:, :, :split], curvatures[:, :split], of_linear, share=share
+            )
+        self._rich.learn_many(rows, residuals[:, :, split:], curvatures[:, split:], of_rich, share=share)
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Copies of everything but the weights."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.banks import Banks
+from penstock.learn.fast.banks import ONE_BY_ONE, Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import classification_pull, softmax
 from penstock.learn.fast.mixture import FLOOR, arriving, fading_counts, fixed_share
@@ -22,8 +22,6 @@ LEARNING_RATE = 0.5
 STEEPNESS_FIRST = 4.0
 """Ridge scores of a one-hot target lie between 0 and 1; times this they make probabilities of the right order."""
 STEEPNESS_MEMORY = 2.0 ** (-1.0 / 1024.0)
-ONE_BY_ONE = 8
-"""Events in a step up to which they are learned one after the other, each from where the one before left the weights."""
 
 
 @dataclass(slots=True)
@@ -176,7 +174,7 @@ class ClassLearner:
                 self._banks.learn_one(features[i], residuals[0], curvatures[0], members.weights)
         else:
             residuals, curvatures = self._pull(answer, targets, slice(None))
-            self._banks.learn_many(features, residuals, curvatures, members.weights)
+            self._banks.learn_many(features, residuals, curvatures, members.weights, share=True)
         members.count(classes, self._decays)
 
     def mix(self, answer: Answer, classes: NDArray[np.intp]) -> None:
@@ -189,8 +187,7 @@ class ClassLearner:
 
     def _pull(self, answer: Answer, targets: Array, rows: slice) -> tuple[Array, Array]:
         """Residuals (n, classes, heads) and curvatures (n, heads), without the first-order head."""
-        end = self._layout.first_order
-        exact = self._layout.exact
+        end, exact = self._layout.columns, self.members.exact
         scores = answer.scores[rows, :, :end]
         residuals, curvatures = classification_pull(scores, answer.members[rows, :, BASES : BASES + end], targets)
         residuals[:, :, exact] = targets - scores[:, :, exact]
@@ -210,14 +207,15 @@ class ClassLearner:
 
     def _learn_steepness(self, answer: Answer, targets: Array) -> None:
         """Newton's step for the one number that makes ridge scores probabilities."""
-        exact = self._layout.exact
-        assert exact is not None
+        exact = self.members.exact
         scores = answer.scores[:, :, exact]
         probabilities = answer.members[:, :, BASES + exact]
         mean = (probabilities * scores).sum(axis=1)
         slope = float((targets * scores).sum() - mean.sum())
         curvature = float((probabilities * scores * scores).sum() - (mean * mean).sum())
-        self._steepness_information = self._steepness_information * STEEPNESS_MEMORY ** len(scores) + max(curvature, 0.0)
+        self._steepness_information = self._steepness_information * STEEPNESS_MEMORY ** len(scores) + max(
+            curvature, 0.0
+        )
         steepness = self.members.steepness
         moved = steepness[exact] + slope / (self._steepness_information + 1e-3)
         steepness[exact] = min(max(moved, 0.5), 60.0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,8 @@ WAVES = 2 * np.pi / np.array([86400.0, 7 * 86400.0, 365.2425 * 86400.0])
 class Buckets:
     """Places for values in a fixed number of columns, by a hash that is the same on every machine.
 
-    Collisions are accepted: two values in one bucket share a weight. With twice as many buckets as values, about a fifth
-    of them share; the hash is keyed by the feature's name, so two features do not collide in the same way.
+    Collisions are accepted: two values in one bucket share a weight. With twice as many buckets as values, about a
+    fifth of them share; the hash is keyed by the feature's name, so two features do not collide in the same way.
     """
 
     def __init__(self, feature: str, count: int) -> None:
@@ -63,11 +64,12 @@ class Buckets:
         return bucket
 
     def of_text(self, text: str) -> list[int]:
-        """The buckets of a text's words, pairs of words, and character 3- and 4-grams within words, with repetitions."""
+        """The buckets of a text's words, pairs of words, and character 3- and 4-grams within words, with
+        repetitions."""
         words = WORD.findall(text.lower())
         of = self.of
         found = [of(word) for word in words]
-        found += [of(f"{a} {b}") for a, b in zip(words, words[1:], strict=False)]
+        found += [of(f"{a} {b}") for a, b in pairwise(words)]
         for word in words:
             edged = f"<{word}>"
             found += [of("#" + edged[i : i + k]) for k in (3, 4) for i in range(len(edged) - k + 1)]

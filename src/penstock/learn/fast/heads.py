@@ -30,6 +30,12 @@ PENDING_MAX = 32
 loosens meanwhile by at most 2^(32 / half-life): 4 for the shortest default memory of 16 events."""
 REACH = 12.0
 """Half-lives before the end of a step beyond which its events are left out: less than 1/4096 of weight each."""
+BLOCK = 128
+"""Rows of one shared Gram matrix."""
+SHARED_FROM = 512
+"""Events in a step from which Gram matrices are shared."""
+SHARED_WIDTH = 64
+"""Features from which Gram matrices are shared: below, they cost next to nothing."""
 
 
 class Bank:
@@ -93,8 +99,13 @@ class Bank:
         self._pending = i + 1
         weights += (gain * weight[:, None]).T[:, None, :] * residual
 
-    def learn_many(self, rows: Array, residuals: Array, curvatures: Array, weights: Array) -> None:
-        """n events at once: (n, D), (n, outputs, K), (n, K), all taken at the same weights, which change in place."""
+    def learn_many(self, rows: Array, residuals: Array, curvatures: Array, weights: Array, *, share: bool) -> None:
+        """n events at once: (n, D), (n, outputs, K), (n, K), all taken at the same weights, which change in place.
+
+        With ``share``, a step of SHARED_FROM events or more computes one Gram matrix a block of rows for all heads that
+        remember longer than a few blocks, each weighted by the head's mean curvature in it: exact where the curvature
+        is 1 and memory infinite, an approximation of the metric (never of the gradient) elsewhere.
+        """
         given = self._take_pending()
         n = len(rows)
         kept = self._decay**n
@@ -102,17 +113,29 @@ class Bank:
         pull = given * kept + (1.0 - kept) * self._prior
         self.information *= kept[:, None, None]
         self._give((1.0 - kept) * self._prior)
-        gradient = pull[:, None, None] * -weights.transpose(2, 0, 1)
-        fade = self._decay ** np.arange(n - 1, -1, -1.0)[:, None] if n > 1 else np.ones((1, len(kept)))
-        roots = np.sqrt(curvatures * fade)
+        fade = self._decay ** np.arange(n - 1, -1, -1.0)[:, None]
         faded = residuals * fade[:, None, :]
-        for k, half_life in enumerate(self._half_lives):
-            start = max(0, n - int(min(REACH * half_life, n)))
-            used = rows[start:]
-            scaled = used * roots[start:, k, None]
-            self.information[k] += scaled.T @ scaled
-            gradient[k] += used.T @ faded[start:, :, k]
-        weights += np.linalg.solve(self.information, gradient).transpose(1, 2, 0)
+        gradient = (rows.T @ faded.reshape(n, -1)).reshape(weights.shape)
+        gradient -= weights * pull
+        used = [int(min(REACH * half_life, n)) for half_life in self._half_lives]
+        share = share and n >= SHARED_FROM and self.width >= SHARED_WIDTH
+        shared = [k for k, count in enumerate(used) if share and count > 4 * BLOCK]
+        fade *= curvatures
+        for k, count in enumerate(used):
+            if k not in shared:
+                scaled = rows[n - count :] * np.sqrt(fade[n - count :, k, None])
+                self.information[k] += scaled.T @ scaled
+        if shared:
+            starts = range(0, n, BLOCK)
+            grams = np.empty((len(starts), self.width, self.width))
+            means = np.empty((len(starts), len(kept)))
+            for b, start in enumerate(starts):
+                block = rows[start : start + BLOCK]
+                np.matmul(block.T, block, out=grams[b])
+                means[b] = fade[start : start + BLOCK].mean(axis=0)
+            added = means[:, shared].T @ grams.reshape(len(starts), -1)
+            self.information[shared] += added.reshape(-1, *self.information.shape[1:])
+        weights += np.linalg.solve(self.information, gradient.transpose(2, 0, 1)).transpose(1, 2, 0)
         self._inverse = None
 
     def settle(self, weights: Array) -> None:

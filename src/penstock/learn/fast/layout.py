@@ -24,7 +24,8 @@ class Layout:
     rich: tuple[float, ...]
     """Half-lives of the heads that read all features."""
     exact: int | None
-    """The column of the ridge head on one-hot targets with infinite memory, the last of the rich; None in regression."""
+    """The column of the ridge head on one-hot targets with infinite memory, the last of the rich; None in
+    regression."""
     first_order: int | None
     """The column of the AdaGrad head; None in regression."""
 
@@ -43,7 +44,7 @@ class Layout:
     @property
     def heads(self) -> int:
         """Columns."""
-        return len(self.linear) + len(self.rich) + (self.first_order is not None)
+        return self.columns + (self.first_order is not None)
 
     @property
     def members(self) -> int:
@@ -51,15 +52,11 @@ class Layout:
         return BASES + self.heads
 
     @property
+    def columns(self) -> int:
+        """Columns that learn by second order: all but the first-order one."""
+        return len(self.linear) + len(self.rich)
+
+    @property
     def decays(self) -> NDArray[np.float64]:
         """(memories,) what an event's weight is multiplied by with each later event."""
         return np.array([2.0 ** (-1.0 / half_life) for half_life in self.memories])
-
-    @property
-    def member_memories(self) -> NDArray[np.intp]:
-        """(members,) which memory each member has. The first-order head has none in particular: it counts as the longest
-        finite one, since nothing protects what it learned."""
-        ends = [self.memories.index(h) for h in (*self.linear, *self.rich)]
-        if self.first_order is not None:
-            ends.append(max(0, len(self.memories) - 2))
-        return np.array([0, len(self.memories) - 1, *ends], dtype=np.intp)

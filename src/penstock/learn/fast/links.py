@@ -15,7 +15,8 @@ STEEP = 30.0
 CURVATURE_FLOOR = 0.02
 """A head that is certain would otherwise take nothing into its information, and then jump at its first mistake."""
 HUBER = 1.0
-"""Deviations beyond which an outcome's pull on a regression no longer grows (Huber 1964)."""
+"""Deviations beyond which an outcome's pull on a regression no longer grows (Huber 1964). Measured deviations are
+widened by the very outliers, hence the low figure."""
 
 
 def softmax(scores: Array) -> Array:
@@ -33,7 +34,7 @@ def softmax(scores: Array) -> Array:
         return probabilities
     if not scores.shape[1]:
         return scores
-    powers = scores - scores.max(axis=1, keepdims=True)
+    powers: Array = scores - scores.max(axis=1, keepdims=True)
     np.maximum(powers, -2 * STEEP, out=powers)
     np.exp(powers, out=powers)
     powers /= powers.sum(axis=1, keepdims=True)
@@ -41,12 +42,13 @@ def softmax(scores: Array) -> Array:
 
 
 def classification_pull(scores: Array, probabilities: Array, targets: Array) -> tuple[Array, Array]:
-    """Residuals (n, classes, heads) and curvatures (n, heads) of heads with a softmax, for one-hot targets (n, classes).
+    """Residuals (n, classes, heads) and curvatures (n, heads) of heads with a softmax, for one-hot targets (n,
+    classes).
 
     One curvature stands for all classes, sum p(1-p) / (classes - 1), so that they share one matrix; with two classes
-    this is Newton's step exactly. Where a head is confidently wrong, that curvature is nearly nothing and the step would
-    overshoot without bound; there it is raised to what a quadratic bound of the logistic loss allows (Jaakkola and
-    Jordan 2000: tanh(z/2) / 2z, here |residual| / (2 + 2|z|), which agrees at zero and far out).
+    this is Newton's step exactly. Where a head is confidently wrong, that curvature is nearly nothing and the step
+    would overshoot without bound; there it is raised to what a quadratic bound of the logistic loss allows (Jaakkola
+    and Jordan 2000: tanh(z/2) / 2z, here |residual| / (2 + 2|z|), which agrees at zero and far out).
     """
     residuals = targets[:, :, None] - probabilities
     if scores.shape[1] == 2:
@@ -64,4 +66,5 @@ def classification_pull(scores: Array, probabilities: Array, targets: Array) -> 
 
 def huber_weights(errors: Array, deviations: Array) -> Array:
     """Weights in (0, 1] of errors (n, heads), by each head's own standard deviation (heads,)."""
-    return np.minimum(1.0, HUBER * deviations / np.maximum(np.abs(errors), 1e-300))
+    weights: Array = np.minimum(1.0, HUBER * deviations / np.maximum(np.abs(errors), 1e-300))
+    return weights

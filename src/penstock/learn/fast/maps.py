@@ -11,9 +11,11 @@ Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
 SCALES = (0.6, 1.2, 2.4, 4.8)
-"""Frequencies of the waves, as multiples of a standard normal over the square root of the inputs. One bandwidth suits one
-stream; a few of them cover most, and the heads weight what helps."""
+"""Frequencies of the waves, as multiples of a standard normal over inputs^SIZE_POWER. One bandwidth suits one stream; a
+few of them cover most, and the heads weight what helps."""
 SIZE_POWER = 0.75
+"""One half would keep the spread of phases the same however many inputs there are, but with many of them real streams
+vary along few directions, and want smoother features."""
 WAVES_SHARE = 0.75
 """The share of random features that are waves; the others are ramps, which extend beyond what was seen."""
 
@@ -22,8 +24,8 @@ WAVES_SHARE = 0.75
 def _directions(seed: int, inputs: int, count: int, size: float) -> tuple[Array32, Array32]:
     """(inputs, count) directions and (count,) offsets: a function of its arguments alone, on any machine.
 
-    Philox is counter-based, and its raw output is the same in every version of NumPy, which its normal deviates need not
-    be; hence Box and Muller's own.
+    Philox is counter-based, and its raw output is the same in every version of NumPy, which its normal deviates need
+    not be; hence Box and Muller's own.
     """
 
     def uniforms(stream: int, n: int) -> Array:

@@ -11,7 +11,7 @@ SHARE = 1e-3
 """What an event gives back to all members alike, so that none is ever out of the running."""
 FLOOR = 1e-6
 """Probabilities below count as this: a member that was certain and wrong once can come back."""
-BLOCK = 16
+BLOCK = 32
 """Events mixed between two givings back in a long step."""
 PATIENCE = 100.0
 """Expected events of a class whose absence makes it count as gone, to a factor e."""
@@ -22,8 +22,8 @@ def fixed_share(weights: Array, log_likelihoods: Array, share: float = SHARE) ->
 
     v_k <- v_k p_k(y), normalised, then (1 - a) v_k + a / M. The cumulative log loss of the mixture is then at most that
     of the best member plus ln M + n ln(1 / (1 - a)), and every switch of the best sequence of members costs ln(M / a)
-    more. In a step longer than BLOCK the share is given back once a block, with the block's 1 - (1 - a)^n; what a step of
-    n events leaves differs from that of n single events only within blocks.
+    more. In a step longer than BLOCK the share is given back once a block, with the block's 1 - (1 - a)^n; what a step
+    of n events leaves differs from that of n single events only within blocks.
     """
     members = log_likelihoods.shape[1]
     for start in range(0, len(log_likelihoods), BLOCK):

@@ -80,7 +80,11 @@ class FastModel:
         finite = bool(np.isfinite(after).all())
         width, classes = before.shape[:2]
         moved = np.abs(after[:width, :classes] - before).max(initial=0.0)
-        moved = max(float(moved), float(np.abs(after[width:]).max(initial=0.0)), float(np.abs(after[:, classes:]).max(initial=0.0)))
+        moved = max(
+            float(moved),
+            float(np.abs(after[width:]).max(initial=0.0)),
+            float(np.abs(after[:, classes:]).max(initial=0.0)),
+        )
         return Learned(
             predictions=learned.predictions,
             losses=learned.losses,
@@ -126,7 +130,9 @@ class FastModel:
             raise BadEvent("labels are numbers, but the task needs class names", pointer="/label")
         new = {name for name in labels if name not in self._index}
         if new and self._spec.task == "binary":
-            raise BadEvent(f"label {min(new)!r} is neither {self._classes[0]!r} nor {self._classes[1]!r}", pointer="/label")
+            raise BadEvent(
+                f"label {min(new)!r} is neither {self._classes[0]!r} nor {self._classes[1]!r}", pointer="/label"
+            )
         if len(self._classes) + len(new) > self._spec.label.classes_max:
             raise BadEvent(
                 f"label {min(new)!r} would be class number {len(self._classes) + 1}, and label.classes_max is "
@@ -171,7 +177,11 @@ class FastModel:
             task=self._spec.task,
             schema=self._schema.fingerprint,
             classes=tuple(self._classes),
-            settings={"random_features": learn.random_features, "seed": learn.seed, "half_lives": list(learn.half_lives)},
+            settings={
+                "random_features": learn.random_features,
+                "seed": learn.seed,
+                "half_lives": list(learn.half_lives),
+            },
         )
         return Block(head=head, arrays=self._encoder.save() | self._learner.members.frozen() | self._anchor.frozen())
 

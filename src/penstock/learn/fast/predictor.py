@@ -25,9 +25,7 @@ Array = NDArray[np.float64]
 
 def feature_map(spec: Spec, encoder: Encoder) -> FeatureMap:
     """The feature map that a service's settings describe."""
-    return FeatureMap(
-        seed=spec.learn.seed, inputs=encoder.fixed, count=spec.learn.random_features, size=encoder.inputs
-    )
+    return FeatureMap(seed=spec.learn.seed, inputs=encoder.fixed, count=spec.learn.random_features, size=encoder.inputs)
 
 
 def class_predictions(answer: ClassAnswer) -> Predictions:
@@ -44,8 +42,8 @@ def number_predictions(answer: NumberAnswer, members: NumberMembers, anchors: Ar
 
 
 def class_losses(probabilities: Array, classes: NDArray[np.intp]) -> Array:
-    """(n,) half the Brier score, sum over classes (p - y)^2 / 2, which lies in [0, 1] and is proper: it is least for the
-    true probabilities. An event of a class that the predictor does not know (index -1 or too large) has loss 1."""
+    """(n,) half the Brier score, sum over classes (p - y)^2 / 2, which lies in [0, 1] and is proper: it is least for
+    the true probabilities. An event of a class that the predictor does not know (index -1 or too large) has loss 1."""
     n, known = probabilities.shape
     losses = np.ones(n)
     rows = np.flatnonzero((classes >= 0) & (classes < known))
@@ -57,7 +55,8 @@ def class_losses(probabilities: Array, classes: NDArray[np.intp]) -> Array:
 
 
 def number_losses(mean: Array, labels: Array, scale: float) -> Array:
-    """(n,) |error| / (|error| + scale): zero for a perfect answer, one half for an error of one scale, below 1 always."""
+    """(n,) |error| / (|error| + scale): zero for a perfect answer, one half for an error of one scale, below 1
+    always."""
     error = np.abs(np.minimum(np.maximum(labels, -1e300), 1e300) - mean)
     return error / (error + scale)
 

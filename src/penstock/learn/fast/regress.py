@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.banks import Banks
+from penstock.learn.fast.banks import ONE_BY_ONE, Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import huber_weights
 from penstock.learn.fast.mixture import fixed_share
@@ -18,7 +18,6 @@ from penstock.learn.fast.mixture import fixed_share
 Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
 
-ONE_BY_ONE = 8
 FARTHEST = 16.0
 """Standard deviations of the label beyond which no member's mean goes."""
 HUGE = 1e100
@@ -29,7 +28,8 @@ OUTLIER = 6.0
 SPREAD_HALF_LIFE = 256.0
 """Events after which a member's error counts half in its spread."""
 TAILS = 4.0
-"""Degrees of freedom of the members' Student densities in the mixture: one wild outcome does not decide between them."""
+"""Degrees of freedom of the members' Student densities in the mixture: one wild outcome does not decide between
+them."""
 INTERVAL_RATE = 0.02
 """How far the interval's width moves, as a logarithm, for one outcome outside."""
 
@@ -47,7 +47,8 @@ class Answer:
 
 
 class NumberMembers:
-    """What predicting needs: weights of all heads, the members' spreads, the label's unit, the interval, the mixture."""
+    """What predicting needs: weights of all heads, the members' spreads, the label's unit, the interval, the
+    mixture."""
 
     def __init__(self, layout: Layout, width: int, coverage: float) -> None:
         self.layout = layout
@@ -154,7 +155,8 @@ class NumberLearner:
         members.centre, members.unit = centre, unit
 
     def learn(self, features: Array, answer: Answer, targets: Array) -> None:
-        """From (n, width) features and (n,) outcomes in standard units; the answer is to these features as things are."""
+        """From (n, width) features and (n,) outcomes in standard units; the answer is to these features as things
+        are."""
         members, n = self.members, len(features)
         if n <= ONE_BY_ONE:
             for i in range(n):
@@ -165,13 +167,14 @@ class NumberLearner:
         else:
             errors = targets[:, None] - answer.means[:, BASES:]
             weights = huber_weights(errors, np.sqrt(members.variances[BASES:]))
-            self._banks.learn_many(features, (errors * weights)[:, None, :], weights, members.weights)
+            self._banks.learn_many(features, (errors * weights)[:, None, :], weights, members.weights, share=False)
         fade = self._recent_decay ** np.arange(n - 1, -1, -1.0)
         kept = self._recent_decay**n
         members.recent = members.recent * kept + (1.0 - self._recent_decay) * float(fade @ targets)
 
     def mix(self, answer: Answer, targets: Array) -> None:
-        """Move the mixture, the spreads and the interval by what the members had answered, (n,) targets in its units."""
+        """Move the mixture, the spreads and the interval by what the members had answered, (n,) targets in its
+        units."""
         members, n = self.members, len(targets)
         errors = targets[:, None] - answer.means
         squares = errors * errors
