@@ -122,6 +122,29 @@ def test_a_flipped_bit_in_the_middle_is_found_wherever_it_is(tmp_path: Path, wit
     reader.close()
 
 
+def test_a_whole_frame_in_another_ones_place_is_found(tmp_path: Path) -> None:
+    write(tmp_path, FRAMES)
+    path = last_segment(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: HEADER + FRAME] + content[HEADER : HEADER + FRAME] + content[HEADER + 2 * FRAME :])
+    reader = LocalLogReader(tmp_path)
+    with pytest.raises(LogCorrupt, match=f"at byte {HEADER + FRAME}: .* begins with offset 0, not 1"):
+        list(reader.read(P0, Offset(0), Offset(3)))
+    reader.close()
+
+
+def test_a_bad_frame_in_an_earlier_segment_is_no_torn_tail_even_behind_an_old_mark(tmp_path: Path) -> None:
+    two_frames = HEADER + 2 * FRAME
+    write(tmp_path, [[b"a" * 100]], segment_bytes=two_frames)
+    mark = (tmp_path / "0" / "mark").read_bytes()
+    write(tmp_path, [[b"b" * 100], [b"c" * 100]], segment_bytes=two_frames)
+    (tmp_path / "0" / "mark").write_bytes(mark)
+    earlier = tmp_path / "0" / f"{0:020d}.log"
+    flip(earlier, HEADER + FRAME + 50)
+    with pytest.raises(LogCorrupt, match=f"{earlier.name} at byte {HEADER + FRAME}: "):
+        LocalLogWriter(tmp_path, P0)
+
+
 @pytest.mark.parametrize("byte", [0, 9, 13, 17, 25, 33, 57, 64])
 def test_a_flipped_bit_in_a_segments_header_is_found(tmp_path: Path, byte: int) -> None:
     write(tmp_path, FRAMES)

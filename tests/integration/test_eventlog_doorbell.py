@@ -149,3 +149,15 @@ def test_a_damaged_slot_gives_the_mark_before_it(tmp_path: Path, slot: int) -> N
     left = marks.read()
     marks.close()
     assert left == mark_number(1 if slot == 0 else 2)
+
+
+def test_a_mark_that_was_seen_is_never_taken_back(tmp_path: Path) -> None:
+    marks, reader = MarkFile(tmp_path, writable=True), MarkFile(tmp_path)
+    for n in (1, 2):
+        marks.move(mark_number(n))
+    assert reader.read() == mark_number(2)
+    with (tmp_path / "mark").open("r+b") as file:
+        file.write(b"half of the third mark")
+    assert reader.read() == mark_number(2)
+    marks.close()
+    reader.close()

@@ -196,6 +196,20 @@ class TestRetention:
         reader.close()
         writer.close()
 
+    def test_a_read_under_way_is_told_even_when_another_has_looked_since(
+        self, tmp_path: Path, writer: LocalLogWriter
+    ) -> None:
+        reader = LocalLogReader(tmp_path)
+        frames = reader.read(P0, Offset(0), Offset(20))
+        next(frames)
+        writer.append([entry(b"x" * 1000)])
+        writer.retain(Offset(10), 0, 0.0, 1e9)
+        assert len(list(reader.read(P0, Offset(10), Offset(21)))) == 6
+        with pytest.raises(OffsetGone):
+            list(frames)
+        reader.close()
+        writer.close()
+
     def test_what_was_removed_stays_removed_and_counted(self, tmp_path: Path, writer: LocalLogWriter) -> None:
         writer.retain(Offset(10), 0, 0.0, 1e9)
         writer.close()

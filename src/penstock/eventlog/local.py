@@ -79,13 +79,13 @@ class LocalLogWriter:
                 self._segments = recovered.segments
                 self.tail_cut_bytes = recovered.tail_cut_bytes
                 """Bytes of a frame that was being written when the last writer stopped, cut at this opening."""
+                self._roster = Roster(log)
                 self._fd = os.open(segment_path(self._folder, self._mark.segment), os.O_RDWR)
             except BaseException:
                 os.close(self._lock_fd)
                 raise
         except OSError as error:
             raise LogUnavailable(folder=str(self._folder), reason=error.strerror or str(error)) from error
-        self._roster = Roster(log)
         self._roster.announce()
         self._doorbells = Doorbells(log, self._roster)
         self._doorbells.ring()

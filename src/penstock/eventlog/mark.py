@@ -54,8 +54,11 @@ class MarkFile:
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
         fd = os.open(folder / FILE_NAME, flags, 0o644)
         try:
-            if writable and os.fstat(fd).st_size < _FILE_BYTES:
-                os.ftruncate(fd, _FILE_BYTES)
+            missing = _FILE_BYTES - os.fstat(fd).st_size
+            if writable and missing > 0:
+                # Written, not just made longer: a hole gets its block when the mark first moves, and where the disk is
+                # full that kills the process.
+                os.pwrite(fd, bytes(missing), _FILE_BYTES - missing)
             if os.fstat(fd).st_size < _FILE_BYTES:
                 raise FileNotFoundError(f"{folder / FILE_NAME} is being made")
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
