@@ -36,18 +36,18 @@ class LogStates(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="penstock-states-", dir=QUICK_DISK))
         self.kept: list[tuple[int, Kind, int, bytes]] = []
         self.all_entries: list[Entry] = []
         self.first = 0
         self.end = 0
         self.incarnation = 0
         self.marks: list[bytes] = []
-        self.reader = LocalLogReader(self.folder)
 
     @initialize(segment_bytes=st.sampled_from([100, 700, 3000, 1 << 26]))
     def open_first(self, segment_bytes: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="penstock-states-", dir=QUICK_DISK))
         self.segment_bytes = segment_bytes
+        self.reader = LocalLogReader(self.folder)
         self.open()
 
     def open(self) -> None:
@@ -160,10 +160,11 @@ class LogStates(RuleBasedStateMachine):
             assert self.reader.counts() == add_counts(type(self.reader.counts())(), self.all_entries)
 
     def teardown(self) -> None:
-        self.reader.close()
         if hasattr(self, "writer"):
+            self.reader.close()
             self.writer.close()
-        shutil.rmtree(self.folder)
+        if hasattr(self, "folder"):
+            shutil.rmtree(self.folder)
 
 
 LogStates.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
