@@ -262,7 +262,9 @@ def test_a_worker_replaced_under_load_fails_no_request(tmp_path: Path) -> None:
                 if slow.fileno() >= 0:
                     # In the middle of its body when the signal came.
                     slow.sendall(BODY[10:])
-                    assert read_answer(slow)[0] == 201
+                    status, answer = read_answer(slow)
+                    assert status == 201
+                    assert b"connection: close" in answer.lower()
                     slow.close()
                 assert server.process.wait(20) == 0
                 server.start()

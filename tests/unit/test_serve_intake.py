@@ -42,9 +42,9 @@ class Disk:
             raise self.refuses
         self.waiting.append((entry, done))
 
-    def sync(self, error: Exception | None = None) -> None:
-        """What was submitted is durable, or failed."""
-        waiting, self.waiting = self.waiting, []
+    def sync(self, error: Exception | None = None, count: int = 1000) -> None:
+        """The first so many that were submitted are durable, or failed."""
+        waiting, self.waiting = self.waiting[:count], self.waiting[count:]
         for entry, done in waiting:
             if error is not None:
                 done(error)
@@ -130,6 +130,24 @@ def test_a_duplicate_is_acknowledged_when_what_it_repeats_is_durable() -> None:
         assert await mixed == (1, 1, 2)
         assert [batch.ids for batch in room.disk.written] == [["a"], ["b"]]
         assert await room.send("a") == (0, 1, 2)
+
+    run(scenario)
+
+
+def test_a_duplicate_among_new_ones_waits_for_a_frame_behind_its_own() -> None:
+    async def scenario(room: Room) -> None:
+        events, _ = room.decoder.rows(Kind.EXAMPLE, b'{"features": {}, "label": 1, "id": "a"}', Media.JSON)
+        columns = room.decoder.batch(Kind.EXAMPLE, events, 0.0)
+        first = asyncio.ensure_future(room.intake.accept_batch(Kind.EXAMPLE, columns, 10))
+        mixed = room.send("a", "b")
+        await turns()
+        room.disk.sync(count=1)
+        await turns()
+        assert [batch.ids for batch in room.disk.written] == [["b"]]
+        assert not mixed.done()
+        room.disk.sync()
+        assert await first == (1, 0, 2)
+        assert await mixed == (1, 1, 2)
 
     run(scenario)
 
