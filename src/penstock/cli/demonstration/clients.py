@@ -84,10 +84,12 @@ class DigitSender(Client):
 
     def work(self) -> None:
         board = self.board
+        arriving = -1
         for due in self.paced(len(self.events), self.seconds):
             digits = self.events[due]
-            if digits[0].phase != board.phase or board.digits_sent == 0:
-                first, second = PHASES[digits[0].phase]
+            if digits[-1].phase != arriving:
+                arriving = digits[-1].phase
+                first, second = PHASES[arriving]
                 board.tell(f"digits {first} and {second} begin to arrive")
             ack = self.wire.examples([as_event(digit) for digit in digits], SCANNER)
             board.freshness[DIGITS].acknowledged(ack)

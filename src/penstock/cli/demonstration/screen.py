@@ -80,7 +80,7 @@ class Screen:
             style = "bold" if 0 < done < 1 else "" if done else "dim"
             phases.append(f"{first} {second} ", style=style)
             phases.append("━" * full, style="green" if done >= 1 else "yellow")
-            phases.append("━" * (each - full), style="bright_black")
+            phases.append("─" * (each - full), style="bright_black")
             phases.append("  ")
         table = Table.grid(padding=(0, 1))
         table.add_column(min_width=18, no_wrap=True)

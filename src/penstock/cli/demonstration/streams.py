@@ -17,8 +17,11 @@ PIXELS = 64
 SIDE = 8
 PHASES = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 """Which digits arrive together."""
-HELD_OUT_EACH = 36
-"""Digits of each class that are asked about and never sent: about a fifth of the 1,797."""
+HELD_OUT_EVERY = 5
+"""Of each class, every fifth digit in the order of the collection is asked about and never sent: the same for all seeds,
+and of all writers."""
+SHIFT_MAX = 0.5
+"""Pixels by which the later passes move an image at most, sideways and up or down."""
 
 
 # Digits ---------------------------------------------------------------------------------------------------------------
@@ -62,20 +65,19 @@ class DigitStream:
 def digit_stream(*, seed: int, passes: int, wrong: int) -> DigitStream:
     """Handwritten digits, two classes at a time; each pass of a phase shuffles its digits anew.
 
-    The first pass sends the images as they are, the later ones moved by at most a pixel each way, so that no image is
-    just repeated. ``wrong`` is the length of the burst with wrong labels."""
+    The first pass sends the images as they are, the later ones moved a little, so that no image is just repeated.
+    ``wrong`` is the length of the burst with wrong labels."""
     pixels, labels = _load_digits()
     random = np.random.default_rng(seed)
-    order = random.permutation(len(labels))
-    of_class = [order[labels[order] == label] for label in range(10)]
-    held = np.concatenate([places[:HELD_OUT_EACH] for places in of_class])
-    sent = [places[HELD_OUT_EACH:] for places in of_class]
+    of_class = [np.flatnonzero(labels == label) for label in range(10)]
+    held = np.concatenate([places[::HELD_OUT_EVERY] for places in of_class])
+    sent = [np.delete(places, np.s_[::HELD_OUT_EVERY]) for places in of_class]
     events: list[Digit] = []
     for phase, pair in enumerate(PHASES):
         places = np.concatenate([sent[label] for label in pair])
         for number in range(passes):
             for place in random.permutation(places):
-                moved = shifted(pixels[place], *random.integers(-1, 2, 2)) if number else pixels[place]
+                moved = shifted(pixels[place], *random.uniform(-SHIFT_MAX, SHIFT_MAX, 2)) if number else pixels[place]
                 events.append(Digit(f"digit-{len(events)}", phase, moved, int(labels[place])))
     middle = len(PHASES) // 2
     known = [label for pair in PHASES[: middle + 1] for label in pair]
@@ -86,14 +88,18 @@ def digit_stream(*, seed: int, passes: int, wrong: int) -> DigitStream:
     return DigitStream(tuple(events), tuple(burst), HeldOut(pixels[held], labels[held]))
 
 
-def shifted(pixels: NDArray[np.float32], right: int, down: int) -> NDArray[np.float32]:
-    """An image (64,) moved by this many pixels; what comes in at the edges is empty."""
-    image = pixels.reshape(SIDE, SIDE)
-    moved = np.zeros_like(image)
-    moved[max(down, 0) : SIDE + min(down, 0), max(right, 0) : SIDE + min(right, 0)] = image[
-        max(-down, 0) : SIDE - max(down, 0), max(-right, 0) : SIDE - max(right, 0)
-    ]
-    return moved.reshape(PIXELS)
+def shifted(pixels: NDArray[np.float32], right: float, down: float) -> NDArray[np.float32]:
+    """An image (64,) moved by this much, at most a pixel each way, interpolated linearly; beyond the edges it is empty."""
+    around = np.pad(pixels.reshape(SIDE, SIDE), 1)
+    moved = _moved(_moved(around, down).T, right).T
+    return np.ascontiguousarray(moved[1:-1, 1:-1]).reshape(PIXELS)
+
+
+def _moved(rows: NDArray[np.float32], by: float) -> NDArray[np.float32]:
+    """Rows moved downwards by a part of a row, or upwards where it is negative."""
+    neighbour = np.roll(rows, 1 if by > 0 else -1, axis=0)
+    mixed: NDArray[np.float32] = ((1.0 - abs(by)) * rows + abs(by) * neighbour).astype(np.float32)
+    return mixed
 
 
 def _load_digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:

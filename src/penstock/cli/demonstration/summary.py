@@ -170,28 +170,28 @@ def _burst_sentence(burst: BurstFigures) -> str:
 
 
 def table(figures: Figures) -> Table:
-    """The figures that the sentences are made of."""
+    """The figures that the sentences are made of; freshness: acknowledged to first visible."""
     digits, flow, fresh = figures.services.digits, figures.services.flow, figures.freshness_ms
     shown = Table(title="What was measured", title_justify="left", title_style="bold", header_style="dim")
     shown.add_column("figure")
     shown.add_column("Penstock", justify="right")
     shown.add_column("beside it", justify="right")
     shown.add_row(
-        "digits: right on 0 and 1, at the end",
+        "digits: right on 0 and 1",
         _share(digits.accuracy_first_classes),
         f"{_share(digits.naive_accuracy_first_classes)} naive SGD",
     )
     shown.add_row(
-        "digits: right on all ten classes",
+        "digits: right on all ten",
         _share(digits.accuracy_all),
         f"{_share(digits.naive_accuracy_all)} naive SGD",
     )
-    shown.add_row("flow: mean absolute error, l/s", _number(flow.mae, 3), f"{_number(flow.baseline_mae, 3)} last value")
-    shown.add_row("acknowledged to visible, ms: p50", _number(fresh.p50, 1), f"{fresh.measured:,} acknowledgements")
+    shown.add_row("flow: mean error, l/s", _number(flow.mae, 3), f"{_number(flow.baseline_mae, 3)} last value")
+    shown.add_row("freshness p50, ms", _number(fresh.p50, 1), f"{fresh.measured:,} acknowledgements")
     shown.add_row(
-        "acknowledged to visible, ms: p99",
+        "freshness p99, ms",
         _number(fresh.p99, 1),
-        f"{_number(fresh.p99_undisturbed, 1)} without burst and kill",
+        f"{_number(fresh.p99_undisturbed, 1)} without burst, kill",
     )
     shown.add_row("events learned", f"{figures.events_learned:,}", f"{figures.events_acknowledged:,} acknowledged")
     shown.add_row("predictions answered", f"{figures.predictions_served:,}", f"{figures.predictions_failed:,} failed")
@@ -203,8 +203,8 @@ def table(figures: Figures) -> Table:
     return shown
 
 
-def print_summary(console: Console, figures: Figures, commands: list[str]) -> None:
-    """Sentences, the table, what broke, and the commands to try next."""
+def print_summary(console: Console, figures: Figures) -> None:
+    """Sentences, then the table."""
     console.print()
     if not figures.complete:
         console.print("[bold yellow]The demo was stopped before its end; what it had measured so far:[/]")
@@ -214,12 +214,6 @@ def print_summary(console: Console, figures: Figures, commands: list[str]) -> No
         console.print(f"    {verdict}", style="dim", highlight=False, markup=False)
     console.print()
     console.print(table(figures))
-    for promise in figures.broken:
-        console.print(f"[bold red]Broken:[/] {promise}", highlight=False)
-    console.print()
-    console.print("[bold]Try next[/]")
-    for command in commands:
-        console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _share(share: float | None) -> str:
