@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from penstock.learn.fast.banks import ONE_BY_ONE, Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import classification_pull, softmax
-from penstock.learn.fast.mixture import FLOOR, arriving, fading_counts, fixed_share
+from penstock.learn.fast.mixture import FLOOR, fading_counts, fixed_share, gone
 
 Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
@@ -21,6 +21,7 @@ LEARNING_RATE = 0.5
 """Of the first-order head, in AdaGrad's units."""
 STEEPNESS_FIRST = 4.0
 """Ridge scores of a one-hot target lie between 0 and 1; times this they make probabilities of the right order."""
+ALIKE_DECAY = 2.0 ** (-1.0 / 64.0)
 STEEPNESS_MEMORY = 2.0 ** (-1.0 / 1024.0)
 
 
@@ -48,6 +49,8 @@ class ClassMembers:
         """(memories, classes) events of each class within each memory."""
         self.seen = np.zeros((2, classes))
         """(2, classes) events since each class was last seen, and since it was first seen."""
+        self.alike = np.zeros(classes)
+        """(classes,) share of recent events that looked like each class to the exact head and were of another."""
         self.mixture = np.full(layout.members, 1.0 / layout.members)
         self.steepness = np.ones(layout.heads)
         self.steepness[self.exact] = STEEPNESS_FIRST
@@ -58,13 +61,21 @@ class ClassMembers:
         counts = self.counts + 0.5
         ends = counts[[0, -1]]
         self._bases = (ends / ends.sum(axis=1, keepdims=True)).T
-        still = arriving(self.seen[0], self.counts[-1] / np.maximum(self.seen[1], 1.0))
-        self._say = still[:, None] * self.mixture
-        self._say[:, BASES + self.exact] += 1.0 - still
+        rates = self.counts[-1] / np.maximum(self.seen[1], 1.0)
+        absent = gone(self.seen[0], rates, self.alike)
+        self._say = (1.0 - absent)[:, None] * self.mixture
+        self._say[:, BASES + self.exact] += absent
 
-    def count(self, classes: NDArray[np.intp], decays: Array) -> None:
-        """Take (n,) classes into the counts and the gaps."""
+    def looks_like(self, scores: Array) -> NDArray[np.intp]:
+        """(n,) the class that the exact head sees in each of n events."""
+        looks: NDArray[np.intp] = scores[:, :, self.exact].argmax(axis=1)
+        return looks
+
+    def count(self, classes: NDArray[np.intp], looks: NDArray[np.intp], decays: Array) -> None:
+        """Take (n,) classes, and what those events looked like before, into the counts and the gaps."""
         n = len(classes)
+        weights = (1.0 - ALIKE_DECAY) * ALIKE_DECAY ** np.arange(n - 1, -1, -1.0) * (looks != classes)
+        self.alike = self.alike * ALIKE_DECAY**n + np.bincount(looks, weights, minlength=len(self.alike))
         ever = self.counts[-1] > 0
         self.counts = fading_counts(self.counts, decays, classes)
         gaps, ages = self.seen
@@ -90,8 +101,7 @@ class ClassMembers:
         members[:, :, BASES:] = softmax(scores * self.steepness)
         if not classes:
             return Answer(scores, members, np.zeros((n, 0)))
-        looks_like = scores[:, :, self.exact].argmax(axis=1)
-        say = self._say[looks_like]
+        say = self._say[self.looks_like(scores)]
         mixed = np.einsum("ncm,nm->nc", members, say)
         mixed /= mixed.sum(axis=1, keepdims=True)
         return Answer(scores, members, mixed)
@@ -102,6 +112,7 @@ class ClassMembers:
             "weights": self.weights.copy(),
             "counts": self.counts.copy(),
             "seen": self.seen.copy(),
+            "alike": self.alike.copy(),
             "mixture": self.mixture.copy(),
             "steepness": self.steepness.copy(),
         }
@@ -111,6 +122,7 @@ class ClassMembers:
         self.weights = arrays["weights"].copy() if copy else arrays["weights"]
         self.counts = arrays["counts"].copy() if copy else arrays["counts"]
         self.seen = arrays["seen"].copy() if copy else arrays["seen"]
+        self.alike = arrays["alike"].copy() if copy else arrays["alike"]
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
         self.steepness = arrays["steepness"].copy() if copy else arrays["steepness"]
         self.refresh()
@@ -156,6 +168,7 @@ class ClassLearner:
         seen = np.zeros((2, classes))
         seen[:, :old_classes] = members.seen
         members.seen = seen
+        members.alike = np.concatenate((members.alike, np.zeros(classes - old_classes)))
         members.refresh()
 
     def learn(self, features: Array, answer: Answer, classes: NDArray[np.intp]) -> None:
@@ -165,6 +178,7 @@ class ClassLearner:
         every = np.arange(n)
         targets = np.zeros((n, self.classes))
         targets[every, classes] = 1.0
+        looks = members.looks_like(answer.scores)
         self._learn_steepness(answer, targets)
         self._learn_first_order(features, answer, targets)
         if n <= ONE_BY_ONE:
@@ -175,7 +189,7 @@ class ClassLearner:
         else:
             residuals, curvatures = self._pull(answer, targets, slice(None))
             self._banks.learn_many(features, residuals, curvatures, members.weights, share=True)
-        members.count(classes, self._decays)
+        members.count(classes, looks, self._decays)
 
     def mix(self, answer: Answer, classes: NDArray[np.intp]) -> None:
         """Move the mixture by what the members had answered; classes unknown then (index too large) say nothing."""

@@ -79,7 +79,7 @@ class Bank:
 
     def learn_one(self, row: Array, residual: Array, curvature: Array, weights: Array) -> None:
         """One event: features (D,), residual (outputs, K), curvature (K,); changes the weights in place."""
-        if self._inverse is None or self._pending == PENDING_MAX:
+        if self._inverse is None:
             self.settle(weights)
         inverse = self._inverse
         assert inverse is not None
@@ -98,6 +98,9 @@ class Bank:
         self._scale = scale / self._decay
         self._pending = i + 1
         weights += (gain * weight[:, None]).T[:, None, :] * residual
+        # Now and not at the next event: settling moves the weights, and that event's residual is taken before.
+        if self._pending == PENDING_MAX:
+            self.settle(weights)
 
     def learn_many(self, rows: Array, residuals: Array, curvatures: Array, weights: Array, *, share: bool) -> None:
         """n events at once: (n, D), (n, outputs, K), (n, K), all taken at the same weights, which change in place.

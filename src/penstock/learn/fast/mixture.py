@@ -51,11 +51,14 @@ def fading_counts(counts: Array, decays: Array, classes: NDArray[np.intp]) -> Ar
     return kept
 
 
-def arriving(gaps: Array, rates: Array) -> Array:
-    """(C,) how far each class can be taken to be still arriving, from 1 to 0.
+def gone(gaps: Array, rates: Array, alike: Array) -> Array:
+    """(C,) how far each class can be taken to have stopped arriving together with the inputs that look like it.
 
     A class that made up a share ``rate`` of the events and has been absent for ``gap`` of them is missing rate * gap
     expected events; were it still arriving, so long a gap would have probability exp(-rate * gap). That is tempered by
-    PATIENCE, since real streams come in bursts.
+    PATIENCE, since real streams come in bursts. If inputs that look like the class go on arriving with other labels, in
+    a share ``alike`` near its rate, then it is the concept that changed, and what was known protects nothing.
     """
-    return np.exp(-rates * gaps / PATIENCE)
+    absent = 1.0 - np.exp(-rates * gaps / PATIENCE)
+    unlike = 1.0 - alike / np.maximum(rates, 1e-12)
+    return absent * np.maximum(unlike, 0.0)
