@@ -1,0 +1,236 @@
+"""The rule: publish every update, unless it is broken or does harm; then hold back until one has proved itself.
+
+Three versions are compared on the events that all of them predicted before learning: what is served with the last known
+good one, the version on probation with the last known good one, and, while updates are held back, the candidate with
+what is served. docs/design/gate.md tells why, and what the guarantees are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.gate.guards import SourceWatch, weights_fault
+from penstock.gate.interface import Evidence, Interval, Verdict
+from penstock.gate.sequential import HarmProcess, MeanInterval
+from penstock.spec import Gate as GateSettings
+
+Array = NDArray[np.float64]
+
+RESUME_MARGIN = 0.05
+"""Loss an event by which a held candidate may be worse than what is served and still be let through: to show that it
+is not worse at all would take for ever, and once it is served harm is watched for without a margin."""
+RESUME_EVENTS = 64
+"""Events on which a held candidate is scored at least before it is let through."""
+PROBATION_STEPS = 32
+"""Steps of a probation at least: each begins with a copy of the model's state, too dear at every step of a backlog."""
+BROKEN_STEPS = 2
+"""Steps with broken weights in a row after which they will not mend, and the model is put back."""
+PATIENCE = 2
+"""Probations' lengths for which a flood of labels is not believed; after that it is a change that must be learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Losses:
+    """The believed events of a step, NaN counted as the worst loss."""
+
+    candidate: Array
+    served: Array
+    good: Array | None
+    probation: Array | None
+
+
+class HarmGate:
+    """Implements Gate for one service."""
+
+    def __init__(self, settings: GateSettings) -> None:
+        self._alpha = settings.alpha
+        self._margin = settings.harm_margin
+        self._good_after = settings.good_after_events
+        self._restore = settings.after_rollback == "restore"
+        self._watch = SourceWatch(settings.alpha, PATIENCE * settings.good_after_events)
+        self._resume_margin = max(settings.harm_margin, RESUME_MARGIN)
+        self._holding = ""
+        """Why updates are held back; empty while they are published."""
+        self._broken_steps = 0
+        self._harm = HarmProcess()
+        self._gain = MeanInterval(settings.alpha)
+        """Of the good version's loss minus the served one's, since the former became good."""
+        self._on_probation = False
+        self._probation_events = 0
+        self._probation_steps = 0
+        self._probation_harm = HarmProcess()
+        self._held_events = 0
+        self._held_gain = MeanInterval(settings.alpha)
+        """Of the served version's loss minus the candidate's, since updates have been held back."""
+        self._candidate_harm = HarmProcess()
+        self._candidate_worth = HarmProcess()
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """Look at one more step and decide."""
+        losses = self._believed(evidence)
+        if losses.good is not None:
+            difference = losses.served - losses.good
+            self._harm.take((difference - self._margin) / (1.0 + self._margin))
+            self._gain.take(-difference)
+        fault = weights_fault(evidence.finite, evidence.jump)
+        self._broken_steps = self._broken_steps + 1 if not evidence.finite else 0
+        if losses.good is not None and self._harm.value >= 1.0 / self._alpha:
+            gain = self._gain.interval
+            told = f"evidence {self._harm.value:.3g} to 1 that it is worse than the last known good ({_signed(gain)})"
+            return self._roll_back(f"What is served does harm: {told}.", gain)
+        if self._holding:
+            return self._keep_holding(losses, fault)
+        flood = self._watch.described()
+        if fault or flood:
+            return self._begin_holding(f"The update is held back: {fault or flood}.")
+        return self._publish(losses)
+
+    def save(self) -> dict[str, Any]:
+        """Plain values that survive MessagePack."""
+        return {
+            "watch": self._watch.save(),
+            "holding": self._holding,
+            "broken_steps": self._broken_steps,
+            "harm": self._harm.save(),
+            "gain": self._gain.save(),
+            "on_probation": self._on_probation,
+            "probation": [self._probation_events, self._probation_steps],
+            "probation_harm": self._probation_harm.save(),
+            "held_events": self._held_events,
+            "held_gain": self._held_gain.save(),
+            "candidate_harm": self._candidate_harm.save(),
+            "candidate_worth": self._candidate_worth.save(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Become what was saved."""
+        self._watch.load(state["watch"])
+        self._holding = state["holding"]
+        self._broken_steps = state["broken_steps"]
+        self._harm.load(state["harm"])
+        self._gain.load(state["gain"])
+        self._on_probation = state["on_probation"]
+        self._probation_events, self._probation_steps = state["probation"]
+        self._probation_harm.load(state["probation_harm"])
+        self._held_events = state["held_events"]
+        self._held_gain.load(state["held_gain"])
+        self._candidate_harm.load(state["candidate_harm"])
+        self._candidate_worth.load(state["candidate_worth"])
+
+    def _believed(self, evidence: Evidence) -> _Losses:
+        served = _bounded(evidence.served)
+        same = evidence.candidate is evidence.served
+        losses = _Losses(
+            candidate=served if same else _bounded(evidence.candidate),
+            served=served,
+            good=None if evidence.good is None else _bounded(evidence.good),
+            probation=None if evidence.probation is None else _bounded(evidence.probation),
+        )
+        believed = self._watch.take(evidence.sources, served if losses.good is None else losses.good)
+        if believed is None:
+            return losses
+        return _Losses(
+            candidate=losses.candidate[believed],
+            served=losses.served[believed],
+            good=None if losses.good is None else losses.good[believed],
+            probation=None if losses.probation is None else losses.probation[believed],
+        )
+
+    def _publish(self, losses: _Losses) -> Verdict:
+        gain = None if losses.good is None else self._gain.interval
+        if gain is None:
+            told = "Published: no version has earned to be the last known good yet"
+        else:
+            told = f"Published: no evidence of harm against the last known good ({_signed(gain)})"
+        verdict = Verdict(action="publish", reason=told + ".", gain=gain)
+        if not self._on_probation:
+            return self._begin_probation(verdict)
+        return self._pass_probation(verdict, losses)
+
+    def _begin_probation(self, verdict: Verdict, *, good: bool = False) -> Verdict:
+        self._on_probation = True
+        self._probation_events = self._probation_steps = 0
+        self._probation_harm = HarmProcess()
+        if good:
+            # The comparison with the old good version ends here. Evidence of harm goes on: which version it is measured
+            # by is known before each event, which is all that its guarantee needs.
+            self._gain = MeanInterval(self._alpha)
+        return Verdict(action="publish", reason=verdict.reason, gain=verdict.gain, good=good, probation=True)
+
+    def _pass_probation(self, verdict: Verdict, losses: _Losses) -> Verdict:
+        self._probation_events += len(losses.served)
+        self._probation_steps += 1
+        if losses.good is not None and losses.probation is not None:
+            worse = losses.probation - losses.good - self._margin
+            if self._probation_harm.take(worse / (1.0 + self._margin)) >= 1.0 / self._alpha:
+                return self._begin_probation(verdict)
+        long_enough = self._probation_events >= self._good_after and self._probation_steps >= PROBATION_STEPS
+        # A bet that has gained nothing is no doubt; one that has is waited for, until it is lost or harm is shown.
+        if long_enough and self._probation_harm.value < 1.0 and self._harm.value < 1.0:
+            return self._begin_probation(verdict, good=True)
+        return verdict
+
+    def _begin_holding(self, reason: str) -> Verdict:
+        self._holding = reason
+        self._on_probation = False
+        self._compare_afresh()
+        return Verdict(action="hold", reason=reason)
+
+    def _roll_back(self, reason: str, gain: Interval | None) -> Verdict:
+        self._begin_holding(reason)
+        self._broken_steps = 0
+        self._harm = HarmProcess()
+        self._gain = MeanInterval(self._alpha)
+        return Verdict(action="roll_back", reason=reason, gain=gain)
+
+    def _compare_afresh(self) -> None:
+        self._held_events = 0
+        self._held_gain = MeanInterval(self._alpha)
+        self._candidate_harm = HarmProcess()
+        self._candidate_worth = HarmProcess()
+
+    def _keep_holding(self, losses: _Losses, fault: str | None) -> Verdict:
+        margin = self._resume_margin
+        difference = losses.candidate - losses.served
+        self._held_events += len(difference)
+        self._held_gain.take(-difference)
+        harm = self._candidate_harm.take((difference - margin) / (1.0 + margin))
+        worth = self._candidate_worth.take((margin - difference) / (1.0 + margin))
+        gain = self._held_gain.interval
+        if self._broken_steps >= BROKEN_STEPS and self._restore:
+            return self._roll_back("The model is put back to the last known good: its weights are not finite.", None)
+        flood = self._watch.described()
+        if fault or flood:
+            return Verdict(action="hold", reason=f"Still held back: {fault or flood}.", gain=gain)
+        if harm >= 1.0 / self._alpha and self._restore and losses.good is not None:
+            told = f"after {self._held_events} events the held candidate is worse than what is served ({_signed(gain)})"
+            return self._roll_back(f"The model is put back to the last known good: {told}.", gain)
+        if self._held_events >= self._resume_events and worth >= 1.0 / self._alpha and harm < 1.0:
+            self._holding = ""
+            told = f"on {self._held_events} events it is not worse than what was served ({_signed(gain)})"
+            verdict = Verdict(action="publish", reason=f"Published again: {told}.", gain=gain)
+            return self._begin_probation(verdict)
+        told = (
+            f"the candidate has to show on more than {self._held_events} events that it is not worse ({_signed(gain)})"
+        )
+        return Verdict(action="hold", reason=f"Still held back: {told}.", gain=gain)
+
+    @property
+    def _resume_events(self) -> int:
+        return min(RESUME_EVENTS, self._good_after)
+
+
+def _bounded(losses: Array) -> Array:
+    """Losses in [0, 1]; one that is not a number is the worst."""
+    # A comparison with a NaN is false, so that this is true only of losses that are all in order, the usual case.
+    if not len(losses) or (losses.min() >= 0.0 and losses.max() <= 1.0):
+        return losses
+    return np.clip(np.nan_to_num(losses, nan=1.0), 0.0, 1.0)
+
+
+def _signed(gain: Interval) -> str:
+    return f"gain {gain.mean:+.4f} an event, {gain.low:+.4f} to {gain.high:+.4f}, on {gain.events} events"

@@ -1,0 +1,184 @@
+"""Evidence that stays valid however often it is looked at: an e-process against harm, and an interval for a mean.
+
+Both take paired differences of losses, both predictions fixed before the label was known, in the order of scoring.
+"""
+
+from __future__ import annotations
+
+import math
+from operator import mul
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.gate.interface import Interval
+
+Array = NDArray[np.float64]
+
+STAKES = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
+"""Shares of the capital that are bet on the next event, from harm of a few points to harm at almost every event."""
+START_SCALE = 64.0
+"""Scale of the starts: 41 % of the capital is bet within so many events, and 71 % within ten times as many."""
+CAPITAL_MAX = 1e6
+"""No bet grows beyond this, so that one that was right for long can still be seen to be wrong; a supermartingale stays
+one when capital is given away."""
+FEW = 6
+"""Events up to which a loop is faster than arrays are."""
+CHUNK = 1000
+"""Events taken by one product: 1e6 * 1.95^1000 is below 1e308."""
+
+
+class HarmProcess:
+    """An e-process against "no event was expected to do harm", which starts afresh at every event.
+
+    For differences x in [-1, 1], positive where the suspect lost more, the product of (1 + s x_i) over the events from
+    start j on is the capital of a gambler who stakes the share s on harm; while every conditional mean of x is at most
+    0 it is a supermartingale (Waudby-Smith and Ramdas 2023, "Estimating means of bounded random variables by betting";
+    by Fan's inequality it is never below the empirical-Bernstein exponential with centre 0). The e-process is
+
+        M_t = sum over stakes s and starts j <= t of  p_s w_j product over i from j to t of (1 + s x_i)
+
+    with sum p_s = sum w_j = 1: the capital w_j waits in cash until event j and is then bet. Cash and bets together are
+    a non-negative supermartingale that begins at 1, so that by Ville's inequality P(M_t >= 1/alpha for any t) <= alpha,
+    over the whole life of the process and at every look. Without the weights, which is the Shiryaev-Roberts e-detector
+    of Shin, Ramdas and Rinaldo 2022, only the mean time to a false alarm would be bounded.
+
+    Starting afresh is what makes a long harmless past, or a burst of events that speak for the suspect, unable to hide
+    harm that is done now: whatever has been lost before event j, the capital w_j is still there. It costs
+    ln(1 / w_j), about 9 nats at the thousandth event and 18 at the millionth. The weights are the steps of
+    1 - 1 / (1 + ln(1 + j / 64)), 64 being the scale of the starts. The sum over all starts needs no list of them:
+
+        R_t(s) = (R_{t-1}(s) + w_t) (1 + s x_t),    M_t = sum p_s R_t(s).
+
+    A null of "no harm on average since the start", which the empirical-Bernstein process tests, would not be weaker
+    here: together over all starts it says that no event was expected to do harm, as this one does."""
+
+    def __init__(self, start_scale: float = START_SCALE) -> None:
+        self._start_scale = start_scale
+        self._bets = [0.0] * len(STAKES)
+        self._events = 0
+
+    @property
+    def value(self) -> float:
+        """Capital in bets now; what has not been bet yet is left out."""
+        return math.fsum(self._bets) / len(STAKES)
+
+    def take(self, differences: Array) -> float:
+        """(n,) loss of the suspect minus that of what it is compared with, in [-1, 1]; returns the value after them."""
+        for at in range(0, len(differences), CHUNK):
+            self._take(differences[at : at + CHUNK])
+        return self.value
+
+    def _take(self, x: Array) -> None:
+        n = len(x)
+        if n <= FEW:
+            for difference in x.tolist():
+                weight = _weight(self._events, self._start_scale)
+                self._events += 1
+                self._bets = [
+                    min((bet + weight) * (1.0 + stake * difference), CAPITAL_MAX)
+                    for bet, stake in zip(self._bets, _STAKE_LIST, strict=True)
+                ]
+            return
+        weights = _weights(self._events, n, self._start_scale)
+        self._events += n
+        # Growth from each event to the last, itself included, so that nothing is divided by a vanishing product.
+        growth = np.cumprod(1.0 + np.outer(STAKES, x[::-1]), axis=1)
+        bets = np.array(self._bets) * growth[:, -1] + growth @ weights[::-1]
+        self._bets = np.minimum(bets, CAPITAL_MAX).tolist()
+
+    def save(self) -> dict[str, Any]:
+        return {"bets": list(self._bets), "events": self._events}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self._bets, self._events = list(state["bets"]), state["events"]
+
+
+_STAKE_LIST: list[float] = STAKES.tolist()
+
+
+def _weight(event: int, scale: float) -> float:
+    """Of the start at this event, counted from 0: the step of -1 / (1 + ln(1 + j / scale)), without cancellation."""
+    before = 1.0 + math.log1p(event / scale)
+    step = math.log1p(1.0 / (scale + event))
+    return step / (before * (before + step))
+
+
+def _weights(event: int, n: int, scale: float) -> Array:
+    events = np.arange(event, event + n, dtype=np.float64)
+    before = 1.0 + np.log1p(events / scale)
+    step = np.log1p(1.0 / (scale + events))
+    weights: Array = step / (before * (before + step))
+    return weights
+
+
+TILTS = tuple(0.002 * 2.0**k for k in range(9))
+"""From 0.002, which is best for some million events, doubling to 0.512 for the first few."""
+_PENALTIES = tuple(-math.log1p(-tilt) - tilt for tilt in TILTS)
+
+
+class MeanInterval:
+    """A confidence sequence for the mean of differences in [-1, 1] so far, without assuming that it stays the same.
+
+    Empirical Bernstein (Howard, Ramdas, McAuliffe and Sekhon 2021, "Time-uniform, nonparametric, nonasymptotic
+    confidence sequences", Theorem 4): for any predictable guess g_i, here the mean of what came before, with everything
+    halved so that x_i - g_i lies in [-1, 1], and psi(l) = -ln(1 - l) - l,
+
+        mean over l of exp(l sum (x_i - E[x_i | past]) - psi(l) sum (x_i - g_i)^2)
+
+    is a non-negative supermartingale that begins at 1, and so is its mirror image. The interval is where neither has
+    reached 2 / alpha; it covers the running mean of the conditional means at every look at once, with 1 - alpha."""
+
+    def __init__(self, alpha: float) -> None:
+        self._bound = math.log(2.0 / alpha) + math.log(len(TILTS))
+        self._events = 0
+        self._sum = 0.0
+        self._squares = 0.0
+
+    def take(self, differences: Array) -> None:
+        n = len(differences)
+        if n <= FEW:
+            for x in differences.tolist():
+                self._squares += (x - self._sum / (self._events + 1)) ** 2 / 4
+                self._sum += x
+                self._events += 1
+            return
+        sums = self._sum + np.cumsum(differences)
+        before = np.concatenate(([self._sum], sums[:-1]))
+        # The guess counts one event of difference 0 more, so that the first event has one as well.
+        guesses = before / np.arange(self._events + 1, self._events + n + 1)
+        self._squares += float(np.square(differences - guesses).sum()) / 4
+        self._sum = float(sums[-1])
+        self._events += n
+
+    @property
+    def interval(self) -> Interval:
+        if not self._events:
+            return Interval(mean=0.0, low=-1.0, high=1.0, events=0)
+        mean, width = self._sum / self._events, 2 * _radius(self._squares, self._bound) / self._events
+        return Interval(mean=mean, low=max(-1.0, mean - width), high=min(1.0, mean + width), events=self._events)
+
+    def save(self) -> list[float]:
+        return [self._events, self._sum, self._squares]
+
+    def load(self, state: list[float]) -> None:
+        self._events, self._sum, self._squares = int(state[0]), state[1], state[2]
+
+
+def _radius(squares: float, bound: float) -> float:
+    """Where the logarithm of sum over l of exp(l r - psi(l) squares) reaches the bound: Newton from the right."""
+    penalties = [penalty * squares for penalty in _PENALTIES]
+    # One l alone reaches the bound at or beyond the root; the function is convex and increasing, so that the steps from
+    # there go down to the root without passing it, and stopping early only widens the interval.
+    r = min((bound + penalty) / tilt for tilt, penalty in zip(TILTS, penalties, strict=True))
+    for _ in range(20):
+        exponents = [tilt * r - penalty for tilt, penalty in zip(TILTS, penalties, strict=True)]
+        top = max(exponents)
+        parts = [math.exp(e - top) for e in exponents]
+        total = math.fsum(parts)
+        step = (top + math.log(total) - bound) * total / sum(map(mul, TILTS, parts))
+        r -= step
+        if step < 1e-4 * r:
+            break
+    return r
