@@ -14,10 +14,11 @@ import msgspec
 import pytest
 import urllib3
 
-from penstock.events import Offset, Version
+from penstock.events import Offset, Partition, Version
+from penstock.learn.checkpoint import Checkpoint, Checkpoints
 from penstock.publish.interface import Receipt
 from penstock.publish.receipts import SqliteReceipts
-from penstock.spec import Feature, Learn, Serve, Spec
+from penstock.spec import Budget, Feature, Learn, Serve, Spec
 from penstock.testing.server import ServerProcess
 
 TWO = Spec(
@@ -227,6 +228,33 @@ def test_a_full_disk_is_a_503_and_room_made_is_used(tmp_path: Path) -> None:
         assert (again.status, again.json()["accepted"]) == (201, 1)
         assert server.request("GET", "/health/ready").status == 200
         assert server.get("/v1/two")["events"]["accepted"] == 2
+
+
+def test_the_log_gives_up_only_what_no_checkpoint_needs(tmp_path: Path) -> None:
+    small = msgspec.structs.replace(
+        TWO, learn=Learn(random_features=4, checkpoints_kept=2), budget=Budget(log_max_bytes=1024**2)
+    )
+    note = msgspec.json.encode({"features": {"note": "n" * 300_000}, "label": 1})
+
+    def log_bytes() -> int:
+        return int(server.get("/v1/two")["disk"]["log_bytes"])
+
+    def checkpoint(step: int, needed: int) -> None:
+        position = {Partition(0): Offset(needed)}
+        checkpoints.write(Checkpoint(step=step, version=Version(1), position=position, needed=position, values={}))
+
+    with ServerProcess(tmp_path, small, retain_every_s=0.05) as server:
+        for _ in range(10):
+            assert server.request("POST", "/v1/two/examples", note).status == 201
+        checkpoints = Checkpoints(server.data / "two" / "checkpoints", kept=2)
+        checkpoint(1, needed=9)
+        time.sleep(0.3)
+        assert log_bytes() > 3_000_000, "one checkpoint is not enough to rely on"
+        checkpoint(2, needed=6)
+        while log_bytes() > 2_000_000:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        assert [len(batch) for batch in server.logged("two")] == [1] * 4
 
 
 def test_a_worker_replaced_under_load_fails_no_request(tmp_path: Path) -> None:

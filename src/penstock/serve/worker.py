@@ -41,8 +41,9 @@ LAME_DUCK_S = 0.25
 """For so long after a signal connections are still taken, and for so long again requests on them, each answered with
 ``Connection: close``: a client with a request under way when the signal came is served, and learns to go elsewhere."""
 
-RETAIN_EVERY_S = 10.0
-"""Seconds between two looks at what the log may give up."""
+SEGMENT_BYTES_MAX = 64 * 1024 * 1024
+SEGMENTS_IN_BUDGET = 8
+"""Retention removes whole segments, so a log has at least so many within its budget and overshoots it by an eighth."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +67,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     send requests into connections that are just being closed."""
     drain_s: int = 10
     """Seconds for requests in flight to finish after a signal."""
+    retain_every_s: float = 10.0
+    """Seconds between two looks at what the logs may give up."""
 
 
 Started = Callable[[str, int], None]
@@ -96,7 +99,7 @@ async def _serve(config: WorkerConfig, specs: Sequence[Spec], started: Started |
         beside = [
             loop.create_task(_drain_after(stopping, application, server)),
             loop.create_task(patience.watch()),
-            loop.create_task(_keep_retaining(rooms)),
+            loop.create_task(_keep_retaining(rooms, config.retain_every_s)),
         ]
         if started is not None:
             host, port = listener.getsockname()[:2]
@@ -169,7 +172,8 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
     """The parts of one service, closed again in the reverse order."""
     data = Path(config.data)
     folder = data / spec.name
-    writer = LocalLogWriter(folder / "log", Partition(config.partition))
+    segment_bytes = min(SEGMENT_BYTES_MAX, spec.budget.log_max_bytes // SEGMENTS_IN_BUDGET)
+    writer = LocalLogWriter(folder / "log", Partition(config.partition), segment_bytes=segment_bytes)
     opened.callback(writer.close)
     if writer.tail_cut_bytes:
         logger.warning(
@@ -201,23 +205,25 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
     return service, writer
 
 
-async def _keep_retaining(rooms: Sequence[tuple[Service, LocalLogWriter]]) -> None:
+async def _keep_retaining(rooms: Sequence[tuple[Service, LocalLogWriter]], every_s: float) -> None:
     while True:
-        await asyncio.sleep(RETAIN_EVERY_S)
+        await asyncio.sleep(every_s)
         for service, writer in rooms:
-            needed = needed_from(service.folder, writer.partition)
-            budget = service.spec.budget
-            try:
-                await asyncio.to_thread(writer.retain, needed, budget.log_max_bytes, budget.log_max_age_s, time.time())
-            except LogUnavailable:
-                # Appends fail for the same reason, and readiness says so.
-                continue
+            with contextlib.suppress(LogUnavailable):
+                # Where it is raised, appends fail for the same reason, and readiness says so.
+                await asyncio.to_thread(_retain, service, writer)
 
 
-def needed_from(folder: Path, partition: Partition) -> Offset:
-    """The first offset that a restart of the learner may read: the oldest that a checkpoint of the service needs."""
-    floor = retention_floor(folder / "checkpoints")
-    return Offset(0) if floor is None else floor.get(partition, Offset(0))
+def _retain(service: Service, writer: LocalLogWriter) -> None:
+    checkpoints = service.folder / "checkpoints"
+    # With fewer checkpoints than are kept, a restart that cannot read one begins at the log's beginning.
+    kept = len(list(checkpoints.glob("[0-9]*/manifest.json")))
+    floor = retention_floor(checkpoints) if kept >= service.spec.learn.checkpoints_kept else None
+    needed = Offset(0) if floor is None else floor.get(writer.partition, Offset(0))
+    budget = service.spec.budget
+    removed = writer.retain(needed, budget.log_max_bytes, budget.log_max_age_s, time.time())
+    if removed.segments:
+        logger.info("retention removed segments", extra={"service": service.spec.name, "bytes": removed.bytes})
 
 
 def main(arguments: Sequence[str]) -> None:
