@@ -180,7 +180,8 @@ class FastModel:
             settings={
                 "random_features": learn.random_features,
                 "seed": learn.seed,
-                "half_lives": list(learn.half_lives),
+                # As text: a snapshot's manifest is JSON, which has no infinity.
+                "half_lives": [str(half_life) for half_life in learn.half_lives],
             },
         )
         return Block(head=head, arrays=self._encoder.save() | self._learner.members.frozen() | self._anchor.frozen())
