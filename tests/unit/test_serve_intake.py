@@ -15,7 +15,7 @@ from penstock.eventlog.interface import Entry
 from penstock.events import Batch, Kind, Offset, Partition, decode
 from penstock.metrics import ServiceMetrics
 from penstock.serve.decode import Decoder, Media
-from penstock.serve.intake import GROUPS_IN_FLIGHT_MAX, Intake
+from penstock.serve.intake import GROUPS_IN_FLIGHT_MAX, RECORDS_WAIT_S, Intake
 from penstock.serve.seen import SeenIds
 from penstock.spec import Budget, Feature, Spec
 
@@ -229,6 +229,41 @@ def test_records_of_predictions_stand_before_feedback_of_the_same_turn() -> None
         assert [entry.kind for entry, _ in room.disk.waiting] == [Kind.PREDICTION, Kind.FEEDBACK]
         room.disk.sync()
         assert await told == (1, 0, 2)
+
+    run(scenario)
+
+
+def test_records_that_nobody_waits_for_cause_no_sync_of_their_own_until_they_are_due() -> None:
+    async def scenario(room: Room) -> None:
+        def answer() -> None:
+            asked, _ = room.decoder.rows(Kind.PREDICTION, b'{"features": {}, "id": "p"}', Media.JSON)
+            room.intake.record(room.decoder.batch(Kind.PREDICTION, asked, 0.0), None)
+
+        answer()
+        await turns()
+        assert room.disk.waiting == []
+        # They go with the next events, before those.
+        sent = room.send(None)
+        await turns()
+        assert [entry.kind for entry, _ in room.disk.waiting] == [Kind.PREDICTION, Kind.EXAMPLE]
+        answer()
+        room.disk.sync()
+        await turns()
+        assert await sent == (1, 0, 2)
+        assert room.disk.waiting == []
+        # Without company they go by themselves.
+        while not room.disk.waiting:
+            await asyncio.sleep(RECORDS_WAIT_S / 4)
+        assert [entry.kind for entry, _ in room.disk.waiting] == [Kind.PREDICTION]
+        # And at once when the worker drains.
+        answer()
+        settled = asyncio.ensure_future(room.intake.settled())
+        await turns()
+        room.disk.sync()
+        await turns()
+        room.disk.sync()
+        await settled
+        assert room.disk.end == 4
 
     run(scenario)
 

@@ -26,6 +26,10 @@ from penstock.serve.seen import SeenIds
 GROUPS_IN_FLIGHT_MAX = 2
 """One that is being synced and one that waits behind it, so that the disk never waits for the event loop."""
 
+RECORDS_WAIT_S = 0.01
+"""For which records of answered predictions wait for company when nobody waits for them: syncs of their own, one after
+the other, would hold up the events that somebody does wait for."""
+
 ROWS_GATHERED_MAX = 64
 """Requests of more events become a frame of their own: turning them into columns at once spreads the work better."""
 
@@ -91,6 +95,9 @@ class Intake:
         self._in_flight: deque[_Frame] = deque()
         self._groups: deque[set[_Frame]] = deque()
         self._flush_due = False
+        self._flush_wanted = False
+        """Whether something was gathered that somebody waits for, or that has waited long enough."""
+        self._records_timer: asyncio.TimerHandle | None = None
         self._done: deque[tuple[_Frame, Offset | Exception]] = deque()
         self._awake = False
 
@@ -185,6 +192,12 @@ class Intake:
         self._bytes += size + EVENT_BYTES * count
         if heard is not None:
             frame.waiting.append((heard, frame.count))
+            self._flush_soon()
+        elif self._records_timer is None:
+            self._records_timer = self._loop.call_later(RECORDS_WAIT_S, self._flush_records)
+
+    def _flush_records(self) -> None:
+        self._records_timer = None
         self._flush_soon()
 
     async def _everything_so_far(self) -> Offset:
@@ -198,16 +211,18 @@ class Intake:
             future: asyncio.Future[Offset] = self._loop.create_future()
             frame.waiting.append((_resolver(future), frame.count))
             futures.append(future)
+        self._flush_soon()
         return max(await asyncio.gather(*futures))
 
     def _flush_soon(self) -> None:
+        self._flush_wanted = True
         # Not at once: the requests that this turn of the event loop still has to look at shall join.
         if not self._flush_due and len(self._groups) < GROUPS_IN_FLIGHT_MAX:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_due = False
+        self._flush_due = self._flush_wanted = False
         # Predictions first: feedback to one of them may be in the same group.
         records = self._gathering.pop(Kind.PREDICTION, None)
         frames = [*([records] if records else ()), *self._gathering.values(), *self._ready]
@@ -245,7 +260,7 @@ class Intake:
         self._awake = False
         while self._done:
             self._finish(*self._done.popleft())
-        if self._gathering or self._ready:
+        if self._flush_wanted:
             self._flush_soon()
 
     def _finish(self, frame: _Frame, result: Offset | Exception) -> None:
