@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from penstock.cli.benchmarks import floors, load, machine, peers, synthetic
 from penstock.cli.benchmarks.connection import LoadFailed
+from penstock.cli.benchmarks.report import Report
 from penstock.events import Kind
 from penstock.serve.decode import Decoder, Media
 
@@ -136,3 +138,38 @@ def test_the_machine_is_described(tmp_path: Path) -> None:
     assert found.cores >= 1
     assert found.fdatasync_ms["p50"] > 0
     assert msgspec.json.decode(msgspec.json.encode(found), type=machine.Machine) == found
+
+
+def test_the_command_runs_a_real_service_and_its_figures_fit_together(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "penstock", "bench", "stream", "--json", "--events", "1000", "--repeats", "1"]
+    command += ["--paced", "0.3", "--no-peers", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    report = msgspec.json.decode(done.stdout, type=Report)
+
+    # Learned comes after accepted, and both after the first byte.
+    forms = {"json_single": 166, "json_batch_1000": 1000, "arrow_batch_1000": 4000}
+    assert {name: found.events for name, found in report.throughput.items()} == forms
+    assert all(0 < report.events_per_s[form] <= report.accepted_per_s[form] for form in forms)
+    assert set(report.freshness_ms) == set(report.predict_ms) == {"5000", "20000"}
+    for found in report.paced.values():
+        assert found.predictions > 0
+        assert found.predictions_failed == 0
+        assert 0 <= found.freshness_ms["p50"] <= found.freshness_ms["p99"]
+    assert report.accuracy is not None
+    assert report.floors is not None
+    assert report.floors.peers == []
+    # What was measured is said, and nothing is left behind.
+    assert report.machine.cores >= 1
+    assert "bench stream" in report.command
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_service_that_does_not_answer_is_an_error_in_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "penstock", "bench", "stream", "--url", "http://127.0.0.1:9/v1/stream"]
+    done = subprocess.run([*command, "--folder", str(tmp_path)], capture_output=True, timeout=60, check=False)
+
+    assert done.returncode != 0
+    assert done.stdout == b""
+    assert b"Traceback" not in done.stderr
+    assert b"load" in done.stderr

@@ -138,19 +138,24 @@ def floor_rows(report: Report) -> list[Row]:
 
 
 def peer_rows(report: Report) -> list[Row]:
-    """The peers, and how many times as fast the whole path is: durable, served and learned against learned only."""
+    """What others make of the same stream."""
     floors = report.floors
     if floors is None:
         return []
     return [
         {
-            "peer": peer.how if peer.events_per_s else f"{peer.how}: left out, {peer.left_out}",
+            "peer": peer.name,
+            "what was run": peer.how if peer.events_per_s else f"left out: {peer.left_out}",
             "events/s": round(peer.events_per_s) if peer.events_per_s else None,
             "accuracy": _share(peer.accuracy),
-            **{f"{name} / peer": _ratio(found.get(peer.name)) for name, found in report.ratios.items()},
         }
         for peer in floors.peers
     ]
+
+
+def ratio_rows(report: Report) -> list[Row]:
+    """How many times as fast as each peer ours is, a way of ours a row."""
+    return [{"ours": name, **found} for name, found in report.ratios.items() if found]
 
 
 def tables(report: Report) -> dict[str, list[Row]]:
@@ -159,7 +164,8 @@ def tables(report: Report) -> dict[str, list[Row]]:
         "Accepted durably and learned": throughput_rows(report),
         "Freshness at a paced rate, p50 / p99": freshness_rows(report),
         "Floors: the parts alone, in one process": floor_rows(report),
-        "Peers: learning alone, no durability and no server; and ours divided by theirs": peer_rows(report),
+        "Peers: learning alone, no durability and no server": peer_rows(report),
+        "Ours divided by each peer's events/s": ratio_rows(report),
     }
     return {title: rows for title, rows in found.items() if rows}
 
@@ -190,7 +196,3 @@ def _pair(values: dict[str, float]) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
