@@ -52,6 +52,23 @@ def test_statistics_do_not_depend_on_the_steps(sizes: list[int], seed: int) -> N
     assert encoded == pytest.approx(np.clip(np.nan_to_num(expected), -CLIP, CLIP), abs=1e-9)
 
 
+def test_the_entries_of_a_vector_share_one_mean_and_deviation_and_a_saved_encoder_goes_on_the_same() -> None:
+    rng = np.random.default_rng(2)
+    entries = rng.normal([0.0, 5.0, 100.0], [1.0, 1.0, 10.0], size=(60, 3)).astype(np.float32)
+    entries[::7] = np.nan
+    numbers = rng.normal(7.0, 2.0, size=(60, 1))
+    encoder = Encoder(_spec("number", "vector"))
+    for start in range(0, 60, 13):
+        encoder.absorb(_batch(numbers[start : start + 13], vectors=(entries[start : start + 13],)))
+    expected = np.nan_to_num((entries - np.nanmean(entries)) / np.nanstd(entries))
+    encoded = encoder.encode(_batch(numbers, vectors=(entries,)))
+    assert encoded[:, 1:4] == pytest.approx(expected, abs=1e-5)
+    assert encoded[:, 0] == pytest.approx((numbers[:, 0] - numbers.mean()) / numbers.std())
+    again = Encoder(_spec("number", "vector"))
+    again.load(encoder.save())
+    assert again.encode(_batch(numbers, vectors=(entries,))).tobytes() == encoded.tobytes()
+
+
 def test_an_indicator_appears_with_the_first_missing_value_and_stays() -> None:
     encoder = Encoder(_spec("number", "category", "vector"))
 

@@ -110,6 +110,10 @@ class Encoder:
         self._mean = np.zeros(standardised)
         self._squares = np.zeros(standardised)
         self._inverse = np.zeros(standardised)
+        self._centre = np.zeros(standardised)
+        """What is subtracted: each column's own mean, but one for all entries of a vector, like its deviation."""
+        ends = len(self._plain) + np.cumsum([0, *self._widths])
+        self._vectors = [slice(int(start), int(end)) for start, end in pairwise(ends)]
         self._missed: list[int] = []
         self._is_missed = np.zeros(self._features, dtype=bool)
 
@@ -132,7 +136,7 @@ class Encoder:
         """(n, width) inputs, by the statistics as they are."""
         raw = self._raw(batch)
         standard = np.minimum(np.maximum(raw, -HUGE), HUGE)
-        standard -= self._mean
+        standard -= self._centre
         standard *= self._inverse
         np.minimum(standard, CLIP, out=standard)
         np.maximum(standard, -CLIP, out=standard)
@@ -179,7 +183,7 @@ class Encoder:
         raw = np.minimum(np.maximum(raw, -HUGE), HUGE)
         if self.seen >= WARM_UP:
             reach = np.where(self._inverse > 0, OUTLIER / np.where(self._inverse > 0, self._inverse, 1.0), np.inf)
-            raw = np.minimum(np.maximum(raw, self._mean - reach), self._mean + reach)
+            raw = np.minimum(np.maximum(raw, self._centre - reach), self._centre + reach)
         if none_missing:
             count: Any = float(len(raw))
             mean = raw.mean(axis=0)
@@ -194,9 +198,26 @@ class Encoder:
         self._mean += delta * (count / total)
         self._count += count
         deviation = np.sqrt(self._squares / total)
+        self._centre = self._pool(deviation)
         # A deviation at the level of rounding is that of a constant, which carries nothing.
-        usable = deviation > 1e-12 * np.abs(self._mean) + 1e-150
+        usable = deviation > 1e-12 * np.abs(self._centre) + 1e-150
         self._inverse = np.where(usable, 1.0 / np.where(usable, deviation, 1.0), 0.0)
+
+    def _pool(self, deviation: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Centres, and into ``deviation`` one for all entries of each vector.
+
+        The entries of a vector (pixels, an embedding) share a unit, so that their moments together are those of one
+        column. They settle within a few events and stay, while those of a single pixel change with each new class that
+        arrives; what was learned before would then be read in other units than it was learned in."""
+        centre = self._mean.copy()
+        for entries in self._vectors:
+            count, mean = self._count[entries], self._mean[entries]
+            events = max(float(count.sum()), 1.0)
+            centre[entries] = middle = float((count * mean).sum()) / events
+            if deviation is not None:
+                between = float((count * (mean - middle) ** 2).sum())
+                deviation[entries] = np.sqrt((float(self._squares[entries].sum()) + between) / events)
+        return centre
 
     def _note_missing(self, batch: Batch) -> None:
         ever = self._missing(batch).any(axis=0)
@@ -220,6 +241,7 @@ class Encoder:
         self._mean = arrays["encoder.mean"].copy()
         self._squares = arrays["encoder.squares"].copy()
         self._inverse = arrays["encoder.inverse"].copy()
+        self._centre = self._pool()
         self._missed = [int(feature) for feature in arrays["encoder.missed"]]
         self._is_missed = np.zeros(self._features, dtype=bool)
         self._is_missed[self._missed] = True
