@@ -32,6 +32,8 @@ SHORT_MEMORY = 32.0
 """Events over which a source's share of the stream fades by a factor e: how soon a flood is over."""
 OTHERS_MIN = 32.0
 """Faded events of other sources without which there is nothing to compare a source with."""
+OTHERS_RECENT_MIN = 4.0
+"""Faded recent events of other sources that say whether these have changed lately as well."""
 FLOOD_SHARE = 0.1
 """Share of the recent events from which on a source is looked at: less can do little harm."""
 QUIET_SHARE = 0.03
@@ -49,10 +51,11 @@ class SourceWatch:
 
     Each event is scored by a version that the flood has not taught (the last known good one). A source that sends at
     least a tenth of the recent events is suspected by an e-process (see HarmProcess) on its loss minus the mean loss of
-    all other sources, minus 0.15; the k-th source that is looked at is tested at level alpha / (k (k + 1)), so that all
-    together keep alpha, but for the error of the others' mean. It is believed again when it has gone quiet, when its
-    labels agree again, or after ``patience`` events: by then it is no burst but a change that has to be learned. Where
-    all events have one source, or none, there is nobody to compare with and nothing is ever suspected."""
+    all other sources, minus 0.15, unless it is more than all others together: then it is the stream. The k-th source
+    that is looked at is tested at level alpha / (k (k + 1)), so that all together keep alpha, but for the error of the
+    others' mean. It is believed again when it has gone quiet, when its labels agree again, or after ``patience``
+    events: by then it is no burst but a change that has to be learned. Where all events have one source, or none, there
+    is nobody to compare with and nothing is ever suspected."""
 
     def __init__(self, alpha: float, patience: int) -> None:
         self._alpha = alpha
@@ -79,11 +82,12 @@ class SourceWatch:
         total = self._sums[:, 2].sum()
         told = []
         for source in self._floods:
-            share, loss, others = self._figures(self._slots[source], total)
+            slot = self._slots[source]
+            others = self._others(slot, self._sums[:, :2])
             name = "events without a source" if source is None else f"source {source!r}"
-            told.append(
-                f"{name} sends {share:.0%} of recent events with loss {loss:.2f} against {others:.2f} of all others"
-            )
+            against = "" if others is None else f" against {others:.2f} of all others"
+            share = self._sums[slot, 2] / total
+            told.append(f"{name} sends {share:.0%} of recent events with loss {self._recent_loss(slot):.2f}{against}")
         return "; ".join(told)
 
     def take(self, sources: Strings | None, losses: Array) -> NDArray[np.bool_] | None:
@@ -96,7 +100,8 @@ class SourceWatch:
             return None
         places = _places(sources, distinct, n)
         self._fade(n)
-        before = self._sums.copy()
+        # What the others usually lose is taken from before the step, so that the step does not vouch for itself.
+        long = self._sums[:, :2].copy()
         for source, slot, place in zip(distinct, slots, places, strict=True):
             own = losses[place]
             self._sums[slot, 2:] += len(own), own.sum()
@@ -106,7 +111,7 @@ class SourceWatch:
         for source, slot, place in zip(distinct, slots, places, strict=True):
             own = losses[place]
             if source not in self._floods:
-                self._suspect(source, slot, own, before, recent)
+                self._suspect(source, slot, own, long, recent)
             if source not in self._floods:
                 self._sums[slot, :2] += len(own), own.sum()
         self._believe_again(recent)
@@ -168,27 +173,37 @@ class SourceWatch:
         self._sums[:, :2] *= math.exp(-n / LONG_MEMORY)
         self._sums[:, 2:] *= math.exp(-n / SHORT_MEMORY)
 
-    def _figures(self, slot: int, recent: float) -> tuple[float, float, float]:
-        """Share of the recent events, recent mean loss, and the usual mean loss of all others."""
-        events, loss = self._sums[slot, 2:]
-        others = self._sums[:, :2].sum(axis=0) - self._sums[slot, :2]
-        return events / recent, loss / max(events, 1e-9), others[1] / max(others[0], 1e-9)
+    def _others(self, slot: int, long: Array) -> float | None:
+        """Mean loss of all other sources, by the (m, 2) sums of the long memory; None where they say too little.
 
-    def _suspect(self, source: str | None, slot: int, own: Array, before: Array, recent: float) -> None:
+        If what they lost lately is more it counts instead, since a change of the world reaches everyone."""
+        events, loss = long.sum(axis=0) - long[slot]
+        if events < max(OTHERS_MIN, long[slot, 0]):
+            return None
+        believed = np.ones(len(self._sums), np.bool_)
+        believed[[slot, *(self._slots[source] for source in self._floods)]] = False
+        recent_events, recent_loss = self._sums[believed, 2:].sum(axis=0)
+        if recent_events < OTHERS_RECENT_MIN:
+            return float(loss / events)
+        return float(max(loss / events, recent_loss / recent_events))
+
+    def _recent_loss(self, slot: int) -> float:
+        return float(self._sums[slot, 3] / max(self._sums[slot, 2], 1e-9))
+
+    def _suspect(self, source: str | None, slot: int, own: Array, long: Array, recent: float) -> None:
         # A step with more sources than are remembered has forgotten some of its own.
         if source not in self._slots or source in self._accepted:
             return
         if self._sums[slot, 2] < FLOOD_SHARE * recent:
             return
-        # What the others lost is taken from before the step, so that it does not depend on the events that it judges.
-        events, loss = before[:, :2].sum(axis=0) - before[slot, :2]
-        if events < OTHERS_MIN:
+        others = self._others(slot, long)
+        if others is None:
             return
         if source not in self._processes:
             self._looked_at += 1
             self._processes[source] = self._looked_at, HarmProcess(START_SCALE)
         rank, process = self._processes[source]
-        if process.take((own - loss / events - EXCESS) / (1.0 + EXCESS)) >= rank * (rank + 1) / self._alpha:
+        if process.take((own - others - EXCESS) / (1.0 + EXCESS)) >= rank * (rank + 1) / self._alpha:
             self._floods[source] = len(own)
             del self._processes[source]
 
@@ -197,9 +212,11 @@ class SourceWatch:
             if self._sums[self._slots[source], 2] < QUIET_SHARE * recent:
                 self._accepted.discard(source)
         for source, events in [*self._floods.items()]:
-            share, loss, others = self._figures(self._slots[source], recent)
+            slot = self._slots[source]
+            others = self._others(slot, self._sums[:, :2])
             patient = events < self._patience
-            agrees = events >= SHORT_MEMORY and loss < others + EXCESS / 2
+            agrees = events >= SHORT_MEMORY and others is not None and self._recent_loss(slot) < others + EXCESS / 2
+            share = self._sums[slot, 2] / recent
             if share < QUIET_SHARE or agrees or not patient:
                 del self._floods[source]
                 if not patient:

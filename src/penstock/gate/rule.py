@@ -169,8 +169,9 @@ class HarmGate:
             if self._probation_harm.take(worse / (1.0 + self._margin)) >= 1.0 / self._alpha:
                 return self._begin_probation(verdict)
         long_enough = self._probation_events >= self._good_after and self._probation_steps >= PROBATION_STEPS
-        # A bet that has gained nothing is no doubt; one that has is waited for, until it is lost or harm is shown.
-        if long_enough and self._probation_harm.value < 1.0 and self._harm.value < 1.0:
+        # Half of the evidence that would show harm, counted in nats, is waited for until it has gone or harm is shown.
+        doubt = self._alpha**-0.5
+        if long_enough and self._probation_harm.value < doubt and self._harm.value < doubt:
             return self._begin_probation(verdict, good=True)
         return verdict
 
