@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.events import Kind
-from penstock.spec import Feature, Serve, Spec
+from penstock.spec import Feature, Label, Serve, Spec
 from penstock.testing.server import ServerProcess
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -151,6 +151,22 @@ def test_an_id_is_kept_once_also_when_it_is_sent_at_the_same_time(server: Server
     assert sorted(ids) == [f"same-{n}" for n in range(5)]
     body = arrow(x=[1.0, 2.0, 3.0], label=[1, 1, 1], id=["same-1", "new-1", "new-1"])
     assert server.request("POST", "/v1/two/examples", body, ARROW).json()["duplicates"] == 2
+
+
+def test_a_class_too_many_is_refused_also_after_a_restart(tmp_path: Path) -> None:
+    spec = Spec(name="kinds", task="multiclass", features={"x": Feature(type="number")}, label=Label(classes_max=3))
+    with ServerProcess(tmp_path, spec) as server:
+
+        def send(*labels: str) -> int:
+            return server.post("/v1/kinds/examples", [{"features": {}, "label": label} for label in labels]).status
+
+        assert [send("a", "b"), send("c", "d"), send("c"), send("d"), send("a")] == [201, 422, 201, 422, 201]
+        server.kill()
+        server.start()
+        assert [send("d"), send("b"), send("c")] == [422, 201, 201]
+        refused = server.request("POST", "/v1/kinds/examples", arrow(x=[1.0], label=["e"]), ARROW)
+        assert (refused.status, refused.json()["pointer"]) == (422, "/label")
+        assert server.count("kinds") == 6
 
 
 def test_ids_are_known_after_a_restart(tmp_path: Path) -> None:

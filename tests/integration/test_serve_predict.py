@@ -198,5 +198,6 @@ def test_predictions_go_on_while_versions_and_events_pour_in(tmp_path: Path) -> 
                 time.sleep(0.005)
             for answered in asking:
                 assert answered.result() == sorted(answered.result())
-            assert server.count("two") == sending.result()
+            sent = sending.result()
+            assert server.count("two") == sent
         assert server.post("/v1/two/predict", {"features": {}}).json()["version"] == version

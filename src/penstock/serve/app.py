@@ -17,6 +17,7 @@ from penstock.events import Kind, Version
 from penstock.serve import openapi, problems
 from penstock.serve.answers import Answer
 from penstock.serve.decode import Media, media_of
+from penstock.serve.forms import class_name
 from penstock.serve.http import ClientGone, Patience, Receive, Reply, Request, Scope, Send, refusal, respond
 from penstock.serve.served import Service
 from penstock.serve.status import health_of, is_ready, readings, status_of
@@ -120,9 +121,13 @@ class Application:
         intake = service.intake
         if media is Media.ARROW:
             batch = service.decoder.arrow(kind, body, request.received, request.source)
+            if isinstance(batch.labels, list):
+                service.classes.admit(batch.labels)
             accepted, duplicates, end = await intake.accept_batch(kind, batch, len(body))
         else:
             events, _ = service.decoder.rows(kind, body, media)
+            if service.spec.task == "multiclass":
+                service.classes.admit(class_name(event.label) for event in events)
             accepted, duplicates, end = await intake.accept(kind, events, request.source, len(body))
         if duplicates:
             service.metrics.duplicates.inc(duplicates)

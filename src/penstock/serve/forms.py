@@ -30,7 +30,7 @@ class Event(Protocol):
     """One event as it was sent; feedback has no features, and what is asked for a prediction has no label."""
 
     features: msgspec.Struct
-    label: str | int | bool | float
+    label: Any
     id: str | None
     time: float | datetime | None
     source: str | None

@@ -16,6 +16,7 @@ from penstock.learn.interface import Block, Predictor
 from penstock.metrics import ServiceMetrics
 from penstock.publish.interface import LiveReader, Receipts
 from penstock.serve.answers import Answers
+from penstock.serve.classes import KnownClasses
 from penstock.serve.decode import Decoder
 from penstock.serve.intake import Commits, Intake
 from penstock.serve.seen import GENERATION, SeenIds
@@ -40,6 +41,7 @@ class Service:
 
     spec: Spec
     decoder: Decoder
+    classes: KnownClasses
     intake: Intake
     answers: Answers
     log: LogView
@@ -77,15 +79,19 @@ def assemble(
     folder: Path,
     loop: asyncio.AbstractEventLoop,
 ) -> Service:
-    """Wire a service's parts. ``recent`` are the last frames of the worker's own partition, for the ids in them."""
+    """Wire a service's parts. ``recent`` are the last frames of the worker's own partition, for the ids and classes
+    in them."""
     decoder = Decoder(spec)
     metrics = ServiceMetrics(spec.name)
-    intake = Intake(decoder, commits, partition, end, _ids_in(recent), metrics, loop)
+    seen, classes = SeenIds(), KnownClasses(spec, live)
+    _remember(recent, seen, classes)
+    intake = Intake(decoder, commits, partition, end, seen, metrics, loop)
     prefix = f"{partition}-{incarnation}-"
     answers = Answers(decoder, live, make_predictor, intake, prefix, metrics, loop)
     return Service(
         spec=spec,
         decoder=decoder,
+        classes=classes,
         intake=intake,
         answers=answers,
         log=log,
@@ -97,14 +103,17 @@ def assemble(
 
 
 RECENT_EVENTS = 2 * GENERATION
-"""How far back in the log ids are looked for at the start."""
+"""How far back in the log ids and classes are looked for at the start."""
 
 
-def _ids_in(frames: Iterator[Frame]) -> SeenIds:
-    seen = SeenIds()
+def _remember(frames: Iterator[Frame], seen: SeenIds, classes: KnownClasses) -> None:
     for frame in frames:
+        if frame.kind is Kind.PREDICTION:
+            continue
+        batch = decode_payload(frame.payload)
+        if isinstance(batch.labels, list):
+            classes.remember(batch.labels)
         if frame.kind is Kind.EXAMPLE:
-            for event_id in decode_payload(frame.payload).ids or ():
+            for event_id in batch.ids or ():
                 if event_id is not None:
                     seen.add(event_id)
-    return seen
