@@ -14,7 +14,9 @@ import pytest
 from penstock.cli.benchmarks import floors, load, machine, peers, synthetic
 from penstock.cli.benchmarks.connection import LoadFailed
 from penstock.cli.benchmarks.report import Report
+from penstock.cli.benchmarks.running import running
 from penstock.events import Kind
+from penstock.publish.live import live_path
 from penstock.serve.decode import Decoder, Media
 
 
@@ -163,6 +165,18 @@ def test_the_command_runs_a_real_service_and_its_figures_fit_together(tmp_path: 
     assert report.machine.cores >= 1
     assert "bench stream" in report.command
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_leaves_nothing_on_the_disk_or_in_shared_memory(tmp_path: Path) -> None:
+    with running(floors.spec(), tmp_path) as service:
+        (home,) = tmp_path.iterdir()
+        live = live_path(home / "data", "stream")
+        assert live.exists()
+        assert service.status()["service"] == "stream"
+        assert service.cpu_s().keys() == {"supervisor", "server", "learner"}
+
+    assert list(tmp_path.iterdir()) == []
+    assert list(live.parent.glob(f"{live.name}*")) == []
 
 
 def test_a_service_that_does_not_answer_is_an_error_in_words(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -60,6 +61,7 @@ def stream(
     from penstock.cli.benchmarks.report import tables, words
     from penstock.cli.benchmarks.stream import QUICK, Settings, measure
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the service that was started is stopped too
     given = {"events": events, "repeats": repeats, "paced_s": paced_s}
     settings = msgspec.structs.replace(
         QUICK if quick else Settings(),

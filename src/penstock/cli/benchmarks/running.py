@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.errors import PenstockError
+from penstock.publish.live import live_path, remove_live
 from penstock.spec import Spec
 from penstock.specfile.writer import dump
 
@@ -76,6 +77,8 @@ def running(spec: Spec, folder: Path) -> Iterator[Running]:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 child.wait()
+            # The live weights are not in the data folder but in shared memory, where they would stay.
+            remove_live(live_path(Path(home, "data"), spec.name))
 
 
 def _wait_until_ready(service: Running, child: subprocess.Popen[bytes], output: Path) -> None:

@@ -23,6 +23,7 @@ from penstock.cli.benchmarks.machine import describe
 from penstock.cli.benchmarks.report import Freshness, Report, Throughput, ratios
 from penstock.cli.benchmarks.running import Running, running
 from penstock.errors import PenstockError
+from penstock.specfile.writer import settings as written
 
 BATCH = 1000
 SINGLE_CONNECTIONS = 32
@@ -89,7 +90,7 @@ def measure(settings: Settings, command: str, note: Note) -> Report:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         penstock=version("penstock"),
         machine=machine,
-        service={"features": synthetic.FEATURES, "task": service.task, "learn": msgspec.to_builtins(service.learn)},
+        service={"features": synthetic.FEATURES, "task": service.task, "learn": written(service.learn)},
         stream={
             "seed": settings.seed,
             "turn_events": synthetic.TURN_EVENTS,
