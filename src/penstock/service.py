@@ -113,8 +113,10 @@ def _listening(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CannotListen(address=f"{host}:{port}", reason=reason.lower()) from error
+        # Python adds to the system's words what it was doing; for a host without an address there are only its own.
+        number = error.errno if isinstance(error, OSError) and not isinstance(error, socket.gaierror) else None
+        reason = os.strerror(number).lower() if number else str(getattr(error, "strerror", None) or error)
+        raise CannotListen(address=f"{host}:{port}", reason=reason) from error
 
 
 def _address(listener: socket.socket) -> str:

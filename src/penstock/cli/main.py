@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata, util
+from importlib import util
 from typing import Any
 
 import click
@@ -59,6 +59,8 @@ def _module(place: str) -> str:
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
+        from importlib import metadata
+
         click.echo(f"penstock {metadata.version('penstock')}")
         ctx.exit()
 

@@ -6,8 +6,10 @@ Every fault names the file and the row, counted from 1 without the header.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Collection, Iterator
@@ -151,78 +153,70 @@ def _ipc(batch: pa.RecordBatch) -> bytes:
 
 
 def _csv_batches(source: Source, columns: Columns) -> Iterator[pa.RecordBatch]:
-    names: list[str] = []
-    try:
-        with source.open() as file:
-            head, rest = _header(file)
-            delimiter = "\t" if source.path.endswith(".tsv") else ","
-            names = next(iter(_names(head, delimiter)), [])
-            columns.check(names)
-            yield from pyarrow.csv.open_csv(
-                _Joined(rest, file),
-                read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, column_names=names),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                convert_options=pyarrow.csv.ConvertOptions(column_types=columns.csv_types(names), null_values=MISSING),
-            )
-    except pa.ArrowInvalid as error:
-        if "Empty CSV file" in str(error):
-            return
-        raise _csv_fault(source.path, names, columns, str(error)) from None
-    except UnicodeDecodeError:
-        raise BadFile(source.path, "the header is not UTF-8") from None
+    # Blocks are cut here and each is parsed as a whole: the library's own streaming reader reads ahead in a thread,
+    # which brings the process down when it ends while that thread waits for Python.
+    delimiter = "\t" if source.path.endswith(".tsv") else ","
+    with source.open() as file:
+        blocks = _blocks(source.path, file)
+        head, _, rest = next(blocks, b"").removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").partition(b"\n")
+        try:
+            names = next(csv.reader([head.decode("utf-8").rstrip("\r")], delimiter=delimiter), [])
+        except UnicodeDecodeError:
+            raise BadFile(source.path, "the header is not UTF-8") from None
+        columns.check(names)
+        parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        convert = pyarrow.csv.ConvertOptions(column_types=columns.csv_types(names), null_values=MISSING)
+        row = 0
+        for block in itertools.chain([rest], blocks):
+            read = pyarrow.csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names)
+            if not block.strip(b"\r\n"):
+                continue
+            try:
+                table = pyarrow.csv.read_csv(pa.BufferReader(block), read, parse, convert)
+            except pa.ArrowInvalid as error:
+                raise _csv_fault(source.path, names, columns, str(error), row) from None
+            yield from table.combine_chunks().to_batches()
+            row += table.num_rows
 
 
-def _header(file: BinaryIO) -> tuple[bytes, bytes]:
-    """The first line that is not empty, and what was read behind it."""
-    read = b""
+def _blocks(path: str, file: BinaryIO) -> Iterator[bytes]:
+    """The file in blocks of whole rows."""
+    pending = b""
     while chunk := file.read(BLOCK_BYTES):
-        read += chunk
-        read = read.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
-        head, newline, rest = read.partition(b"\n")
-        if newline or len(read) > LINE_MAX_BYTES:
-            return head, rest
-    return read, b""
+        pending += chunk
+        if end := _end_of_rows(pending):
+            yield pending[:end]
+            pending = pending[end:]
+        elif len(pending) > LINE_MAX_BYTES:
+            raise BadFile(path, "a row of more than 8 MiB is no event; is a quote not closed?")
+    if pending:
+        yield pending
 
 
-def _names(head: bytes, delimiter: str) -> Iterator[list[str]]:
-    import csv
-
-    yield from csv.reader([head.decode("utf-8").rstrip("\r")], delimiter=delimiter)
-
-
-class _Joined(io.RawIOBase):
-    """Bytes that were read already, then the rest of the file."""
-
-    def __init__(self, before: bytes, file: BinaryIO) -> None:
-        self._before, self._file = memoryview(before), file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if self._before:
-            part = self._before[: len(buffer)]
-            buffer[: len(part)] = part
-            self._before = self._before[len(part) :]
-            return len(part)
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+def _end_of_rows(block: bytes) -> int:
+    """Where the last whole row ends: behind a line's end with an even number of quotes before it, since one between two
+    quotes belongs to a value. 0 where no row is whole."""
+    end = block.rfind(b"\n")
+    quotes = block.count(b'"', 0, max(0, end))
+    while end >= 0 and quotes % 2:
+        # Behind the last quote every line's end is within the same value.
+        earlier = block.rfind(b"\n", 0, block.rfind(b'"', 0, end))
+        quotes -= block.count(b'"', max(0, earlier), end)
+        end = earlier
+    return end + 1
 
 
-def _csv_fault(file: str, names: list[str], columns: Columns, message: str) -> BadFile:
-    """What pyarrow says of a row, in the words of the file."""
+def _csv_fault(file: str, names: list[str], columns: Columns, message: str, before: int) -> BadFile:
+    """What pyarrow says of a row, in the words of the file; so many rows stand before its block."""
     place, column = _CSV_ROW.search(message), _CSV_COLUMN.match(message)
     if place is None:
         return BadFile(file, message.partition("\n")[0])
-    row, said = int(place[1]), place[2]
+    row, said = before + int(place[1]), place[2]
     if column is not None and int(column[1]) < len(names):
         name = names[int(column[1])]
-        value = said.partition("invalid value ")[2]
-        reason = (
-            f"column {name!r} should hold {columns.wanted(name)}, not {value}" if value else f"column {name!r}: {said}"
-        )
-        return BadFile(file, reason.replace("CSV conversion error to string: ", ""), row=row)
+        if value := said.partition("invalid value ")[2]:
+            return BadFile(file, f"column {name!r} should hold {columns.wanted(name)}, not {value}", row=row)
+        return BadFile(file, f"column {name!r} is not UTF-8" if "UTF8" in said else said, row=row)
     counts = re.match(r"Expected (\d+) columns, got (\d+)", said)
     return BadFile(file, f"has {counts[2]} values where the header has {counts[1]}" if counts else said, row=row)
 

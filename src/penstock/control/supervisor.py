@@ -209,7 +209,7 @@ class Supervisor:
             kept.process = None
             if self._stages is None:
                 self._died(kept, code)
-            elif code != 0:
+            elif code not in (0, -signal.SIGTERM):  # One that had not begun yet has no handler, and nothing to finish.
                 self._exit_code = self._exit_code or 1
                 self.say(kept.child.name, f"{_cause(code)} while it was drained")
             self._on_change(self)

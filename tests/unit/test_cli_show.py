@@ -1,0 +1,55 @@
+"""The one way in which lists and records are shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from penstock.cli.show import show, show_record, words
+
+ROWS = [{"name": "a", "events": {"accepted": 1234567}, "loss": 0.123456}, {"name": "bee", "events": {}, "loss": None}]
+COLUMNS = (("name", "NAME"), ("events.accepted", "ACCEPTED"), ("loss", "LOSS"))
+
+
+def test_a_table_aligns_names_left_and_numbers_right(capsys: pytest.CaptureFixture[str]) -> None:
+    show(ROWS, COLUMNS)
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME   ACCEPTED    LOSS",
+        "a     1,234,567  0.1235",
+        "bee           -       -",
+    ]
+
+
+def test_programs_get_what_the_server_said(capsys: pytest.CaptureFixture[str]) -> None:
+    show(ROWS, COLUMNS, json=True)
+    assert json.loads(capsys.readouterr().out) == ROWS
+    show(ROWS, COLUMNS, csv=True)
+    assert capsys.readouterr().out == "name,events.accepted,loss\na,1234567,0.123456\nbee,,\n"
+
+
+def test_an_empty_list_is_a_header_and_an_empty_array(capsys: pytest.CaptureFixture[str]) -> None:
+    show([], COLUMNS)
+    assert capsys.readouterr().out == "NAME  ACCEPTED  LOSS\n"
+    show([], COLUMNS, json=True)
+    assert capsys.readouterr().out == "[]\n"
+
+
+def test_a_record_shows_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    show_record(ROWS[1], COLUMNS)
+    assert capsys.readouterr().out == "NAME  bee\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.25, "0.25"),
+        (1e-9, "1e-09"),
+        (12345678.0, "12,345,678"),
+        (True, "yes"),
+        ({"a": 0.5}, "a: 0.5"),
+        ([1, 2], "1, 2"),
+    ],
+)
+def test_values_are_written_for_people(value: object, text: str) -> None:
+    assert words(value) == text
