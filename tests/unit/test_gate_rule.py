@@ -227,7 +227,8 @@ def test_an_exploding_update_is_held_until_the_candidate_has_shown_itself() -> N
     assert gate.judge(evidence(0.1, jump=1000.0)).action == "hold"
     verdicts = [gate.judge(evidence(0.1, 0.1)) for _ in range(300)]
     published = next(i for i, verdict in enumerate(verdicts) if verdict.action == "publish")
-    assert published >= 63
+    # Equal losses are evidence for a tolerance of 0.05 of about 0.045 nats an event, and it takes some six.
+    assert published >= 120
     assert verdicts[published].probation
     assert all(verdict.action == "publish" for verdict in verdicts[published:])
 

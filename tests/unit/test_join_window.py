@@ -158,7 +158,7 @@ class JoinMachine(RuleBasedStateMachine):
             assert within == sum(d <= edge for d in model.delays_s)
 
 
-JoinMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+JoinMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestJoin = JoinMachine.TestCase
 
 
