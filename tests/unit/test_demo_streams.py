@@ -24,11 +24,11 @@ from penstock.cli.demonstration.wire import Ack, Answer, covers, read_position
 
 @pytest.fixture(scope="module")
 def digits() -> DigitStream:
-    return digit_stream(seed=3, passes=3, wrong=100)
+    return digit_stream(seed=3, passes=(3, 3, 3, 3, 3), wrong=100)
 
 
 def test_the_same_seed_gives_the_same_digits(digits: DigitStream) -> None:
-    again, other = (digit_stream(seed=seed, passes=3, wrong=100) for seed in (3, 4))
+    again, other = (digit_stream(seed=seed, passes=(3, 3, 3, 3, 3), wrong=100) for seed in (3, 4))
     for one, two in zip((*digits.events, *digits.wrong), (*again.events, *again.wrong), strict=True):
         assert (one.id, one.phase, one.label) == (two.id, two.phase, two.label)
         np.testing.assert_array_equal(one.pixels, two.pixels)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.cli.demonstration.freshness import Freshness
-from penstock.cli.demonstration.streams import PHASES, HeldOut
+from penstock.cli.demonstration.streams import HeldOut
 
 DIGITS = "digits"
 FLOW = "flow"
@@ -103,7 +103,7 @@ def _mean_gap(answers: list[float], actual: list[float]) -> float | None:
 class Board:
     """All of it. Each field has one writer; readers may see it a moment old."""
 
-    def __init__(self, held_out: HeldOut, digits: int, hours: int, planned_s: float) -> None:
+    def __init__(self, held_out: HeldOut, digits: list[int], hours: int, planned_s: float) -> None:
         self.held_out = held_out
         self.address = ""
         self.planned_s = planned_s
@@ -111,7 +111,9 @@ class Board:
         self.freshness = {service: Freshness() for service in SERVICES}
         self.phase = 0
         """Of the digits acknowledged last."""
-        self.digits_total = digits
+        self.digits_each = digits
+        """By phase."""
+        self.digits_total = sum(digits)
         self.digits_sent = 0
         self.hours_total = hours
         self.ours = Recall(held_out)
@@ -147,8 +149,9 @@ class Board:
         )
 
     def phase_progress(self, phase: int) -> float:
-        """The share of a phase's digits that have been acknowledged; phases are about equally long."""
-        return float(np.clip(self.digits_sent / self.digits_total * len(PHASES) - phase, 0.0, 1.0))
+        """The share of a phase's digits that have been acknowledged."""
+        before = sum(self.digits_each[:phase])
+        return float(np.clip((self.digits_sent - before) / self.digits_each[phase], 0.0, 1.0))
 
     def count(self, service: str, *path: str) -> int:
         """A number out of a service's newest status frame, 0 before the first."""

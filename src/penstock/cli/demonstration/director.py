@@ -37,13 +37,12 @@ from penstock.cli.demonstration.summary import (
 from penstock.cli.demonstration.wire import Wire
 from penstock.errors import Refused, Unreachable
 
-PASSES = 4
-"""Of each phase's digits, so that a phase has some 1,150 events."""
 WRONG = 240
-WRONG_FOR_S = 3.0
-"""How long the burst takes."""
-BURST_AT, KILL_AT = 0.5, 0.7
-"""Shares of the digits sent by then: the burst falls into the middle phase, the kill into the one after."""
+BURST_AT, BURST_SHARE = 0.48, 0.03
+"""When the burst begins and how long it takes, as shares of the digits sent: amid the middle phase, from 1/3 to 2/3,
+when what is known to be good knows its classes, with time to judge it before others arrive."""
+KILL_AT, KILL_LATEST = 0.70, 0.78
+"""The learner is killed in the phase after, once the burst's account is closed; at the latest, whether it is or not."""
 LOOK_EVERY_S = 0.1
 STATUS_EVERY_S = 0.4
 SETTLE_S = 2.0
@@ -79,9 +78,9 @@ class Demonstration:
         self.house = house
         self._seconds = seconds
         self._look = look
-        self._stream = digit_stream(seed=seed, passes=PASSES, wrong=WRONG)
+        self._stream = digit_stream(seed=seed, wrong=WRONG)
         self._hours = flow_stream()
-        self.board = Board(self._stream.held_out, len(self._stream.events), len(self._hours), seconds)
+        self.board = Board(self._stream.held_out, self._stream.phases(), len(self._hours), seconds)
         self._wires: dict[str, Wire] = {}
         self._clients: list[Client] = []
         self._burst: Burst | None = None
@@ -186,7 +185,8 @@ class Demonstration:
         done = board.digits_sent / board.digits_total
         if self._burst is None and done >= BURST_AT:
             self._begin_burst()
-        if not self._kills and done >= KILL_AT and (self._burst is None or self._burst.ended is not None):
+        settled = self._burst is not None and self._burst.ended is not None
+        if not self._kills and done >= (KILL_AT if settled else KILL_LATEST):
             self._kill()
         first, second = PHASES[board.phase]
         doing = [f"digits {first} and {second} arrive"]
@@ -201,7 +201,7 @@ class Demonstration:
         self._read_status()
         classes = tuple(label for pair in PHASES[: board.phase] for label in pair)
         accuracy = board.ours.of(*classes)
-        client = WrongLabeller(self._wires[DIGITS], board, self._stream.wrong, WRONG_FOR_S)
+        client = WrongLabeller(self._wires[DIGITS], board, self._stream.wrong, BURST_SHARE * self._seconds)
         self._burst = Burst(
             client=client,
             began=time.monotonic(),

@@ -24,7 +24,10 @@ label:
   name: digit
   classes: ["0", "1"] # known from the start; the others are added when they arrive
 learn:
-  random_features: 384 # a little more than the default: the classes are told apart by curves
+  random_features: 256 # twice the default: the classes are told apart by curves
+  checkpoint_every: 10s
+gate:
+  good_after_events: 128 # classes arrive fast here: what is known to be good must not be older than the newest of them
 serve:
   record_predictions: never # the labels come with their pixels, as examples
 """,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,9 +17,12 @@ PIXELS = 64
 SIDE = 8
 PHASES = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 """Which digits arrive together."""
+PASSES = (3, 3, 6, 3, 3)
+"""How often each phase sends its digits. The middle one is twice as long: wrong labels come in its middle, and what
+becomes of them is to be seen while nothing else changes."""
 HELD_OUT_EVERY = 5
-"""Of each class, every fifth digit in the order of the collection is asked about and never sent: the same for all seeds,
-and of all writers."""
+"""Of each class, every fifth digit in the order of the collection is asked about and never sent: the same for all
+seeds, and of all writers."""
 SHIFT_MAX = 0.5
 """Pixels by which the later passes move an image at most, sideways and up or down."""
 
@@ -61,8 +64,12 @@ class DigitStream:
     """The burst: digits of the classes seen by the middle phase, each with another such class as its label."""
     held_out: HeldOut
 
+    def phases(self) -> list[int]:
+        """How many digits each phase sends."""
+        return [sum(event.phase == phase for event in self.events) for phase in range(len(PHASES))]
 
-def digit_stream(*, seed: int, passes: int, wrong: int) -> DigitStream:
+
+def digit_stream(*, seed: int, wrong: int, passes: Sequence[int] = PASSES) -> DigitStream:
     """Handwritten digits, two classes at a time; each pass of a phase shuffles its digits anew.
 
     The first pass sends the images as they are, the later ones moved a little, so that no image is just repeated.
@@ -75,7 +82,7 @@ def digit_stream(*, seed: int, passes: int, wrong: int) -> DigitStream:
     events: list[Digit] = []
     for phase, pair in enumerate(PHASES):
         places = np.concatenate([sent[label] for label in pair])
-        for number in range(passes):
+        for number in range(passes[phase]):
             for place in random.permutation(places):
                 moved = shifted(pixels[place], *random.uniform(-SHIFT_MAX, SHIFT_MAX, 2)) if number else pixels[place]
                 events.append(Digit(f"digit-{len(events)}", phase, moved, int(labels[place])))
@@ -89,7 +96,7 @@ def digit_stream(*, seed: int, passes: int, wrong: int) -> DigitStream:
 
 
 def shifted(pixels: NDArray[np.float32], right: float, down: float) -> NDArray[np.float32]:
-    """An image (64,) moved by this much, at most a pixel each way, interpolated linearly; beyond the edges it is empty."""
+    """An image (64,) moved by at most a pixel each way, interpolated linearly; beyond the edges it is empty."""
     around = np.pad(pixels.reshape(SIDE, SIDE), 1)
     moved = _moved(_moved(around, down).T, right).T
     return np.ascontiguousarray(moved[1:-1, 1:-1]).reshape(PIXELS)
