@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from penstock.cli.connect import connect
-from penstock.cli.show import as_json, next_commands, say, show_json, url_option
+from penstock.cli.show import as_json, at, next_commands, say, show_json, url_option
 from penstock.control.folder import replace_file
 from penstock.errors import BadFile, Refused, Unreachable
 
@@ -99,7 +99,7 @@ def ingest(
     if as_json:
         show_json(sent)
     else:
-        next_commands(f"penstock status {service}", f"penstock versions {service}")
+        next_commands(f"penstock status {service}{at(url)}", f"penstock versions {service}{at(url)}")
 
 
 def _send(

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from penstock.cli.connect import connect
-from penstock.cli.show import as_csv, as_json, next_commands, show, show_json, url_option
+from penstock.cli.show import as_csv, as_json, at, next_commands, show, show_json, url_option
 
 CLASS_COLUMNS = (("label", "LABEL"), ("probability", "PROBABILITY"), ("version", "VERSION"), ("id", "ID"))
 NUMBER_COLUMNS = (("mean", "MEAN"), ("low", "LOW"), ("high", "HIGH"), ("version", "VERSION"), ("id", "ID"))
@@ -38,7 +38,7 @@ def predict(service: str, features: str, as_json: bool, as_csv: bool, url: str |
         answer["probability"] = answer.get("probabilities", {}).get(answer.get("label"))
     show(answers, CLASS_COLUMNS if "label" in answers[0] else NUMBER_COLUMNS, csv=as_csv)
     if single and not as_csv:
-        next_commands(f"penstock feedback {service} {answers[0]['id']} LABEL")
+        next_commands(f"penstock feedback {service} {answers[0]['id']} LABEL{at(url)}")
 
 
 @click.command()
@@ -64,7 +64,7 @@ def feedback(service: str, prediction_id: str, label: str, as_json: bool, url: s
         show_json(acknowledged)
         return
     click.echo(f"Accepted: {prediction_id} was {label}")
-    next_commands(f"penstock status {service}")
+    next_commands(f"penstock status {service}{at(url)}")
 
 
 def _content(given: str) -> str:

@@ -27,6 +27,11 @@ def url_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--url", metavar="URL", help=text)(command)
 
 
+def at(url: str | None) -> str:
+    """What a next command needs to reach the same server."""
+    return "" if url is None else f" --url {url}"
+
+
 def show_json(value: object) -> None:
     """One JSON value on stdout: indented for a terminal, on one line otherwise."""
     encoded = msgspec.json.encode(value)

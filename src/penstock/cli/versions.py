@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from penstock.cli.connect import connect, only_service
-from penstock.cli.show import as_csv, as_json, moment, next_commands, say, show, show_record, url_option
+from penstock.cli.show import as_csv, as_json, at, moment, next_commands, say, show, show_record, url_option
 
 COLUMNS = (
     ("version", "VERSION"),
@@ -58,7 +58,7 @@ def versions(service: str | None, limit: int, before: int | None, as_json: bool,
         return
     show([_readable(receipt) for receipt in receipts], COLUMNS, csv=as_csv)
     if receipts and not as_csv:
-        next_commands(f"penstock why {name} {receipts[0]['version']}")
+        next_commands(f"penstock why {name} {receipts[0]['version']}{at(url)}")
 
 
 @click.command()
