@@ -33,9 +33,11 @@ from penstock.cli.demonstration.summary import (
     RestartFigures,
     Services,
     broken_promises,
+    what_the_gate_did,
 )
 from penstock.cli.demonstration.wire import Wire
 from penstock.errors import Refused, Unreachable
+from penstock.facts import RolledBack
 
 WRONG = 240
 BURST_AT, BURST_SHARE = 0.48, 0.03
@@ -223,7 +225,8 @@ class Demonstration:
             return
         accuracy = board.ours.of(*burst.classes)
         if accuracy is not None:
-            burst.accuracy_lowest = min(accuracy, burst.accuracy_lowest or 1.0)
+            before = burst.accuracy_lowest
+            burst.accuracy_lowest = accuracy if before is None else min(accuracy, before)
         busy = burst.client.is_alive() or board.status.get(DIGITS, {}).get("model", {}).get("holding")
         now = time.monotonic()
         burst.quiet_since = None if busy else burst.quiet_since or now
@@ -234,14 +237,19 @@ class Demonstration:
     def _close_burst(self, burst: Burst) -> None:
         burst.ended = time.monotonic()
         burst.accuracy_after = self.board.ours.of(*burst.classes)
-        burst.verdicts = self._verdicts_since(burst.began_wall)
+        self._tell_verdicts(burst)
         figures = self._burst_figures()
-        self.board.tell(
-            f"the gate held {figures.held} updates and rolled back {figures.rolled_back} times"
-            if figures.held or figures.rolled_back
-            else "the gate let the wrong labels through",
-            alarming=not (figures.held or figures.rolled_back),
-        )
+        done = what_the_gate_did(figures)
+        self.board.tell(f"over: the gate {done or 'let the wrong labels through'}", alarming=not done)
+
+    def _tell_verdicts(self, burst: Burst) -> None:
+        """What the gate has decided since it was looked at last, in its own words."""
+        for fact in self.house.verdicts(DIGITS, burst.began_wall)[len(burst.verdicts) :]:
+            burst.verdicts.append(fact.reason)
+            if isinstance(fact, RolledBack):
+                self.board.tell(f"the gate withdraws version {fact.withdrawn:,}, {fact.restored:,} is served again")
+            elif not fact.reason.startswith("Still"):
+                self.board.tell(f"the gate holds: {fact.reason.partition(': ')[2] or fact.reason}")
 
     def _kill(self) -> None:
         pid = self.house.kill_learner(DIGITS)
@@ -256,6 +264,8 @@ class Demonstration:
         """A tenth of a second: read the status, tell what has changed, show the board."""
         if time.monotonic() > self._status_at + STATUS_EVERY_S:
             self._read_status()
+            if self._burst is not None and self._burst.ended is None:
+                self._tell_verdicts(self._burst)
         self._follow_burst()
         recovered = self.board.freshness[DIGITS].caught_up_ms()
         if recovered is not None and not self._told_recovery:
@@ -283,19 +293,6 @@ class Demonstration:
             and not board.freshness[service].unseen()
             for service in SERVICES
         ) and (self._burst is None or self._burst.ended is not None)
-
-    def _verdicts_since(self, wall: float) -> list[str]:
-        """What the receipts say of updates held and versions withdrawn since then, oldest first."""
-        try:
-            receipts = self._wires[DIGITS].versions(1000)
-        except (Unreachable, Refused):
-            return []
-        told = [
-            f"version {receipt['version']}: {receipt['verdict']}"
-            for receipt in reversed(receipts)
-            if receipt["time"] >= wall and (receipt["cause"] == "rollback" or receipt.get("held"))
-        ]
-        return told[:5]
 
     def _delays(self) -> Delays:
         disturbed = [(at, self._recovered_at(service, at)) for service, _, at in self._kills]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from penstock.control.folder import read_state
 from penstock.errors import PenstockError
+from penstock.facts import Held, RolledBack
+from penstock.publish.receipts import SqliteReceipts
 
 SERVICE_FILES = {
     "digits.yaml": """\
@@ -126,6 +128,16 @@ class House:
             raise ProcessLookupError(f"no learner of {service} is running")
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def verdicts(self, service: str, since: float) -> list[Held | RolledBack]:
+        """What the gate refused and withdrew since then (seconds since 1970), oldest first."""
+        receipts = SqliteReceipts(self.data / service / "versions.sqlite", service, read_only=True)
+        try:
+            facts = receipts.facts(100, ("held", "rolled_back"))
+        finally:
+            receipts.close()
+        told = [fact for fact in facts if isinstance(fact, Held | RolledBack) and fact.at >= since]
+        return sorted(told, key=lambda fact: fact.at)
 
     def output(self) -> str:
         """The last lines that the processes wrote."""

@@ -119,7 +119,7 @@ class Screen:
         sums.append(
             _number(ours, 3), style="bold green" if ours is not None and baseline and ours < baseline else "bold red"
         )
-        sums.append(f"   last value {_number(baseline, 3)}   hours {count:,} of {self.board.hours_total:,}")
+        sums.append(f"  last value {_number(baseline, 3)}  {count:,} of {self.board.hours_total:,} hours")
         return Group(line, errors, sums)
 
     def _services(self) -> RenderableType:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import msgspec
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 FIRST_CLASSES = (0, 1)
 ACCURACY_FIRST_MIN = 0.90
+VERDICTS_SHOWN = 4
 
 
 class Delays(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,11 +129,12 @@ def broken_promises(figures: Figures, failures: list[str], unseen: int) -> list[
 def sentences(figures: Figures) -> list[str]:
     """What happened, for people."""
     digits, flow, burst = figures.services.digits, figures.services.flow, figures.burst
+    when = "After all ten classes" if figures.complete else "So far"
     said = [
         f"{figures.events_acknowledged:,} events were acknowledged and {figures.events_learned:,} learned, each once, "
         f"through {figures.versions_published:,} published versions in {figures.seconds:.0f} s; "
         f"{figures.predictions_served:,} predictions were answered meanwhile, {figures.predictions_failed:,} failed.",
-        f"After all ten classes, the service names {_share(digits.accuracy_first_classes)} of the held-out 0s and 1s "
+        f"{when}, the service names {_share(digits.accuracy_first_classes)} of the held-out 0s and 1s "
         f"rightly, which it saw first; plain online SGD on the same events "
         f"{_share(digits.naive_accuracy_first_classes)}, though it was spared the wrong labels.",
     ]
@@ -151,22 +155,25 @@ def sentences(figures: Figures) -> list[str]:
     return said
 
 
-def _burst_sentence(burst: BurstFigures) -> str:
+def what_the_gate_did(burst: BurstFigures) -> str:
+    """In words, empty for nothing."""
     done = []
     if burst.held:
-        done.append(f"held back {burst.held:,} update{'s' if burst.held > 1 else ''}")
+        done.append(f"held back {burst.held:,} {'update' if burst.held == 1 else 'updates'}")
     if burst.rolled_back:
-        done.append(f"rolled back {burst.rolled_back:,} time{'s' if burst.rolled_back > 1 else ''}")
-    accuracy = ""
+        done.append(f"rolled back {'once' if burst.rolled_back == 1 else f'{burst.rolled_back:,} times'}")
+    return " and ".join(done)
+
+
+def _burst_sentence(burst: BurstFigures) -> str:
+    said = f"{burst.source} sent {burst.events:,} digits with wrong labels; the gate "
+    said += what_the_gate_did(burst) or "did nothing"
     if burst.accuracy_before is not None and burst.accuracy_lowest is not None and burst.accuracy_after is not None:
-        accuracy = (
-            f" Accuracy on held-out digits was {_share(burst.accuracy_before)} before, {_share(burst.accuracy_lowest)} "
-            f"at its lowest and {_share(burst.accuracy_after)} after."
+        said += (
+            f". Right on held-out digits: {_share(burst.accuracy_before)} before, {_share(burst.accuracy_lowest)} "
+            f"at the lowest, {_share(burst.accuracy_after)} after"
         )
-    return (
-        f"{burst.source} sent {burst.events:,} digits with wrong labels; the gate "
-        f"{' and '.join(done) or 'did nothing'}.{accuracy}"
-    )
+    return f"{said}. In its words:" if burst.verdicts else f"{said}."
 
 
 def table(figures: Figures) -> Table:
@@ -205,13 +212,13 @@ def table(figures: Figures) -> Table:
 
 def print_summary(console: Console, figures: Figures) -> None:
     """Sentences, then the table."""
-    console.print()
     if not figures.complete:
         console.print("[bold yellow]The demo was stopped before its end; what it had measured so far:[/]")
     for sentence in sentences(figures):
-        console.print(f"• {sentence}", highlight=False)
-    for verdict in figures.burst.verdicts:
-        console.print(f"    {verdict}", style="dim", highlight=False, markup=False)
+        console.print(Padding(Text(sentence), (0, 0, 0, 2)))
+        if sentence.startswith(figures.burst.source):
+            for verdict in figures.burst.verdicts[:VERDICTS_SHOWN]:
+                console.print(Padding(Text(verdict, style="dim"), (0, 0, 0, 6)))
     console.print()
     console.print(table(figures))
 
