@@ -146,6 +146,11 @@ class Checkpoints:
         """The steps of the checkpoints on disk, ascending."""
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
 
+    def replay_from(self) -> int:
+        """The step behind which entries may be replayed: 0 until as many checkpoints exist as are kept."""
+        steps = self.steps()
+        return steps[0] if len(steps) >= self._kept else 0
+
     def _discard(self, place: Path) -> None:
         """Remove a checkpoint in such a way that no half of one is ever found under a checkpoint's name."""
         aside = self.folder / f"tmp-old-{place.name}"

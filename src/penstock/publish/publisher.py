@@ -161,7 +161,7 @@ class Publisher:
         self._reached("checkpoint.written")
         # 4. The journal forgets what no kept checkpoint needs for a replay.
         self._rooms.journal.rotate()
-        self._rooms.journal.forget(self._rooms.checkpoints.steps()[0])
+        self._rooms.journal.forget(self._rooms.checkpoints.replay_from())
         self._reached("checkpoint.forgotten")
         # 5. Old snapshots go.
         for version in self._rooms.snapshots.versions()[:-SNAPSHOTS_KEPT]:
