@@ -59,8 +59,9 @@ class Predictor(Protocol):
         """One answer a row; labels in the batch are not looked at. A batch of one row is the fast path."""
         ...
 
-    def losses(self, predictions: Predictions, batch: Batch) -> NDArray[np.float64]:
-        """(n,) loss in [0, 1] of each answer against the batch's labels, comparable between versions of one service."""
+    def losses(self, predictions: Predictions, batch: Batch, scale: float | None = None) -> NDArray[np.float64]:
+        """(n,) loss in [0, 1] of each answer against the batch's labels, comparable between versions of one service
+        when ``scale`` is the same (`Learned.scale`); without it the version's own."""
         ...
 
 

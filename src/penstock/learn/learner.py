@@ -198,10 +198,11 @@ class Learner:
         return concatenate(learnable) if learnable else None
 
     def _learn(self, batch: Batch) -> Taken:
-        served = self._losses(self.served, batch)
-        good = self._losses(self.good, batch)
-        probation = self._losses(self.probation, batch)
         learned = self.model.learn(batch)
+        # The others are frozen, so they still predict as they did before the step; all are measured by one scale.
+        served = self._losses(self.served, batch, learned.scale)
+        good = self._losses(self.good, batch, learned.scale)
+        probation = self._losses(self.probation, batch, learned.scale)
         ranges, events = self._hand_over()
         return Taken(
             ranges=ranges,
@@ -215,8 +216,8 @@ class Learner:
         )
 
     @staticmethod
-    def _losses(predictor: Predictor | None, batch: Batch) -> NDArray[np.float64] | None:
-        return None if predictor is None else predictor.losses(predictor.predict(batch), batch)
+    def _losses(predictor: Predictor | None, batch: Batch, scale: float) -> NDArray[np.float64] | None:
+        return None if predictor is None else predictor.losses(predictor.predict(batch), batch, scale)
 
     def _hand_over(self) -> tuple[tuple[Range, ...], int]:
         ranges, events = tuple(self._pending), self._pending_events

@@ -25,7 +25,7 @@ class SmallPredictor:
     def predict(self, batch: Batch) -> Predictions:
         return Predictions(probabilities=_softmax(_columns(batch) @ self._weights))
 
-    def losses(self, predictions: Predictions, batch: Batch) -> NDArray[np.float64]:
+    def losses(self, predictions: Predictions, batch: Batch, scale: float | None = None) -> NDArray[np.float64]:
         return _losses(predictions, _targets(batch, list(self._classes)))
 
 
