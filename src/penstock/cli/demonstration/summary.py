@@ -130,13 +130,14 @@ def sentences(figures: Figures) -> list[str]:
     """What happened, for people."""
     digits, flow, burst = figures.services.digits, figures.services.flow, figures.burst
     when = "After all ten classes" if figures.complete else "So far"
+    spared = ", though it was spared the wrong labels" if burst.events else ""
     said = [
         f"{figures.events_acknowledged:,} events were acknowledged and {figures.events_learned:,} learned, each once, "
         f"through {figures.versions_published:,} published versions in {figures.seconds:.0f} s; "
         f"{figures.predictions_served:,} predictions were answered meanwhile, {figures.predictions_failed:,} failed.",
         f"{when}, the service names {_share(digits.accuracy_first_classes)} of the held-out 0s and 1s "
         f"rightly, which it saw first; plain online SGD on the same events "
-        f"{_share(digits.naive_accuracy_first_classes)}, though it was spared the wrong labels.",
+        f"{_share(digits.naive_accuracy_first_classes)}{spared}.",
     ]
     if flow.mae is not None and flow.baseline_mae is not None:
         said.append(
