@@ -59,6 +59,8 @@ class Bank:
         self._gains = np.zeros((heads, PENDING_MAX, width))
         self._factors = np.zeros((heads, PENDING_MAX))
         self._scale = np.ones(heads)
+        self._grams = np.empty((0, width, width))
+        self._added = np.empty((0, width * width))
 
     @property
     def width(self) -> int:
@@ -129,17 +131,26 @@ class Bank:
                 scaled = rows[n - count :] * np.sqrt(fade[n - count :, k, None])
                 self.information[k] += scaled.T @ scaled
         if shared:
-            starts = range(0, n, BLOCK)
-            grams = np.empty((len(starts), self.width, self.width))
-            means = np.empty((len(starts), len(kept)))
-            for b, start in enumerate(starts):
-                block = rows[start : start + BLOCK]
-                np.matmul(block.T, block, out=grams[b])
-                means[b] = fade[start : start + BLOCK].mean(axis=0)
-            added = means[:, shared].T @ grams.reshape(len(starts), -1)
-            self.information[shared] += added.reshape(-1, *self.information.shape[1:])
+            self._add_shared(rows, fade, shared)
         weights += np.linalg.solve(self.information, gradient.transpose(2, 0, 1)).transpose(1, 2, 0)
         self._inverse = None
+
+    def _add_shared(self, rows: Array, curvatures: Array, heads: list[int]) -> None:
+        """Add one Gram matrix a block of rows to the information of these heads, by their mean curvature in the block."""
+        n, width = rows.shape
+        starts = range(0, n, BLOCK)
+        # Kept between steps: new memory of this size costs more in page faults than the products that fill it.
+        if self._grams.shape[:2] != (len(starts), width):
+            self._grams = np.empty((len(starts), width, width))
+            self._added = np.empty((len(heads), width * width))
+        means = np.empty((len(starts), len(heads)))
+        for b, start in enumerate(starts):
+            block = rows[start : start + BLOCK]
+            np.matmul(block.T, block, out=self._grams[b])
+            means[b] = curvatures[start : start + BLOCK, heads].mean(axis=0)
+        np.matmul(means.T, self._grams.reshape(len(starts), -1), out=self._added)
+        for k, added in zip(heads, self._added, strict=True):
+            self.information[k] += added.reshape(width, width)
 
     def settle(self, weights: Array) -> None:
         """Bring the information up to the last event, pull the weights by the prior given back, and invert anew."""
