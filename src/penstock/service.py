@@ -21,6 +21,7 @@ from penstock.control.folder import State, locked, state_path, write_state
 from penstock.control.record import record, recorded_path
 from penstock.control.supervisor import Child, Supervisor
 from penstock.errors import CannotListen
+from penstock.publish.live import live_path, remove_live
 from penstock.spec import Spec
 from penstock.specfile.reader import load
 
@@ -75,6 +76,9 @@ def run_house(
                 return supervisor.run()
             finally:
                 state_path(data).unlink(missing_ok=True)
+                for service in state.services:
+                    # Checkpoints have all that is in there, and memory is not for stopped services to keep.
+                    remove_live(live_path(data, service))
 
 
 def _children(services: Sequence[str], data: Path, workers: int, fd: int, lock: int, counted: Path) -> list[Child]:
@@ -159,7 +163,7 @@ def run_learner(service: str, data: Path) -> None:
     from penstock.learn.fast.predictor import BlockPredictor
     from penstock.learn.learner import Learner
     from penstock.learn.steps import StepJournal
-    from penstock.publish.live import SharedLiveWeights, live_path
+    from penstock.publish.live import SharedLiveWeights
     from penstock.publish.publisher import Publisher, Rooms
     from penstock.publish.receipts import SqliteReceipts
     from penstock.publish.snapshots import LocalSnapshots

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
 
 from penstock.cli.connect import connect
 from penstock.cli.show import as_csv, as_json, moment, say, show, show_record, url_option
+from penstock.errors import Refused, Unreachable
 
 UNHEALTHY = 3
+WAIT_STEP_S = 0.1
 COLUMNS = (
     ("service", "SERVICE"),
     ("health.status", "HEALTH"),
@@ -45,15 +48,21 @@ LINES = (
 @click.argument("service", required=False)
 @as_json
 @as_csv
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Give services so long to be well and to have learned what they accepted.",
+)
 @url_option
-def status(service: str | None, as_json: bool, as_csv: bool, url: str | None) -> int:
+def status(service: str | None, as_json: bool, as_csv: bool, wait_s: float, url: str | None) -> int:
     """How services are.
 
     A sentence first, then the numbers. Exits with 3 when a service is not well, so that scripts can ask.
     """
-    with connect(url) as client:
-        names = [service] if service else [str(listed["name"]) for listed in client.services()]
-        frames = [client.status(name) for name in names]
+    frames = _frames(service, url, until=time.monotonic() + wait_s)
     if not as_json and not as_csv:
         for frame in frames:
             say(sentence(frame))
@@ -64,6 +73,25 @@ def status(service: str | None, as_json: bool, as_csv: bool, url: str | None) ->
     else:
         show(frames, COLUMNS, json=as_json, csv=as_csv)
     return 0 if all(frame["health"]["status"] == "ok" for frame in frames) else UNHEALTHY
+
+
+def _frames(service: str | None, url: str | None, until: float) -> list[dict[str, Any]]:
+    """The status of one service or of all, as soon as they have settled or when the time is over."""
+    while True:
+        try:
+            with connect(url) as client:
+                names = [service] if service else [str(listed["name"]) for listed in client.services()]
+                frames = [client.status(name) for name in names]
+            if time.monotonic() >= until or all(map(_has_settled, frames)):
+                return frames
+        except (Unreachable, Refused) as error:
+            if time.monotonic() >= until or not error.retryable:
+                raise
+        time.sleep(WAIT_STEP_S)
+
+
+def _has_settled(frame: dict[str, Any]) -> bool:
+    return bool(frame["health"]["status"] == "ok" and frame["events"]["lag"] == 0)
 
 
 def sentence(frame: dict[str, Any]) -> str:

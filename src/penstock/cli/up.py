@@ -18,12 +18,21 @@ from penstock.cli.show import next_commands, say
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="PENSTOCK_DATA",
+    show_envvar=True,
     default=DATA_DEFAULT,
     show_default=True,
     help="Folder for everything that is kept.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all.")
-@click.option("--port", type=click.IntRange(0, 65535), default=7717, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    envvar="PENSTOCK_PORT",
+    show_envvar=True,
+    default=7717,
+    show_default=True,
+    help="0 takes a free one.",
+)
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Server processes.")
 def up(paths: tuple[Path, ...], data: Path, host: str, port: int, workers: int) -> None:
     """Run services until they are told to stop.
