@@ -3,7 +3,6 @@ that never was."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import tempfile
@@ -13,30 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.eventlog.interface import Entry
-from penstock.events import Batch, Kind, Partition, Version, encode
-from penstock.join.window import JoinWindow
+from penstock.events import Version
 from penstock.learn.block import digest
-from penstock.learn.checkpoint import Checkpoints
-from penstock.learn.learner import Learner
-from penstock.learn.steps import Reached, StepJournal, nothing
-from penstock.publish.live import SharedLiveReader, SharedLiveWeights
-from penstock.publish.publisher import Clocks, Publisher, Rooms
+from penstock.learn.steps import Reached, nothing
+from penstock.publish.live import SharedLiveReader
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.snapshots import LocalSnapshots
-from penstock.spec import Feature, Label, Learn, Spec
 from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
 from penstock.testing.memory_log import MemoryLog
-from penstock.testing.small_learner import ScriptedGate, SmallModel, SmallPredictor
-
-SPEC = Spec(
-    name="small",
-    task="multiclass",
-    features={"x": Feature(type="number"), "y": Feature(type="number")},
-    label=Label(wait_s=30.0),
-    learn=Learn(step_max=7, checkpoint_every_s=3.0, checkpoints_kept=2, step_interval_ms=0.0),
-)
-SCRIPT = ("publish", "probation", "publish", "good", "hold", "hold", "publish", "probation", "roll_back", "publish")
+from penstock.testing.small_house import SPEC, build_publisher, filled_log
 
 
 @pytest.fixture
@@ -51,60 +35,9 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def events(kind: Kind, rng: np.random.Generator, n: int, first_id: int) -> Batch:
-    """Rows in which the label follows the numbers; a third class appears late in the stream."""
-    numbers = rng.normal(size=(n, 2))
-    labels = [str(int(x > 0) + int(y > 1.2)) for x, y in numbers]
-    return Batch(
-        kind=kind,
-        times=np.zeros(n),
-        ids=[f"{'e' if kind is Kind.EXAMPLE else 'p'}{first_id + i}" for i in range(n)],
-        sources=None,
-        numbers=np.empty((n, 0)) if kind is Kind.FEEDBACK else numbers,
-        vectors=(),
-        strings=(),
-        labels=None if kind is Kind.PREDICTION else labels,  # type: ignore[arg-type]
-        versions=np.ones(n, np.uint64) if kind is Kind.PREDICTION else None,
-    )
-
-
-def filled_log(rounds: int) -> MemoryLog:
-    """Two partitions with frames of all kinds: answered, unanswered and repeated predictions, answers that come before
-    their question in the other partition, examples that are sent twice, and long runs without a label."""
-    ticks = itertools.count()
-    log = MemoryLog(clock=lambda: 1000.0 + 0.1 * next(ticks))
-    writers = [log.writer(Partition(0)), log.writer(Partition(1))]
-    rng = np.random.default_rng(5)
-
-    def append(writer: int, batch: Batch) -> None:
-        writers[writer].append([Entry(kind=batch.kind, count=len(batch), payload=encode(batch))])
-
-    for i in range(rounds):
-        append(0, events(Kind.EXAMPLE, rng, 1 + i % 5, 10 * i))
-        append(1, events(Kind.PREDICTION, rng, 9, 20 * i))
-        append(0, events(Kind.FEEDBACK, rng, 4, 20 * i + (i % 3)))
-        append(1, events(Kind.EXAMPLE, rng, 3, 10 * i))
-        append(1, events(Kind.FEEDBACK, rng, 3, 20 * i + 7))
-    return log
-
-
-def build(folder: Path, log: MemoryLog, reached: Reached = nothing, kept: int = 2) -> Publisher:
-    join = JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max)
-    learner = Learner(SPEC, log.reader(), join, SmallModel(columns=2))
-    rooms = Rooms(
-        journal=StepJournal(folder / "steps", reached),
-        checkpoints=Checkpoints(folder / "checkpoints", kept, reached),
-        live=SharedLiveWeights(folder / "live", reached),
-        snapshots=LocalSnapshots(folder / "snapshots", SPEC.name, reached),
-        receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name, reached=reached),
-    )
-    clocks = Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)
-    return Publisher(SPEC, learner, ScriptedGate(SCRIPT), SmallPredictor, rooms, clocks, reached)
-
-
 def run_to_the_end(folder: Path, log: MemoryLog, reached: Reached = nothing) -> None:
     """Learn all that is in the log, and leave what can be compared in ``result.json``."""
-    publisher = build(folder, log, reached)
+    publisher = build_publisher(folder, log, reached)
     publisher.start()
     while publisher.step() or publisher.has_backlog():
         pass
@@ -213,7 +146,7 @@ def test_killed_once_at_every_occurrence_of_every_action(memory_path: Path) -> N
 def test_replaying_the_whole_journal_gives_the_state_of_the_run_that_wrote_it(memory_path: Path) -> None:
     log = filled_log(12)
     (memory_path / "first").mkdir()
-    first = build(memory_path / "first", log, kept=1000)
+    first = build_publisher(memory_path / "first", log, kept=1000)
     first.start()
     while first.step() or first.has_backlog():
         pass
@@ -223,7 +156,7 @@ def test_replaying_the_whole_journal_gives_the_state_of_the_run_that_wrote_it(me
 
     (memory_path / "second").mkdir()
     (memory_path / "second" / "steps").symlink_to(memory_path / "first" / "steps")
-    second = build(memory_path / "second", log)
+    second = build_publisher(memory_path / "second", log)
     replayed = second.start()
     assert second.state_hash() == expected
     assert second.progress.version > Version(10)

@@ -1,0 +1,92 @@
+"""A whole learner in small: a service, a log with everything in it, and the publisher that learns from it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from penstock.eventlog.interface import Entry
+from penstock.events import Batch, Kind, Partition, encode
+from penstock.join.window import JoinWindow
+from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.learner import Learner
+from penstock.learn.steps import Reached, StepJournal, nothing
+from penstock.publish.live import SharedLiveWeights
+from penstock.publish.publisher import Clocks, Publisher, Rooms
+from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.snapshots import LocalSnapshots
+from penstock.spec import ClassName, Feature, Label, Learn, Spec
+from penstock.testing.memory_log import MemoryLog
+from penstock.testing.small_learner import ScriptedGate, SmallModel, SmallPredictor
+
+SPEC = Spec(
+    name="small",
+    task="multiclass",
+    features={"x": Feature(type="number"), "y": Feature(type="number")},
+    label=Label(wait_s=30.0),
+    learn=Learn(step_max=7, checkpoint_every_s=3.0, checkpoints_kept=2, step_interval_ms=0.0),
+)
+SCRIPT = ("publish", "probation", "publish", "good", "hold", "hold", "publish", "probation", "roll_back", "publish")
+
+
+def small_events(kind: Kind, rng: np.random.Generator, n: int, first_id: int) -> Batch:
+    """Rows in which the label follows the numbers; a third class appears late in the stream."""
+    numbers = rng.normal(size=(n, 2))
+    labels = [ClassName(str(int(x > 0) + int(y > 1.2))) for x, y in numbers]
+    return Batch(
+        kind=kind,
+        times=np.zeros(n),
+        ids=[f"{'e' if kind is Kind.EXAMPLE else 'p'}{first_id + i}" for i in range(n)],
+        sources=None,
+        numbers=np.empty((n, 0)) if kind is Kind.FEEDBACK else numbers,
+        vectors=(),
+        strings=(),
+        labels=None if kind is Kind.PREDICTION else labels,
+        versions=np.ones(n, np.uint64) if kind is Kind.PREDICTION else None,
+    )
+
+
+def filled_log(rounds: int) -> MemoryLog:
+    """Two partitions with frames of all kinds: answered, unanswered and repeated predictions, answers that come before
+    their question in the other partition, examples that are sent twice, and long runs without a label."""
+    ticks = itertools.count()
+    log = MemoryLog(clock=lambda: 1000.0 + 0.1 * next(ticks))
+    writers = [log.writer(Partition(0)), log.writer(Partition(1))]
+    rng = np.random.default_rng(5)
+
+    def append(writer: int, batch: Batch) -> None:
+        writers[writer].append([Entry(kind=batch.kind, count=len(batch), payload=encode(batch))])
+
+    for i in range(rounds):
+        append(0, small_events(Kind.EXAMPLE, rng, 1 + i % 5, 10 * i))
+        append(1, small_events(Kind.PREDICTION, rng, 9, 20 * i))
+        append(0, small_events(Kind.FEEDBACK, rng, 4, 20 * i + (i % 3)))
+        append(1, small_events(Kind.EXAMPLE, rng, 3, 10 * i))
+        append(1, small_events(Kind.FEEDBACK, rng, 3, 20 * i + 7))
+    return log
+
+
+def build_publisher(
+    folder: Path,
+    log: MemoryLog,
+    reached: Reached = nothing,
+    *,
+    kept: int = SPEC.learn.checkpoints_kept,
+    script: Sequence[str] = SCRIPT,
+) -> Publisher:
+    """A publisher over files in the folder, whose clocks are the log's time, so that nothing depends on when it
+    runs."""
+    join = JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max)
+    learner = Learner(SPEC, log.reader(), join, SmallModel(columns=2))
+    rooms = Rooms(
+        journal=StepJournal(folder / "steps", reached),
+        checkpoints=Checkpoints(folder / "checkpoints", kept, reached),
+        live=SharedLiveWeights(folder / "live", reached),
+        snapshots=LocalSnapshots(folder / "snapshots", SPEC.name, reached),
+        receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name, reached=reached),
+    )
+    clocks = Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)
+    return Publisher(SPEC, learner, ScriptedGate(script), SmallPredictor, rooms, clocks, reached)

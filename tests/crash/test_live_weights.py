@@ -1,0 +1,193 @@
+"""Live weights: no reader ever sees half of a block, whoever is killed in the middle of whatever."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penstock.events import Offset, Partition, Version
+from penstock.learn.interface import Block, BlockHead
+from penstock.publish.interface import Progress
+from penstock.publish.live import SharedLiveReader, SharedLiveWeights, live_path, remove_live
+from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
+
+SIZES = (10, 300, 5_000, 9_000, 20_000, 60_000)
+"""Numbers in a block; the largest outgrow the first slots."""
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="penstock-test-", dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder) / "live"
+
+
+def block(version: int, seed: int = 0) -> Block:
+    """Every number in it is the version's, so that a mixture of two blocks shows."""
+    size = random.Random(f"{version} {seed}").choice(SIZES)
+    head = BlockHead(version=Version(version), position={Partition(0): Offset(version)}, task="regression", schema="s")
+    return Block(head, {"numbers": np.full(size, float(version))})
+
+
+def progress(version: int) -> Progress:
+    return Progress(version=Version(version), examples_learned=version, position={Partition(0): Offset(version)})
+
+
+def assert_whole(found: Block) -> int:
+    version = found.head.version
+    assert found.head.position == {0: version}
+    numbers = found.arrays["numbers"]
+    assert len(numbers) in SIZES
+    assert (numbers == version).all(), f"block {version} holds {set(numbers.tolist())}"
+    return version
+
+
+def publish_for_ever(path: Path, seed: int) -> None:
+    live = SharedLiveWeights(path)
+    found = SharedLiveReader(path).version()
+    for version in range(found + 1, 1 << 40):
+        live.publish(block(version, seed), progress(version))
+        live.report(progress(version))
+
+
+def read_until(path: Path, until: float, results: int) -> None:
+    """Check every block and progress that is there, and say how many different versions were seen."""
+    reader = SharedLiveReader(path)
+    last = told = seen = 0
+    while time.monotonic() < until:
+        announced = reader.version()
+        found = reader.block()
+        if found is not None:
+            version = assert_whole(found)
+            assert version >= last
+            assert version >= announced, "the block is at least as new as the version that was told before"
+            seen += version > last
+            last = version
+        heard = reader.progress()
+        assert heard.version == heard.examples_learned == heard.position.get(Partition(0), 0)
+        assert heard.examples_learned >= told
+        told = heard.examples_learned
+    os.write(results, struct.pack("<q", seen))
+
+
+def stress(path: Path, seconds: float, readers: int, seed: int) -> tuple[int, list[int]]:
+    """One writer after another, each killed after a few milliseconds, under so many readers: kills, and versions seen
+    by each."""
+    until = time.monotonic() + seconds
+    reading, writing = os.pipe()
+    children = []
+    for _ in range(readers):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                read_until(path, until, writing)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(pid)
+    kills, chance = 0, random.Random(seed)
+    while time.monotonic() < until:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                publish_for_ever(path, kills)
+            finally:
+                os._exit(1)
+        time.sleep(chance.uniform(0.005, 0.06))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        kills += 1
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    os.close(writing)
+    assert statuses == [0] * readers
+    return kills, [struct.unpack("<q", os.read(reading, 8))[0] for _ in range(readers)]
+
+
+def test_readers_see_whole_blocks_alone_while_writers_are_killed(path: Path) -> None:
+    kills, seen = stress(path, seconds=4.0, readers=2, seed=1)
+    assert kills >= 20
+    assert min(seen) > kills
+
+
+@pytest.mark.long
+def test_readers_see_whole_blocks_alone_for_a_minute(path: Path) -> None:
+    kills, seen = stress(path, seconds=60.0, readers=4, seed=2)
+    assert kills >= 300
+    assert min(seen) > kills
+
+
+def publish_versions(path: Path, first: int, last: int, reached: Recorder | KillAt) -> None:
+    live = SharedLiveWeights(path, reached)
+    for version in range(first, last + 1):
+        live.publish(block(version), progress(version))
+    live.close()
+
+
+def test_a_writer_killed_at_any_action_leaves_the_last_whole_block_and_the_next_goes_on(path: Path) -> None:
+    recorder = Recorder()
+    publish_versions(path, 1, 12, recorder)
+    remove_live(path)
+    assert {"live.grown", "live.begin", "live.block", "live.record", "live.version"} <= {
+        p.action for p in recorder.points
+    }
+    versions = [point.occurrence for point in recorder.points if point.action == "live.begin"]
+    assert len(versions) == 12
+    for point in recorder.points:
+        hook = KillAt(FaultPoint(point.action, point.occurrence))
+        assert not run_in_child(lambda hook=hook: publish_versions(path, 1, 12, hook))
+        reader = SharedLiveReader(path)
+        found = reader.block()
+        before = 0 if found is None else assert_whole(found)
+        assert reader.version() <= before
+        publish_versions(path, before + 1, before + 3, Recorder())
+        after = reader.block()
+        assert after is not None
+        assert assert_whole(after) == reader.version() == reader.progress().version == before + 3
+        assert len(list(path.parent.glob("live.*"))) == 1, "old data files are gone"
+        reader.close()
+        remove_live(path)
+
+
+def test_before_the_first_version_there_is_nothing_and_afterwards_it_is_found(path: Path) -> None:
+    reader = SharedLiveReader(path)
+    assert (reader.version(), reader.block(), reader.progress().examples_learned) == (0, None, 0)
+    live = SharedLiveWeights(path)
+    assert (reader.version(), reader.block(), reader.progress().examples_learned) == (0, None, 0)
+    live.report(progress(7))
+    assert (reader.version(), reader.block(), reader.progress().examples_learned) == (0, None, 7)
+    live.publish(block(1), progress(8))
+    assert reader.version() == 1
+    assert reader.progress().examples_learned == 8
+    live.close()
+    reader.close()
+
+
+def test_files_that_were_removed_and_made_again_are_found_again(path: Path) -> None:
+    publish_versions(path, 1, 2, Recorder())
+    reader = SharedLiveReader(path)
+    assert reader.version() == 2
+    remove_live(path)
+    assert not list(path.parent.iterdir())
+    assert reader.progress().version == 2, "what was seen stays until there is something new"
+    publish_versions(path, 3, 3, Recorder())
+    assert reader.progress().version == reader.version() == 3
+    found = reader.block()
+    assert found is not None
+    assert assert_whole(found) == 3
+    reader.close()
+
+
+def test_names_differ_by_data_folder_and_service(tmp_path: Path) -> None:
+    names = {live_path(tmp_path / folder, service) for folder in ("a", "b") for service in ("x", "y")}
+    assert len(names) == 4
+    assert live_path(tmp_path / "a" / ".." / "b", "x") == live_path(tmp_path / "b", "x")
