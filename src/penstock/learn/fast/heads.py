@@ -136,7 +136,7 @@ class Bank:
         self._inverse = None
 
     def _add_shared(self, rows: Array, curvatures: Array, heads: list[int]) -> None:
-        """Add one Gram matrix a block of rows to the information of these heads, by their mean curvature in the block."""
+        """Add a Gram matrix for each block of rows to the information of these heads, by their mean curvature in it."""
         n, width = rows.shape
         starts = range(0, n, BLOCK)
         # Kept between steps: new memory of this size costs more in page faults than the products that fill it.
