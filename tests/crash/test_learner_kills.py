@@ -1,0 +1,191 @@
+"""The learner's process, killed at random moments while events arrive: every event is learned once, a version never
+stands for two contents, and the state is that of a learner which takes the recorded steps in one go."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penstock.eventlog.interface import Entry
+from penstock.eventlog.local import LocalLogReader, LocalLogWriter
+from penstock.events import Batch, Kind, Partition, encode
+from penstock.gate.rule import HarmGate
+from penstock.join.window import JoinWindow
+from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.fast.model import FastModel
+from penstock.learn.fast.predictor import BlockPredictor
+from penstock.learn.learner import Learner
+from penstock.learn.steps import StepJournal
+from penstock.publish.live import SharedLiveReader, SharedLiveWeights
+from penstock.publish.publisher import Publisher, Rooms
+from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.snapshots import LocalSnapshots
+from penstock.spec import Feature, Gate, Label, Learn, Spec
+
+SPEC = Spec(
+    name="killed",
+    task="multiclass",
+    features={name: Feature(type="number") for name in "abcd"},
+    label=Label(wait_s=5.0),
+    learn=Learn(step_max=64, step_interval_ms=1.0, checkpoint_every_s=0.2, random_features=16),
+    gate=Gate(good_after_events=64),
+)
+ALL = 1_000_000
+"""Checkpoints kept: so many that the journal keeps every step."""
+
+
+def publisher_of(folder: Path) -> Publisher:
+    learner = Learner(
+        SPEC,
+        LocalLogReader(folder / "log"),
+        JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max),
+        FastModel(SPEC),
+    )
+    rooms = Rooms(
+        journal=StepJournal(folder / "steps"),
+        checkpoints=Checkpoints(folder / "checkpoints", ALL),
+        live=SharedLiveWeights(folder / "live"),
+        snapshots=LocalSnapshots(folder / "snapshots", SPEC.name),
+        receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name),
+    )
+    return Publisher(SPEC, learner, HarmGate(SPEC.gate), lambda block: BlockPredictor(block, SPEC), rooms)
+
+
+def start_learner(folder: Path) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            publisher_of(folder).run(threading.Event())
+        finally:
+            os._exit(1)
+    return pid
+
+
+class Traffic:
+    """Examples, predictions and feedback in two partitions; some labels lie, so that the gate has something to do."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._writers = [LocalLogWriter(folder / "log", Partition(p), segment_bytes=200_000) for p in (0, 1)]
+        self._rng = np.random.default_rng(seed)
+        self._asked = 0
+        self.examples = self.repeated = self.feedback = 0
+
+    def send(self) -> None:
+        n = int(self._rng.integers(1, 40))
+        kind = (Kind.EXAMPLE, Kind.PREDICTION, Kind.FEEDBACK)[self._rng.integers(0, 3)]
+        numbers = self._rng.normal(size=(n, 4))
+        first = self._asked if kind is Kind.PREDICTION else int(self._rng.integers(0, self._asked + 20))
+        labels = (numbers[:, 0] > 0).astype(int) + 2 * (self._rng.random() < 0.05)
+        batch = Batch(
+            kind=kind,
+            times=np.zeros(n),
+            ids=None if kind is Kind.EXAMPLE else [f"p{first + i}" for i in range(n)],
+            sources=None,
+            numbers=np.empty((n, 0)) if kind is Kind.FEEDBACK else numbers,
+            vectors=(),
+            strings=(),
+            labels=None if kind is Kind.PREDICTION else [str(label) for label in labels],  # type: ignore[misc]
+            versions=np.ones(n, np.uint64) if kind is Kind.PREDICTION else None,
+        )
+        self._writers[int(self._rng.integers(0, 2))].append([Entry(kind=kind, count=n, payload=encode(batch))])
+        self._asked += n * (kind is Kind.PREDICTION)
+        self.examples += n * (kind is Kind.EXAMPLE)
+        self.feedback += n * (kind is Kind.FEEDBACK)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+class Witness:
+    """A server's eyes: the contents that were served under each version."""
+
+    def __init__(self, folder: Path) -> None:
+        self._reader = SharedLiveReader(folder / "live")
+        self.contents: dict[int, str] = {}
+
+    def look(self) -> None:
+        packed = self._reader.packed()
+        found = self._reader.block()
+        if packed is not None and found is not None and self._reader.packed() == packed:
+            content = hashlib.sha256(packed).hexdigest()
+            assert self.contents.setdefault(found.head.version, content) == content
+
+
+def kill_often(folder: Path, kills: int, seed: int) -> tuple[Traffic, Witness]:
+    chance = random.Random(seed)
+    traffic, witness = Traffic(folder, seed), Witness(folder)
+    for _ in range(kills):
+        pid = start_learner(folder)
+        until = time.monotonic() + chance.uniform(0.01, 0.5)
+        while time.monotonic() < until:
+            traffic.send()
+            witness.look()
+            time.sleep(chance.uniform(0.0, 0.01))
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the learner ended by itself"
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        witness.look()
+    traffic.close()
+    return traffic, witness
+
+
+def demand_exactly_once(tmp_path: Path, kills: int, seed: int) -> None:
+    folder = tmp_path / "killed"
+    traffic, witness = kill_often(folder, kills, seed)
+    publisher = publisher_of(folder)
+    publisher.start()
+    while publisher.step() or publisher.has_backlog():
+        pass
+    publisher.checkpoint()
+    state, progress = publisher.state_hash(), publisher.progress
+    publisher.close()
+    witness.look()
+    receipts = SqliteReceipts(folder / "versions.sqlite", SPEC.name, read_only=True)
+    rows = receipts.newest(ALL)
+    receipts.close()
+
+    assert len(witness.contents) > kills
+    assert progress.examples_learned == traffic.examples
+    settled = progress.feedback_learned + progress.feedback_duplicate + progress.feedback_unknown
+    assert settled + progress.feedback_waiting == traffic.feedback
+    assert [row.version for row in rows] == list(range(progress.version, 0, -1))
+    learned_to = {0: 0, 1: 0}
+    for row in reversed(rows):
+        for partition, start, stop in row.ranges:
+            assert start == learned_to[partition]
+            learned_to[partition] = stop
+
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    shutil.copytree(folder / "steps", clean / "steps")
+    (clean / "log").symlink_to(folder / "log")
+    (clean / "steps" / "lock").unlink()
+    repeated = publisher_of(clean)
+    repeated.start()
+    assert repeated.state_hash() == state
+    assert repr(repeated.progress) == repr(progress)
+    repeated.close()
+    receipts = SqliteReceipts(clean / "versions.sqlite", SPEC.name, read_only=True)
+    assert receipts.newest(ALL) == rows
+    receipts.close()
+
+
+def test_killed_a_dozen_times(tmp_path: Path) -> None:
+    demand_exactly_once(tmp_path, kills=12, seed=1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_a_hundred_times(tmp_path: Path, seed: int) -> None:
+    demand_exactly_once(tmp_path, kills=100, seed=seed)
