@@ -14,7 +14,7 @@ import pytest
 
 from penstock.events import Version
 from penstock.learn.block import digest
-from penstock.learn.steps import Reached, nothing
+from penstock.learn.steps import Reached, nothing, read_steps
 from penstock.publish.live import SharedLiveReader
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.snapshots import LocalSnapshots
@@ -113,6 +113,25 @@ def test_the_stream_exercises_every_verdict_and_several_checkpoints(memory_path:
     assert [receipt.version for receipt in receipts] == list(range(len(receipts), 0, -1))
     assert {"checkpoint.discarded", "steps.forget", "step.recorded", "live.block", "snapshot.renamed"} <= reached
     assert sum(bool(receipt.weights) for receipt in receipts) >= 2
+
+
+def test_nothing_is_seen_that_is_not_recorded(memory_path: Path) -> None:
+    log = filled_log(12)
+    seen: list[int] = []
+
+    def look(_action: str) -> None:
+        reader = SharedLiveReader(memory_path / "live")
+        block = reader.block()
+        if block is not None:
+            recorded = [step.version for step in read_steps(memory_path / "steps") if step.action != "hold"]
+            # The beginning of the journal may have been forgotten, and its newest file may still be empty.
+            assert not recorded or block.head.version <= recorded[-1], f"version {block.head.version} is not recorded"
+            seen.append(block.head.version)
+        reader.close()
+
+    run_to_the_end(memory_path, log, look)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 20
 
 
 def test_killed_once_at_each_action(memory_path: Path) -> None:

@@ -34,9 +34,9 @@ from penstock.spec import Spec
 
 IDLE_S = 0.2
 """How long the loop sleeps without an event before it looks whether it should stop."""
-REPLAY_CPU_MAX_S = 2.0
+REPLAY_CPU_MAX_S = 1.0
 """Processor time after which a checkpoint is due even if it is not time yet, since a restart would have to spend it
-again."""
+again. A checkpoint costs some 15 ms."""
 SNAPSHOTS_KEPT = 100
 """Materialised versions that are kept; older ones can be rebuilt from the log as far as it reaches back."""
 

@@ -229,12 +229,13 @@ def _thin_receipts(connection: sqlite3.Connection, newest: Version) -> None:
 
 
 def _may_merge(older: Receipt, newer: Receipt, newest: Version) -> bool:
-    """Materialised versions keep a receipt that ends with them; starts and rollbacks keep their own."""
+    """Starts and rollbacks keep their own receipts, and materialised versions ten times as long as others one that ends
+    with them."""
+    age_per_version = AGE_PER_SPAN * (10 if older.weights else 1)
     return (
         older.cause == newer.cause == "update"
-        and not older.weights
         and newer.parent == older.version
-        and (newer.version - older.parent) * AGE_PER_SPAN <= newest - older.parent
+        and (newer.version - older.parent) * age_per_version <= newest - older.parent
     )
 
 
