@@ -34,8 +34,9 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     width: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     """The n of ``vector[n]``; absent for the other types."""
     buckets: Annotated[int, Meta(ge=2, le=65_536)] | None = None
-    """Columns that the values of a category (default 32) or the n-grams of a text (default 256) are hashed into. Two
-    values in one column share a weight, so take about twice as many as there are values."""
+    """Columns for the values of a category (default 32) or the n-grams of a text (default 256). A category's values
+    take one each until there are no more; later ones, and all n-grams, share columns by their hash, and with them
+    their weights: take at least as many as a category has values."""
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

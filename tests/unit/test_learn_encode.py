@@ -142,6 +142,28 @@ def test_buckets_are_the_same_on_every_machine_and_differ_by_feature() -> None:
     assert [one.of(v) for v in "xyz"] != [other.of(v) for v in "xyz"]
 
 
+def test_values_of_a_category_have_columns_of_their_own_while_there_are_any_and_share_them_by_hash_then() -> None:
+    spec = Spec(name="s", task="binary", features={"f": Feature(type="category", buckets=4)})
+    encoder = Encoder(spec)
+    few: Strings = ["IT", "DE", None, "IT", "FR"]
+    assert not encoder.encode(_batch(np.empty((5, 0)), strings=(few,))).any(), (
+        "nothing is known of values before they are learned"
+    )
+    assert encoder.absorb(_batch(np.empty((5, 0)), strings=(few,)))
+    rows = encoder.encode(_batch(np.empty((5, 0)), strings=(few,)))[:, :4]
+    assert rows.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
+    assert not encoder.absorb(_batch(np.empty((5, 0)), strings=(few,)))
+    more: Strings = ["ES", "PT", "NL", "DE"]
+    encoder.absorb(_batch(np.empty((4, 0)), strings=(more,)))
+    columns = encoder.encode(_batch(np.empty((4, 0)), strings=(more,)))[:, :4].argmax(axis=1)
+    hashed = Buckets("f", 4)
+    assert columns.tolist() == [3, hashed.of("PT"), hashed.of("NL"), 1]
+    restored = Encoder(spec)
+    restored.load(encoder.save())
+    again = _batch(np.empty((9, 0)), strings=([*few, *more],))
+    assert restored.encode(again).tobytes() == encoder.encode(again).tobytes()
+
+
 def test_random_features_come_from_the_seed_and_leave_indicators_alone() -> None:
     encoded = np.random.default_rng(0).normal(size=(4, 6))
     first = FeatureMap(seed=3, inputs=5, count=40, size=5).features(encoded)

@@ -4,6 +4,7 @@ Columns of the matrix, in this order: standardised numbers, the seconds of times
 booleans as 0 or 1; six waves a timestamp (hour of the day, day of the week, day of the year); the buckets of each
 category; the buckets of each text; and at the end one indicator for each feature that was ever missing, in the order in
 which they went missing first. All but the indicators are there from the beginning, so the matrix only grows at its end.
+A category's values take its buckets in the order in which they arrive, and only those beyond the last bucket share one.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ WAVES = 2 * np.pi / np.array([86400.0, 7 * 86400.0, 365.2425 * 86400.0])
 
 
 class Buckets:
-    """Places for values in a fixed number of columns, by a hash that is the same on every machine.
+    """Places for the n-grams of a text in a fixed number of columns, by a hash that is the same on every machine.
 
-    Collisions are accepted: two values in one bucket share a weight. With twice as many buckets as values, about a
-    fifth of them share; the hash is keyed by the feature's name, so two features do not collide in the same way.
+    Collisions are accepted: two values in one bucket share a weight. The hash is keyed by the feature's name, so two
+    features do not collide in the same way.
     """
 
     def __init__(self, feature: str, count: int) -> None:
@@ -55,12 +56,16 @@ class Buckets:
     def of(self, value: str) -> int:
         """The bucket of one value."""
         bucket = self._known.get(value)
-        if bucket is None:
-            digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=self._key).digest()
-            bucket = int.from_bytes(digest, "little") % self.count
-            if len(self._known) >= CACHED:
-                self._known.clear()
-            self._known[value] = bucket
+        return self._remember(value, self._hash(value) % self.count) if bucket is None else bucket
+
+    def _hash(self, value: str) -> int:
+        digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=self._key).digest()
+        return int.from_bytes(digest, "little")
+
+    def _remember(self, value: str, bucket: int) -> int:
+        if len(self._known) >= CACHED:
+            self._known.clear()
+        self._known[value] = bucket
         return bucket
 
     def of_text(self, text: str) -> list[int]:
@@ -74,6 +79,47 @@ class Buckets:
             edged = f"<{word}>"
             found += [of("#" + edged[i : i + k]) for k in (3, 4) for i in range(len(edged) - k + 1)]
         return found
+
+
+class Places(Buckets):
+    """Places for the values of a category: each takes the next free column when it is first learned from.
+
+    A hash alone puts two of three values into one of 32 columns in nearly a tenth of all services, and what divides
+    these two can then never be learned. Values that arrive when all columns are taken share them by their hash. What is
+    kept of a value is its hash, so that a state is numbers alone.
+    """
+
+    def __init__(self, feature: str, count: int) -> None:
+        super().__init__(feature, count)
+        self._taken: dict[int, int] = {}
+
+    def of(self, value: str) -> int:
+        """The column of one value; -1 for one that was not taken in and will get its own."""
+        place = self._known.get(value)
+        if place is None:
+            hashed = self._hash(value)
+            place = self._taken.get(hashed, -1 if len(self._taken) < self.count else hashed % self.count)
+            if place >= 0:
+                self._remember(value, place)
+        return place
+
+    def take(self, values: Strings) -> int:
+        """Give new values their columns while there are any, in order; how many got one."""
+        before = len(self._taken)
+        if before < self.count:
+            for value in dict.fromkeys(values):
+                if value is not None and len(self._taken) < self.count and self.of(value) < 0:
+                    self._taken[self._hash(value)] = len(self._taken)
+        return len(self._taken) - before
+
+    def save(self) -> NDArray[np.uint64]:
+        """(taken columns,) the hash of each column's value."""
+        return np.array(list(self._taken), dtype=np.uint64)
+
+    def load(self, hashes: NDArray[np.uint64]) -> None:
+        """Become what was saved."""
+        self._taken = {hashed: place for place, hashed in enumerate(hashes.tolist())}
+        self._known = {}
 
 
 class Encoder:
@@ -92,7 +138,7 @@ class Encoder:
             feature = spec.features[name]
             is_text = feature.type == "text"
             buckets = feature.buckets or (TEXT_BUCKETS if is_text else CATEGORY_BUCKETS)
-            self._strings.append((is_text, Buckets(name, buckets)))
+            self._strings.append((is_text, Buckets(name, buckets) if is_text else Places(name, buckets)))
         # Categories first, then texts, in the schema's order.
         self._strings_order = sorted(range(len(self._strings)), key=lambda i: self._strings[i][0])
         standardised = len(self._plain) + sum(self._widths)
@@ -173,8 +219,18 @@ class Encoder:
         parts += [np.array([value is None for value in values])[:, None] for values in batch.strings]
         return np.concatenate(parts, axis=1)
 
-    def absorb(self, batch: Batch) -> None:
-        """Take a step's events into the statistics (Chan, Golub and LeVeque 1979: two samples' moments, merged)."""
+    def absorb(self, batch: Batch) -> bool:
+        """Take a step's events into the statistics (Chan, Golub and LeVeque 1979: two samples' moments, merged);
+        whether the columns of some of them mean something else now: a category's new value, a value missing first."""
+        width = self.width
+        new = sum(places.take(batch.strings[i]) for i, places in self._places())
+        self._absorb_moments(batch)
+        return new > 0 or self.width > width
+
+    def _places(self) -> list[tuple[int, Places]]:
+        return [(i, places) for i, (_, places) in enumerate(self._strings) if isinstance(places, Places)]
+
+    def _absorb_moments(self, batch: Batch) -> None:
         raw = self._raw(batch)
         missing = np.isnan(raw)
         none_missing = not missing.any()
@@ -233,7 +289,7 @@ class Encoder:
             "encoder.squares": self._squares.copy(),
             "encoder.inverse": self._inverse.copy(),
             "encoder.missed": np.array(self._missed, dtype=np.int64),
-        }
+        } | {f"encoder.places.{i}": places.save() for i, places in self._places()}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Become what was saved."""
@@ -245,12 +301,14 @@ class Encoder:
         self._missed = [int(feature) for feature in arrays["encoder.missed"]]
         self._is_missed = np.zeros(self._features, dtype=bool)
         self._is_missed[self._missed] = True
+        for i, places in self._places():
+            places.load(arrays[f"encoder.places.{i}"])
 
 
 def _fill_categories(columns: Matrix, values: Strings, buckets: Buckets) -> None:
     for row, value in enumerate(values):
-        if value is not None:
-            columns[row, buckets.of(value)] = 1.0
+        if value is not None and (place := buckets.of(value)) >= 0:
+            columns[row, place] = 1.0
 
 
 def _fill_texts(columns: Matrix, values: Strings, buckets: Buckets) -> None:

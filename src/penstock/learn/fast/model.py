@@ -98,9 +98,8 @@ class FastModel:
 
     def _absorb(self, batch: Batch, features: Array) -> tuple[Array, bool]:
         """Take the step's inputs into the statistics; the features to learn from, and whether they are others now."""
-        settling, width = self._encoder.seen < SETTLING, self._encoder.width
-        self._encoder.absorb(batch)
-        if settling or self._encoder.width > width:
+        settling = self._encoder.seen < SETTLING
+        if self._encoder.absorb(batch) or settling:
             return self._features(batch), True
         return features, False
 
