@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import signal
 import struct
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,11 @@ import pytest
 from penstock.events import Offset, Partition, Version
 from penstock.learn.interface import Block, BlockHead
 from penstock.publish.interface import Progress
+from penstock.publish.live import _PROGRESS_AT as PROGRESS_PLACES
 from penstock.publish.live import SharedLiveReader, SharedLiveWeights, live_path, remove_live
+from penstock.publish.live import _newest as newest
+from penstock.publish.live import _progress_at as progress_at
+from penstock.publish.live import _Told as Told
 from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
 
 SIZES = (10, 300, 5_000, 9_000, 20_000, 60_000)
@@ -92,6 +98,8 @@ def stress(path: Path, seconds: float, readers: int, seed: int) -> tuple[int, li
             try:
                 read_until(path, until, writing)
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         children.append(pid)
@@ -191,3 +199,28 @@ def test_names_differ_by_data_folder_and_service(tmp_path: Path) -> None:
     names = {live_path(tmp_path / folder, service) for folder in ("a", "b") for service in ("x", "y")}
     assert len(names) == 4
     assert live_path(tmp_path / "a" / ".." / "b", "x") == live_path(tmp_path / "b", "x")
+
+
+def test_a_reader_that_slept_between_the_two_slots_looks_again(path: Path) -> None:
+    publish_versions(path, 1, 3, Recorder())
+    live = SharedLiveWeights(path)
+    reader = SharedLiveReader(path)
+    reader.version()
+    assert reader._control is not None
+    sleeps = iter([lambda: [live.report(progress(version)) for version in (4, 5, 6, 7)]])
+
+    def read(control: mmap.mmap, at: int) -> Told | None:
+        found = progress_at(control, at)
+        wake = next(sleeps, None)
+        if wake is not None:
+            wake()
+            # What stands in the other slot is being overwritten at the moment.
+            at = PROGRESS_PLACES[1 - PROGRESS_PLACES.index(at)]
+            live._control[at] ^= 0xFF
+        return found
+
+    told = newest(reader._control, read, PROGRESS_PLACES)
+    assert told is not None
+    assert told.sequence >= live._progress_sequence - 1
+    live.close()
+    reader.close()

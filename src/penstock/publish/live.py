@@ -22,8 +22,10 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -80,6 +82,17 @@ class _Record:
     checksum: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A progress as MessagePack."""
+
+    sequence: int
+    payload: bytes
+
+
+_Slot = TypeVar("_Slot", _Record, _Told)
+
+
 class SharedLiveWeights:
     """The learner's side. A writer that died is followed by one that goes on in the same files."""
 
@@ -98,7 +111,8 @@ class SharedLiveWeights:
             self._data = _map(_data_file(path, newest.generation), writable=True)
             self._capacity = len(self._data) // 2
         self._remove_other_generations()
-        self._progress_sequence = max((sequence for sequence, _ in _progress_slots(self._control)), default=0)
+        told = _newest_progress(self._control)
+        self._progress_sequence = told.sequence if told else 0
 
     def publish(self, block: Block, progress: Progress) -> None:
         buffers = pack(block)
@@ -225,9 +239,9 @@ class SharedLiveReader:
                 return Progress()
         assert self._control is not None
         for attempt in range(TRIES):
-            slots = list(_progress_slots(self._control))
-            if slots:
-                return _decode(max(slots)[1])
+            told = _newest_progress(self._control)
+            if told is not None:
+                return _decode(told.payload)
             if not any(self._control[at : at + 1] != b"\0" for at in _PROGRESS_AT):
                 return Progress()
             if attempt > 10:
@@ -276,32 +290,47 @@ class SharedLiveReader:
 
 
 def _newest_record(control: mmap.mmap) -> _Record | None:
-    best = None
-    for at in _RECORDS_AT:
-        raw = control[at : at + _RECORD.size + _CRC.size]
-        (checksum,) = _CRC.unpack_from(raw, _RECORD.size)
-        if checksum == zlib.crc32(raw[: _RECORD.size]):
-            record = _Record(*_RECORD.unpack_from(raw))
-            # All zeros has a checksum that is not zero, so an untouched record never gets here.
-            if best is None or record.sequence > best.sequence:
-                best = record
-    return best
+    return _newest(control, _record_at, _RECORDS_AT)
 
 
-def _progress_slots(control: mmap.mmap) -> list[tuple[int, bytes]]:
-    """Sequence and payload of the slots that are whole."""
-    whole = []
-    for at in _PROGRESS_AT:
-        head = control[at : at + _PROGRESS_HEAD.size]
-        (checksum,) = _CRC.unpack_from(control, at + _PROGRESS_HEAD.size)
-        if checksum != zlib.crc32(head):
-            continue
-        sequence, size, payload_checksum = _PROGRESS_HEAD.unpack(head)
-        start = at + _PROGRESS_HEAD.size + _CRC.size
-        payload = control[start : start + size]
-        if zlib.crc32(payload) == payload_checksum:
-            whole.append((sequence, payload))
-    return whole
+def _newest_progress(control: mmap.mmap) -> _Told | None:
+    return _newest(control, _progress_at, _PROGRESS_AT)
+
+
+def _newest(
+    control: mmap.mmap, read: Callable[[mmap.mmap, int], _Slot | None], places: tuple[int, int]
+) -> _Slot | None:
+    """The slot with the higher sequence among those that are whole.
+
+    Where only one is, the other is being written, and the whole one was the newest as long as it stands there still: a
+    reader that slept between the two may hold one that has been overwritten since."""
+    while True:
+        first, second = read(control, places[0]), read(control, places[1])
+        if first is not None and second is not None:
+            return max(first, second, key=lambda slot: slot.sequence)
+        if first is None and second is None:
+            return None
+        whole, place = (first, places[0]) if first is not None else (second, places[1])
+        if read(control, place) == whole:
+            return whole
+
+
+def _record_at(control: mmap.mmap, at: int) -> _Record | None:
+    """The record here, if its checksum is right. All zeros has another one, so that an untouched record is none."""
+    raw = control[at : at + _RECORD.size + _CRC.size]
+    (checksum,) = _CRC.unpack_from(raw, _RECORD.size)
+    return _Record(*_RECORD.unpack_from(raw)) if checksum == zlib.crc32(raw[: _RECORD.size]) else None
+
+
+def _progress_at(control: mmap.mmap, at: int) -> _Told | None:
+    """The progress here, if both checksums are right."""
+    raw = control[at : at + _PROGRESS_HEAD.size + _CRC.size]
+    (checksum,) = _CRC.unpack_from(raw, _PROGRESS_HEAD.size)
+    if checksum != zlib.crc32(raw[: _PROGRESS_HEAD.size]):
+        return None
+    sequence, size, payload_checksum = _PROGRESS_HEAD.unpack_from(raw)
+    payload = control[at + len(raw) : at + len(raw) + size]
+    return _Told(sequence, payload) if zlib.crc32(payload) == payload_checksum else None
 
 
 def _is_untouched(control: mmap.mmap) -> bool:
