@@ -21,7 +21,9 @@ LEARNING_RATE = 0.5
 """Of the first-order head, in AdaGrad's units."""
 STEEPNESS_FIRST = 4.0
 """Ridge scores of a one-hot target lie between 0 and 1; times this they make probabilities of the right order."""
-ALIKE_DECAY = 2.0 ** (-1.0 / 64.0)
+ALIKE_DECAY = 2.0 ** (-1.0 / 256.0)
+"""Of the share of events that look like another class than theirs: long enough that a new class which the exact head
+takes for an old one at first does not pass for a changed concept."""
 STEEPNESS_MEMORY = 2.0 ** (-1.0 / 1024.0)
 
 
