@@ -57,8 +57,8 @@ def gone(gaps: Array, rates: Array, alike: Array) -> Array:
     A class that made up a share ``rate`` of the events and has been absent for ``gap`` of them is missing rate * gap
     expected events; were it still arriving, so long a gap would have probability exp(-rate * gap). That is tempered by
     PATIENCE, since real streams come in bursts. If inputs that look like the class go on arriving with other labels, in
-    a share ``alike`` near its rate, then it is the concept that changed, and what was known protects nothing; up to half
-    of its rate they are the mistakes that the exact head makes anyway.
+    a share ``alike`` near its rate, then it is the concept that changed, and what was known protects nothing; up to
+    half of its rate they are the mistakes that the exact head makes anyway.
     """
     absent = 1.0 - np.exp(-rates * gaps / PATIENCE)
     unlike = 2.0 * (1.0 - alike / np.maximum(rates, 1e-12))
