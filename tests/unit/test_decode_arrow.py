@@ -174,3 +174,48 @@ def test_what_is_asked_has_no_label():
     assert binary.decode(Kind.PREDICTION, stream(pa.table({"x": [1.0]})), Media.ARROW, 1.0).labels is None
     with pytest.raises(BadEvent, match="'label'"):
         binary.decode(Kind.PREDICTION, stream(pa.table({"x": [1.0], "label": [1]})), Media.ARROW, 1.0)
+
+
+def compressed(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        compressed(pa.table({"city": pa.array(["a" * 200_000_000]), "kind": ["k"]})),
+        stream(
+            pa.table(
+                {
+                    "city": pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int8()), ["a" * 10_000]),
+                    "kind": pa.array(["k"] * 100_000).dictionary_encode(),
+                }
+            )
+        ),
+    ],
+    ids=["compressed", "dictionary"],
+)
+def test_little_that_unpacks_to_much_is_refused(body):
+    assert len(body) < RICH.serve.body_max_bytes
+    with pytest.raises(TooLarge, match="unpacked"):
+        rich.decode(Kind.EXAMPLE, body, Media.ARROW, 50.0)
+
+
+def test_compressed_streams_of_ordinary_size_are_read():
+    table = pa.table({"city": ["a", "b"] * 500, "x": [1.0, 2.0] * 500, "kind": ["k"] * 1000})
+    assert len(rich.decode(Kind.EXAMPLE, compressed(table), Media.ARROW, 50.0)) == 1000
+
+
+def test_a_label_that_is_null_within_its_dictionary_is_missing():
+    kinds = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array(["a", None]))
+    with pytest.raises(BadEvent, match="label is missing in row 1"):
+        example(rich, pa.table({"kind": kinds}))
+
+
+def test_a_time_beyond_what_can_be_kept_is_refused():
+    seen = pa.array([2**62], pa.timestamp("s"))
+    with pytest.raises(BadEvent, match="'seen' should hold times"):
+        example(rich, pa.table({"kind": ["a"], "seen": seen}))

@@ -6,16 +6,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock.errors import BadEvent, Malformed, TooLarge
 from penstock.events import Batch, Kind, Strings
 from penstock.serve import faults
+from penstock.serve.arrow_size import unpacked_bytes
 from penstock.serve.forms import TEXT_MAX, Forms, class_name
 from penstock.spec import ClassName
 
 ROWS_MAX = 100_000
 """Events of one request, as for JSON."""
+
+UNPACKED_FACTOR = 16
+"""How many times ``serve.body_max_bytes`` a stream may hold once compression and dictionaries are undone: what is
+acknowledged is written in full."""
 
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 """What every writer closes a stream with. The format allows to leave it out, but then nobody could tell a whole stream
@@ -26,10 +32,13 @@ def decode(forms: Forms, kind: Kind, body: bytes, now: float, source: str | None
     """The stream as one batch. Raises BadEvent, Malformed or TooLarge; then nothing of it is good."""
     if not body:
         raise Malformed("The request has no body")
-    table = _read(body)
+    limit = UNPACKED_FACTOR * forms.spec.serve.body_max_bytes
+    table = _read(body, limit)
     if table.num_rows == 0:
         raise BadEvent("The request holds no event")
     try:
+        if sum(map(_decoded_bytes, table.columns)) > limit:
+            raise TooLarge(what="unpacked Arrow stream", limit=f"{limit} bytes")
         return _Columns(forms, table).batch(kind, now, source)
     except UnicodeDecodeError as error:
         raise Malformed(f"The Arrow stream holds text that is not valid UTF-8: {error.reason}") from None
@@ -38,10 +47,12 @@ def decode(forms: Forms, kind: Kind, body: bytes, now: float, source: str | None
         raise BadEvent(f"The Arrow stream holds a value that cannot be converted: {reason}") from None
 
 
-def _read(body: bytes) -> pa.RecordBatch:
+def _read(body: bytes, limit: int) -> pa.RecordBatch:
     if not body.endswith(_END):
         raise Malformed("The Arrow stream is cut off: it does not end with the end-of-stream mark")
     try:
+        if unpacked_bytes(body) > limit:
+            raise TooLarge(what="unpacked Arrow stream", limit=f"{limit} bytes")
         batches = []
         rows = 0
         with pa.ipc.open_stream(body) as stream:
@@ -159,7 +170,9 @@ class _Columns:
                 column = column.cast(pa.timestamp("us", tz="UTC"))
             elif not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
                 raise self._wrong_type(name)
-            micros = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy(zero_copy_only=False)
+            # Nanoseconds lose what is finer; seconds and days beyond the year 294247 would silently become others.
+            finer = pa.types.is_timestamp(kind) and kind.unit == "ns"
+            micros = column.cast(pa.timestamp("us"), safe=not finer).cast(pa.int64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid as error:
             reason = str(error).partition("\n")[0]
             raise BadEvent(f"Column {name!r} should hold times: {reason}", pointer=self._pointer(name)) from None
@@ -232,13 +245,14 @@ class _Columns:
         column = self.columns.get(name)
         if column is None:
             raise BadEvent(f"Column {name!r} with the label is missing", pointer=f"/{faults.escaped(name)}")
+        column = _plain(column)
         if column.null_count:
             row = 0
             if not pa.types.is_null(column.type):
                 row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
             raise BadEvent(f"The label is missing in row {row}", pointer=f"/{row}/label", row=row)
         if self.forms.schema.label_is_class:
-            return self._classes(name, _plain(column))
+            return self._classes(name, column)
         if not _is_number(column.type):
             raise self._wrong_label(name, column)
         values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
@@ -320,9 +334,21 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def _decoded_bytes(column: Any) -> int:
+    """What a dictionary-encoded column of strings takes with its values in place; 0 for others, which are as large as
+    they were sent."""
+    if not pa.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
+        return 0
+    return int(pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
+
+
 def _plain(column: Any) -> Any:
-    """A dictionary-encoded column with its values in place."""
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    """A dictionary-encoded column of what may stand in one, with its values in place."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    kind = column.type.value_type
+    known = _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return column.dictionary_decode() if known else column
 
 
 def _lengths(column: Any) -> NDArray[np.int64]:
