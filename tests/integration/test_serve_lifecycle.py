@@ -316,3 +316,12 @@ def test_an_inherited_socket_survives_the_worker(tmp_path: Path) -> None:
                 waiting.sendall(head(len(BODY)) + BODY)
                 server.start()
                 assert read_answer(waiting)[0] == 201
+
+
+def test_a_body_announced_as_far_too_large_is_refused_and_not_read_in_part(server: ServerProcess) -> None:
+    before = server.count("two")
+    event = b'{"features": {"x": 1}, "label": 1}\n'
+    with connect(server) as connection:
+        connection.sendall(head(10**9).replace(b"application/json", b"application/x-ndjson") + event)
+        assert read_answer(connection)[0] == 413
+    assert server.count("two") == before

@@ -201,3 +201,14 @@ def test_predictions_go_on_while_versions_and_events_pour_in(tmp_path: Path) -> 
             sent = sending.result()
             assert server.count("two") == sent
         assert server.post("/v1/two/predict", {"features": {}}).json()["version"] == version
+
+
+def test_before_its_first_class_a_service_answers_with_none_and_can_hear_of_it(tmp_path: Path) -> None:
+    spec = Spec(name="fresh", task="multiclass", features=NUMBERS, learn=SMALL)
+    with ServerProcess(tmp_path, spec) as running:
+        running.publish("fresh", 1, FastModel(spec))
+        answer = running.post("/v1/fresh/predict", {"features": {"x": 1}})
+        assert answer.status == 200
+        assert (answer.json()["label"], answer.json()["probabilities"]) == (None, {})
+        feedback = running.post("/v1/fresh/feedback", {"id": answer.json()["id"], "label": "first"})
+        assert feedback.status == 201

@@ -28,7 +28,9 @@ class ClassAnswer(msgspec.Struct, frozen=True):
 
     id: str
     version: int
-    label: str
+    label: str | None
+    """The most probable class; None while a multiclass service has heard of none, so that feedback can name the
+    first."""
     probabilities: dict[str, float]
 
 
@@ -173,6 +175,8 @@ class Answers:
     def _worded(self, predictions: Predictions, ids: list[str | None]) -> list[Answer]:
         version, classes = int(self._version), self._classes
         probabilities = predictions.probabilities
+        if probabilities is not None and not classes:
+            return [ClassAnswer(event_id or "", version, None, {}) for event_id in ids]
         if probabilities is not None:
             best = probabilities.argmax(axis=1).tolist()
             rows = probabilities.tolist()

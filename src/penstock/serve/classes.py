@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from penstock.errors import BadEvent
 from penstock.publish.interface import LiveReader
+from penstock.serve.forms import TEXT_MAX
 from penstock.spec import ClassName, Spec
 
 
@@ -35,6 +36,8 @@ class KnownClasses:
         if block is not None:
             self._known.update(block.head.classes)
         new = asked - self._known
+        if any(len(name) > TEXT_MAX for name in new):
+            raise BadEvent(f"A class has at most {TEXT_MAX} characters or digits", pointer="/label")
         if len(self._known) + len(new) > self._most:
             raise BadEvent(
                 f"Label {min(new)!r} is a new class, and the service has {len(self._known)} of the {self._most} that "

@@ -69,6 +69,8 @@ class Request:
         """The whole body. Raises TooLarge beyond limit bytes, and ClientGone."""
         if self.encoding not in ("", "identity"):
             raise UnsupportedMedia(media=f"{self.media}; content-encoding {self.encoding}")
+        if (self.length or 0) > limit + DISCARD_MAX_BYTES:
+            raise TooLarge(what="request body", limit=f"{limit} bytes")
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             whole: bytes = message.get("body", b"")
@@ -88,7 +90,7 @@ class Request:
                 parts.clear()
             if not message.get("more_body"):
                 break
-            if size > limit + DISCARD_MAX_BYTES or (self.length or 0) > limit + DISCARD_MAX_BYTES:
+            if size > limit + DISCARD_MAX_BYTES:
                 break
             message = await self.receive()
         if size > limit:
