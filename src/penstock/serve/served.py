@@ -22,6 +22,9 @@ from penstock.serve.intake import Commits, Intake
 from penstock.serve.seen import GENERATION, SeenIds
 from penstock.spec import Spec
 
+BEHIND_AFTER_S = 60.0
+"""Seconds that events have waited, while others are taken, after which the learner is called behind."""
+
 STALLED_AFTER_S = 10.0
 """Seconds without any progress, while events wait, after which the learner is called stalled. A restart that has to
 replay half a minute's worth of a busy stream takes less."""
@@ -49,19 +52,47 @@ class Service:
     receipts: Receipts
     metrics: ServiceMetrics
     folder: Path
-    _seen_position: tuple[int, float] = field(default_factory=lambda: (-1, time.monotonic()))
+    pace: Pace = field(default_factory=lambda: Pace())
 
     def lag(self) -> int:
         """Durable events, of all kinds, that the learner has not taken yet."""
         return max(0, sum(self.log.ends().values()) - sum(self.live.progress().position.values()))
 
-    def stalled_s(self) -> float:
-        """For how many seconds events have waited without any being taken; 0 while the learner keeps up."""
+    def look(self) -> Pace:
+        """Whether the learner keeps up, as of now."""
         taken = sum(self.live.progress().position.values())
-        now = time.monotonic()
-        if taken != self._seen_position[0] or self.lag() == 0:
-            self._seen_position = (taken, now)
-        return now - self._seen_position[1]
+        self.pace.look(sum(self.log.ends().values()), taken, time.monotonic())
+        return self.pace
+
+
+@dataclass(slots=True)
+class Pace:
+    """For how long events wait for the learner, from looks now and then at how many are durable and how many taken.
+
+    Between two looks nothing is known, so both figures count from a look: they are at least what they say."""
+
+    stalled_s: float = 0.0
+    """For how many seconds some have waited without any being taken."""
+    behind_s: float = 0.0
+    """For how many seconds some of those that wait have waited."""
+    _taken: int = -1
+    _stalled_since: float | None = None
+    _mark: int = 0
+    """So many events were durable at ``_marked_at``, and not all of them are taken."""
+    _marked_at: float | None = None
+
+    def look(self, durable: int, taken: int, now: float) -> None:
+        """Take the counts as of ``now``, in seconds by a clock that does not jump."""
+        if taken >= durable:
+            self._stalled_since = self._marked_at = None
+        else:
+            if taken != self._taken or self._stalled_since is None:
+                self._stalled_since = now
+            if taken >= self._mark or self._marked_at is None:
+                self._mark, self._marked_at = durable, now
+        self._taken = taken
+        self.stalled_s = 0.0 if self._stalled_since is None else now - self._stalled_since
+        self.behind_s = 0.0 if self._marked_at is None else now - self._marked_at
 
 
 def assemble(

@@ -12,7 +12,7 @@ import msgspec
 
 from penstock.metrics import Reading
 from penstock.publish.interface import Progress
-from penstock.serve.served import STALLED_AFTER_S, Service
+from penstock.serve.served import BEHIND_AFTER_S, STALLED_AFTER_S, Service
 
 HealthStatus = Literal["ok", "degraded", "starting"]
 
@@ -142,9 +142,11 @@ def health_of(service: Service) -> Health:
         return Health("starting", "learner: it has not published a version yet")
     if failure is not None:
         return Health("degraded", f"event log: {failure}")
-    stalled = service.stalled_s()
-    if stalled > STALLED_AFTER_S:
-        return Health("degraded", f"learner: {service.lag()} events wait, none was taken for {stalled:.0f} s")
+    pace = service.look()
+    if pace.stalled_s > STALLED_AFTER_S:
+        return Health("degraded", f"learner: {service.lag()} events wait, none was taken for {pace.stalled_s:.0f} s")
+    if pace.behind_s > BEHIND_AFTER_S:
+        return Health("degraded", f"learner: {service.lag()} events wait, some for {pace.behind_s:.0f} s and more")
     if service.live.progress().holding:
         return Health("degraded", "gate: updates are held back, an earlier version answers")
     return Health("ok")

@@ -41,6 +41,8 @@ LAME_DUCK_S = 0.25
 """For so long after a signal connections are still taken, and for so long again requests on them, each answered with
 ``Connection: close``: a client with a request under way when the signal came is served, and learns to go elsewhere."""
 
+LOOK_EVERY_S = 2.0
+
 SEGMENT_BYTES_MAX = 64 * 1024 * 1024
 SEGMENTS_IN_BUDGET = 8
 """Retention removes whole segments, so a log has at least so many within its budget and overshoots it by an eighth."""
@@ -100,6 +102,7 @@ async def _serve(config: WorkerConfig, specs: Sequence[Spec], started: Started |
             loop.create_task(_drain_after(stopping, application, server)),
             loop.create_task(patience.watch()),
             loop.create_task(_keep_retaining(rooms, config.retain_every_s)),
+            loop.create_task(_keep_looking(list(services.values()))),
         ]
         if started is not None:
             host, port = listener.getsockname()[:2]
@@ -203,6 +206,14 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
         loop=asyncio.get_running_loop(),
     )
     return service, writer
+
+
+async def _keep_looking(services: Sequence[Service]) -> None:
+    """How long events wait is counted from a look, and must not depend on whether somebody asks."""
+    while True:
+        for service in services:
+            service.look()
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def _keep_retaining(rooms: Sequence[tuple[Service, LocalLogWriter]], every_s: float) -> None:
