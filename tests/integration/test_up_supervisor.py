@@ -51,9 +51,12 @@ children = {
     "early": child("early", 0, STAYS.replace("NAME", "'early'")),
     "deaf": child("deaf", 0, DEAF),
     "usage": child("usage", 0, "print('no such option', flush=True); sys.exit(2)"),
+    "misled": child("misled", 0, "note('tried'); sys.exit(2)"),
     "failing": child("failing", 0, "note('tried'); sys.exit(1)"),
 }
-code = Supervisor([children[name] for name in sys.argv[2:]], is_ready=lambda: False).run()
+names = sys.argv[2:]
+is_ready = "ready" in names
+code = Supervisor([children[name] for name in names if name != "ready"], is_ready=lambda: is_ready).run()
 sys.exit(code)
 """
 
@@ -135,3 +138,11 @@ def test_a_child_that_keeps_failing_is_started_ever_more_seldom(tmp_path: Path) 
         "0.2 s",
         "0.4 s",
     ]
+
+
+def test_a_usage_error_after_readiness_is_tried_again_like_any_other_end(tmp_path: Path) -> None:
+    house = House(tmp_path, "ready", "misled")
+    until(lambda: len(house.notes()) >= 2, "it was given up")
+    assert "misled | ended with exit code 2; it starts again in 0.1 s" in house.errors.read_text()
+    house.process.terminate()
+    assert house.process.wait(20) == 0

@@ -30,7 +30,8 @@ LOOK_S = 0.05
 """How often readiness is asked for until it is there."""
 LINE_MAX_BYTES = 64 * 1024
 USAGE_ERROR = 2
-"""The exit code of a child that would fail in the same way for ever."""
+"""The exit code of a child that would fail in the same way for ever. Once everything has run, it may be due to what
+somebody is just changing, and the child is tried again like any other."""
 _PR_SET_PDEATHSIG = 1
 _PARENT = "PENSTOCK_SUPERVISOR"
 
@@ -226,11 +227,10 @@ class Supervisor:
             kept.rest = b""
 
     def _died(self, kept: _Kept, code: int) -> None:
-        if code == USAGE_ERROR:
+        if code == USAGE_ERROR and not self.ready:
             self.say(kept.child.name, "ended with a usage error and is not started again")
-            if not self.ready:
-                self._exit_code = USAGE_ERROR
-                self._begin_drain()
+            self._exit_code = USAGE_ERROR
+            self._begin_drain()
             return
         now = time.monotonic()
         kept.failures = 1 if now - kept.started_at >= STABLE_S else kept.failures + 1
