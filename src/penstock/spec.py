@@ -65,6 +65,9 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Random non-linear features beside the linear ones; 0 for a linear model. Time per event grows with the square."""
     step_max: Annotated[int, Meta(ge=1, le=65_536)] = 1024
     """Events learned in one step at most when there is a backlog; when idle a step is a single event."""
+    catch_up_s: Annotated[float, Meta(ge=0, le=3600)] = 0.5
+    """Seconds in which a backlog may be caught up with: with more, steps are shorter, which learns more from each
+    event; with none, they are as long as they may be."""
     step_interval_ms: Annotated[float, Meta(ge=0, le=60_000)] = 5.0
     """Milliseconds between two steps at least, which bounds how many versions a second are published."""
     checkpoint_every_s: Positive = 30.0

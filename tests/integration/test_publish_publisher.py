@@ -244,3 +244,24 @@ def test_the_loop_learns_what_comes_and_ends_with_a_checkpoint_and_nothing_to_re
     assert again.progress.examples_learned == 28
     again.close()
     reader.close()
+
+
+def test_steps_of_a_backlog_are_recorded_and_exposed_together_up_to_a_verdict_that_others_wait_for(
+    tmp_path: Path,
+) -> None:
+    watched = Watched(tmp_path, ("publish",) * 5 + ("hold", "publish", "publish"))
+    watched.step()
+    batch = small_events(Kind.EXAMPLE, watched.rng, 49, 5)
+    watched.writer.append([Entry(kind=batch.kind, count=49, payload=encode(batch))])
+    assert watched.publisher.step()
+    recorded = [step.action for step in read_steps(tmp_path / "steps")]
+    assert recorded == ["start", *["publish"] * 5, "hold"], "the log's time stands still, so a round goes on for ever"
+    assert watched.served().head.version == 6
+    assert watched.served().head.position == {0: 33}
+    assert watched.publisher.step()
+    assert watched.served().head.version == 8
+    assert not watched.publisher.step()
+    receipts = SqliteReceipts(tmp_path / "versions.sqlite", SPEC.name, read_only=True)
+    watched.publisher.checkpoint()
+    assert [receipt.version for receipt in receipts.newest(100)] == list(range(8, 0, -1))
+    receipts.close()

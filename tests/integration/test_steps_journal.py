@@ -49,6 +49,23 @@ def test_entries_come_back_as_they_were_over_rotations_and_restarts(tmp_path: Pa
     journal.close()
 
 
+def test_entries_that_were_appended_together_are_there_together_or_not_at_all(tmp_path: Path) -> None:
+    newest = filled(tmp_path, range(1, 3))
+    before = len(newest.read_bytes())
+    journal = StepJournal(tmp_path)
+    with pytest.raises(ValueError, match="step 5 cannot follow step 3"):
+        journal.append(step(3), step(5))
+    journal.append(step(3), step(4), step(5))
+    assert journal.last == 5
+    journal.close()
+    whole = newest.read_bytes()
+    for end in range(before, len(whole)):
+        newest.write_bytes(whole[:end])
+        assert [s.number for s in read_steps(tmp_path)] == [1, 2]
+    newest.write_bytes(whole)
+    assert [s.number for s in read_steps(tmp_path, after=3)] == [4, 5]
+
+
 def test_only_whole_files_below_the_number_are_forgotten(tmp_path: Path) -> None:
     filled(tmp_path, range(1, 10), rotate_at=(3, 6))
     journal = StepJournal(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from penstock.eventlog.interface import Entry
 from penstock.events import Batch, Kind, Offset, Partition, Position, Range, Version, encode
 from penstock.join.window import JoinWindow
 from penstock.learn.interface import Learned, Predictions
-from penstock.learn.learner import PENDING_EVENTS_PER_STEP_MAX, Learner, Taken
+from penstock.learn.learner import COMPARED_MAX, PENDING_EVENTS_PER_STEP_MAX, Learner, Taken, spread_over
 from penstock.learn.prequential import FACTOR, Fading, Prequential, right
 from penstock.spec import ClassName, Feature, Learn, Spec
 from penstock.testing.memory_log import MemoryLog
@@ -264,3 +265,36 @@ def test_accuracy_counts_a_class_without_a_column_as_wrong_and_regressions_have_
     again = Prequential()
     again.load(measured.save())
     assert again.save() == measured.save()
+
+
+@pytest.mark.parametrize("n", [257, 300, 511, 1024, 65_536])
+def test_what_is_compared_of_a_long_step_is_spread_over_it_and_over_sources_that_take_turns(n: int) -> None:
+    assert spread_over(COMPARED_MAX) is None
+    places = spread_over(n)
+    assert places is not None
+    assert 0.7 * COMPARED_MAX <= len(places) <= COMPARED_MAX
+    assert places[0] >= 0
+    assert places[-1] < n
+    assert np.diff(places).min() >= 1
+    assert np.diff(places).max() <= 5 * n / COMPARED_MAX
+    for period in (2, 3, 4, 5, 8):
+        share = np.bincount(places % period, minlength=period) / len(places)
+        assert share == pytest.approx(1 / period, rel=0.35)
+
+
+def test_versions_are_compared_on_the_same_events_of_a_long_step() -> None:
+    log = MemoryLog(clock=lambda: 1000.0)
+    events = batch(Kind.EXAMPLE, 2000)
+    log.writer().append([Entry(kind=Kind.EXAMPLE, count=2000, payload=encode(events))])
+    long_steps = msgspec.structs.replace(spec(), learn=Learn(step_max=1000, catch_up_s=0.0))
+    learner = Learner(long_steps, log.reader(), JoinWindow(60.0, 1000), SmallModel(columns=1))
+    assert learner.take() is not None
+    learner.good = SmallPredictor(learner.model.freeze(Version(2), {}))
+    taken = learner.take()
+    assert taken is not None
+    assert taken.learned is not None
+    assert taken.compared is not None
+    assert taken.good is not None
+    # The model did not change since the good version was frozen, so it loses the same on the same events.
+    assert taken.good.tolist() == taken.learned.losses[taken.compared].tolist()
+    assert not learner.behind

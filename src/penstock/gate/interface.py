@@ -16,7 +16,10 @@ Action = Literal["publish", "hold", "roll_back"]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One step as the gate sees it: losses in [0, 1] of n labelled events, predicted before they were learned from."""
+    """One step as the gate sees it: losses in [0, 1] of n labelled events, predicted before they were learned from.
+
+    Of a long step these are a sample, spread over it without looking at anything but its length, which keeps every
+    guarantee: it is given for the events that are compared, in their order."""
 
     candidate: NDArray[np.float64]
     """(n,) of the learner's state before the step."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,16 @@ from penstock.eventlog.interface import LogReader
 from penstock.events import Batch, Offset, Partition, Position, Range, concatenate, decode
 from penstock.join.window import JoinWindow
 from penstock.learn.interface import Learned, Model, Predictor, State
+from penstock.learn.pace import Pace
 from penstock.spec import Spec
 
 PENDING_EVENTS_PER_STEP_MAX = 64
 """Steps' worth of events without a label that are taken before they are recorded: a crash takes them again."""
 PENDING_RANGES_MAX = 256
+GOLDEN = (5.0**0.5 - 1.0) / 2.0
+COMPARED_MAX = 256
+"""Events of a step on which versions are compared at most; more of one step would say little more and cost as much as
+learning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +46,12 @@ class Taken:
     learned: Learned | None = None
     served: NDArray[np.float64] | None = None
     """(n,) losses of the version that is served; the learner's own array where the two are one."""
+    compared: NDArray[np.intp] | None = None
+    """(m,) ascending places of the events on which versions are compared; None where it is all n."""
     good: NDArray[np.float64] | None = None
-    """(n,) losses of the last known good version, where there is one."""
+    """(m,) losses of the last known good version, where there is one."""
     probation: NDArray[np.float64] | None = None
-    """(n,) losses of the version on probation, where there is one."""
+    """(m,) losses of the version on probation, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,9 @@ class Learner:
         """What is served, where that is not the learner's own state before the step."""
         self.good: Predictor | None = None
         self.probation: Predictor | None = None
+        self.behind = False
+        """Whether the newest step left events for later that were durable when it was formed."""
+        self.pace = Pace(spec.learn.step_max, spec.learn.catch_up_s)
         self._reader = reader
         self._step_max = spec.learn.step_max
         self._interval_s = spec.learn.step_interval_ms / 1000.0
@@ -160,14 +171,18 @@ class Learner:
     def _form(self) -> tuple[Range, ...]:
         """The next step's ranges: each partition's fair share in ascending order, and what they leave to those with
         more."""
+        ends = self._reader.ends()
         waiting = {
             partition: end - self.position.get(partition, 0)
-            for partition, end in sorted(self._reader.ends().items())
+            for partition, end in sorted(ends.items())
             if end > self.position.get(partition, 0)
         }
+        self.behind = False
         if not waiting:
             return ()
-        room = self._step_max
+        self.pace.arrived(sum(ends.values()), time.monotonic())
+        room = self.pace.size(sum(waiting.values()))
+        self.behind = sum(waiting.values()) > room
         shares = dict.fromkeys(waiting, 0)
         open_partitions = sorted(waiting, key=lambda p: (-waiting[p], p))[:room]
         while room and open_partitions:
@@ -201,8 +216,10 @@ class Learner:
         learned = self.model.learn(batch)
         # The others are frozen, so they still predict as they did before the step; all are measured by one scale.
         served = self._losses(self.served, batch, learned.scale)
-        good = self._losses(self.good, batch, learned.scale)
-        probation = self._losses(self.probation, batch, learned.scale)
+        compared = spread_over(len(batch))
+        few = batch if compared is None or (self.good is None and self.probation is None) else batch.rows(compared)
+        good = self._losses(self.good, few, learned.scale)
+        probation = self._losses(self.probation, few, learned.scale)
         ranges, events = self._hand_over()
         return Taken(
             ranges=ranges,
@@ -211,6 +228,7 @@ class Learner:
             batch=batch,
             learned=learned,
             served=learned.losses if served is None else served,
+            compared=compared,
             good=good,
             probation=probation,
         )
@@ -250,6 +268,19 @@ class Learner:
     def _frames(self, partition: Partition, start: Offset, stop: Offset) -> Iterator[_Opened]:
         for frame in self._reader.read(partition, start, stop):
             yield _Opened(frame.first, frame.time, decode(frame.payload))
+
+
+@lru_cache(maxsize=64)
+def spread_over(n: int) -> NDArray[np.intp] | None:
+    """(at most COMPARED_MAX,) ascending places among n events, or None where all n are no more than that.
+
+    They follow the golden ratio: even, without a period that sources taking turns could fall in with, and chosen
+    without looking at anything but n."""
+    if n <= COMPARED_MAX:
+        return None
+    places: NDArray[np.intp] = np.unique((np.arange(COMPARED_MAX) * GOLDEN % 1.0 * n).astype(np.intp))
+    places.flags.writeable = False
+    return places
 
 
 def _cut(opened: _Opened, start: Offset, stop: Offset) -> tuple[Offset, float, Batch]:

@@ -1,8 +1,8 @@
 """The step journal: what the learner took and what was decided, on disk before anybody sees the result.
 
-A file is a magic number and then frames: a mark, the payload's length, its CRC-32 and the payload (MessagePack). Every
-append is followed by fdatasync, so that only the last frame can be torn by a crash; it is cut when the journal is
-opened. A bad frame that has a good one behind it is damage, and an error.
+A file is a magic number and then frames: a mark, the payload's length, its CRC-32 and the payload, an array of entries
+(MessagePack) that became durable together. Every frame is followed by fdatasync, so that only the last one can be torn
+by a crash; it is cut when the journal is opened. A bad frame that has a good one behind it is damage, and an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from penstock.events import Range, Version
 
 StepAction = Literal["start", "publish", "hold", "roll_back", "advance"]
 
-MAGIC = b"PENSTEP\x01"
+MAGIC = b"PENSTEP\x02"
 MARK = b"\xf1STP"
 _FRAME = struct.Struct("<4sII")
 PAYLOAD_MAX_BYTES = 1 << 24
@@ -78,7 +78,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Step).decode
+_decode = msgspec.msgpack.Decoder(list[Step]).decode
 
 
 class StepJournal:
@@ -101,13 +101,14 @@ class StepJournal:
             self.close()
             raise
 
-    def append(self, step: Step) -> None:
-        """Make the entry durable. Raises StepsUnavailable, and then every later call does, too."""
+    def append(self, *steps: Step) -> None:
+        """Make the entries durable, all or none. Raises StepsUnavailable, and then every later call does, too."""
         if self._broken:
             raise StepsUnavailable(folder=self.folder, reason="an earlier write failed")
-        if step.number != self.last + 1:
-            raise ValueError(f"step {step.number} cannot follow step {self.last}")
-        payload = _encode(step)
+        for before, step in enumerate(steps, self.last):
+            if step.number != before + 1:
+                raise ValueError(f"step {step.number} cannot follow step {before}")
+        payload = _encode(steps)
         frame = _FRAME.pack(MARK, len(payload), zlib.crc32(payload)) + payload
         self._reached("step.record")
         try:
@@ -119,7 +120,7 @@ class StepJournal:
         except OSError as error:
             self._broken = True
             raise StepsUnavailable(folder=self.folder, reason=str(error)) from error
-        self.last = step.number
+        self.last += len(steps)
         self._reached("step.recorded")
 
     def rotate(self) -> None:
@@ -166,8 +167,8 @@ class StepJournal:
             self._create(newest)
             return _first(newest) - 1
         last, end = _first(newest) - 1, len(MAGIC)
-        for step, after in _frames(newest, data, strict=True):
-            last, end = step.number, after
+        for steps, after in _frames(newest, data, strict=True):
+            last, end = steps[-1].number, after
         self._fd = os.open(newest, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         if end < len(data):
             self.bytes_cut = len(data) - end
@@ -200,19 +201,20 @@ def read_steps(folder: Path, after: int = 0) -> Iterator[Step]:
         data = path.read_bytes()
         if data[: len(MAGIC)] != MAGIC and not (newest and len(data) < len(MAGIC)):
             raise StepsCorrupt(file=path, byte=0, reason="it does not begin like a step journal")
-        for step, end in _frames(path, data, strict=False):
-            if wanted is not None and step.number != wanted:
-                raise StepsCorrupt(file=path, byte=end, reason=f"step {step.number} stands where {wanted} should")
-            wanted = step.number + 1
-            if step.number > after:
-                yield step
+        for steps, end in _frames(path, data, strict=False):
+            for step in steps:
+                if wanted is not None and step.number != wanted:
+                    raise StepsCorrupt(file=path, byte=end, reason=f"step {step.number} stands where {wanted} should")
+                wanted = step.number + 1
+                if step.number > after:
+                    yield step
         if not newest and wanted != _first(files[index + 1]):
             raise StepsCorrupt(file=path, byte=len(data), reason=f"it ends before step {_first(files[index + 1]) - 1}")
 
 
-def _frames(path: Path, data: bytes, strict: bool) -> Iterator[tuple[Step, int]]:
-    """Each entry with the byte behind it, up to a torn tail. ``strict`` looks behind the first bad frame for a good
-    one."""
+def _frames(path: Path, data: bytes, strict: bool) -> Iterator[tuple[list[Step], int]]:
+    """Each frame's entries with the byte behind them, up to a torn tail. ``strict`` looks behind the first bad frame
+    for a good one."""
     at = len(MAGIC)
     while at < len(data):
         found = _frame_at(data, at)
@@ -223,11 +225,11 @@ def _frames(path: Path, data: bytes, strict: bool) -> Iterator[tuple[Step, int]]
                     raise StepsCorrupt(file=path, byte=at, reason="an entry is broken and whole ones follow it")
                 behind = data.find(MARK, behind + 1)
             return
-        step, at = found
-        yield step, at
+        steps, at = found
+        yield steps, at
 
 
-def _frame_at(data: bytes, at: int) -> tuple[Step, int] | None:
+def _frame_at(data: bytes, at: int) -> tuple[list[Step], int] | None:
     start = at + _FRAME.size
     if start > len(data):
         return None
@@ -238,9 +240,10 @@ def _frame_at(data: bytes, at: int) -> tuple[Step, int] | None:
     if zlib.crc32(payload) != checksum:
         return None
     try:
-        return _decode(payload), start + length
+        steps = _decode(payload)
     except msgspec.MsgspecError:
         return None
+    return (steps, start + length) if steps else None
 
 
 def _name(first: int) -> str:

@@ -28,7 +28,7 @@ from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
 from penstock.learn.steps import Reached, Step, StepAction, StepJournal, nothing
 from penstock.publish.account import Account
-from penstock.publish.interface import LiveWeights, Progress, Receipts, Snapshots
+from penstock.publish.interface import LiveWeights, Progress, Receipt, Receipts, Snapshots
 from penstock.publish.line import Kept, Line
 from penstock.spec import Spec
 
@@ -37,6 +37,10 @@ IDLE_S = 0.2
 REPLAY_CPU_MAX_S = 1.0
 """Processor time after which a checkpoint is due even if it is not time yet, since a restart would have to spend it
 again. A checkpoint costs some 15 ms."""
+ROUND_S = 0.02
+"""How long steps of a backlog are gathered before they are recorded and exposed: each on its own would wait for the
+disk as long as it takes to learn."""
+ROUND_STEPS = 64
 SNAPSHOTS_KEPT = 100
 """Materialised versions that are kept; older ones can be rebuilt from the log as far as it reaches back."""
 
@@ -107,21 +111,41 @@ class Publisher:
     # The protocol of a step ------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Do one step; whether something was recorded. Whatever it raises leaves a state that a restart takes up."""
+        """Do one step, and the ones behind it while events were left behind, for ROUND_S at most: they are recorded
+        and exposed together. Returns whether something was recorded. Whatever it raises leaves a state that a restart
+        takes up."""
         self._reached("step.begin")
-        # 1. Take the next events and learn from them. The learner, what it serves, the last known good version and the
-        # one on probation each predict them first. Events from which nothing can be learned wait to be recorded with
-        # later ones.
-        taken = self._learner.take()
-        if taken is None:
+        began = self._clocks.elapsed()
+        entries: list[Step] = []
+        block: Block | None = None
+        receipts: list[Receipt] = []
+        facts: list[Fact] = []
+        while True:
+            at = self._clocks.elapsed()
+            # 1. Take the next events and learn from them. The learner, what it serves, the last known good version and
+            # the one on probation each predict them first. Events from which nothing can be learned wait to be recorded
+            # with later ones.
+            taken = self._learner.take()
+            if taken is None:
+                break
+            self._reached("step.learned")
+            # 2. Judge the update, and make the version that results, in memory.
+            entry, made = self._decide(taken, number=self._rooms.journal.last + 1 + len(entries))
+            entries.append(entry)
+            block = made or block
+            more_receipts, more_facts = self._account.enter(entry)
+            receipts += more_receipts
+            facts += more_facts
+            self._reached("step.judged")
+            now = self._clocks.elapsed()
+            self._learner.pace.cost(taken.events, now - at)
+            ordinary = entry.action == "publish" and not entry.checkpoint_due
+            if not (ordinary and self._learner.behind and now - began < ROUND_S and len(entries) < ROUND_STEPS):
+                break
+        if not entries:
             return False
-        self._reached("step.learned")
-        # 2. Judge the update, and make the version that results, in memory.
-        entry, block = self._decide(taken)
-        self._reached("step.judged")
-        # 3. Record what was taken and decided. From here on the step has happened.
-        self._rooms.journal.append(entry)
-        receipts, facts = self._account.enter(entry)
+        # 3. Record what was taken and decided. From here on the steps have happened.
+        self._rooms.journal.append(*entries)
         # 4. Expose the result.
         if block is None:
             self._rooms.live.report(self.progress)
@@ -132,7 +156,7 @@ class Publisher:
         self._rooms.receipts.write(receipts, facts)
         self._reached("step.accounted")
         # 6. Write a checkpoint when one is due.
-        if entry.checkpoint_due:
+        if entries[-1].checkpoint_due:
             self.checkpoint()
         return True
 
@@ -273,9 +297,11 @@ class Publisher:
 
     # The parts -------------------------------------------------------------------------------------------------------
 
-    def _decide(self, taken: Taken, recorded: Step | None = None) -> tuple[Step, Block | None]:
-        """The journal's entry for a step and the block that it publishes; times come from the record when it is
-        repeated."""
+    def _decide(
+        self, taken: Taken, recorded: Step | None = None, *, number: int | None = None
+    ) -> tuple[Step, Block | None]:
+        """The journal's entry for a step and the block that it publishes; number and times come from the record when it
+        is repeated."""
         if taken.learned is not None and taken.batch is not None:
             self._prequential.add(taken.learned, taken.batch, self._line.classes_before(taken.learned))
         verdict = self._judge(taken)
@@ -289,7 +315,7 @@ class Publisher:
         self._time = recorded.time if recorded else self._clocks.now()
         gain = verdict.gain if verdict else None
         entry = Step(
-            number=recorded.number if recorded else self._rooms.journal.last + 1,
+            number=recorded.number if recorded else number or self._rooms.journal.last + 1,
             action=action,
             ranges=taken.ranges,
             version=version,
@@ -313,13 +339,18 @@ class Publisher:
     def _judge(self, taken: Taken) -> Verdict | None:
         if taken.learned is None or taken.batch is None or taken.served is None:
             return None
+        candidate, served, sources = taken.learned.losses, taken.served, taken.batch.sources
+        if taken.compared is not None:
+            same, candidate = served is candidate, candidate[taken.compared]
+            served = candidate if same else served[taken.compared]
+            sources = sources and [sources[place] for place in taken.compared]
         return self._gate.judge(
             Evidence(
-                candidate=taken.learned.losses,
-                served=taken.served,
+                candidate=candidate,
+                served=served,
                 good=taken.good,
                 probation=taken.probation,
-                sources=taken.batch.sources,
+                sources=sources,
                 finite=taken.learned.finite,
                 jump=taken.learned.jump,
             )
