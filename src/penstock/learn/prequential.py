@@ -14,6 +14,8 @@ from penstock.learn.interface import Learned, Predictions
 from penstock.spec import ClassName
 
 FACTOR = 0.999
+ERROR_MAX = 1e300
+"""Beyond it a sum of errors would no longer be a number."""
 
 
 class Fading:
@@ -51,7 +53,10 @@ class Prequential:
         if isinstance(batch.labels, list):
             self.accuracy.add(right(learned.predictions, batch.labels, classes))
         elif batch.labels is not None and learned.predictions.mean is not None:
-            self.error.add(np.abs(learned.predictions.mean - batch.labels))
+            with np.errstate(over="ignore"):
+                errors = np.abs(learned.predictions.mean - batch.labels)
+            # One event beyond all measure must not leave the mean without a value for ever.
+            self.error.add(np.minimum(errors, ERROR_MAX))
 
     def save(self) -> list[float]:
         """Six numbers."""
