@@ -48,6 +48,15 @@ def test_what_cannot_be_caught_up_with_is_learned_in_the_longest_steps() -> None
     assert flooded.size(2048) < 200, "they did not"
 
 
+def test_what_piled_up_in_a_short_pause_of_a_steady_stream_is_taken_at_once() -> None:
+    pace = measured()
+    for tick in range(600):
+        pace.arrived(100 * tick, 0.005 * tick)
+    assert pace.size(100) == 100
+    assert pace.size(1000) == 1000, "50 ms at 20,000 events a second"
+    assert pace.size(6000) < 600
+
+
 def test_without_time_to_catch_up_steps_are_as_long_as_they_may_be() -> None:
     assert Pace(STEP_MAX, 0.0).size(6000) == STEP_MAX
     assert Pace(STEP_MAX, 0.0).size(30) == 30

@@ -15,6 +15,9 @@ RATE_MEMORY_S = 1.0
 """Seconds over which the rate of arrivals fades by a factor e."""
 HEADROOM = 2.0
 """Times the rate of arrivals is planned for, so that a backlog shrinks while events go on to arrive."""
+PAUSE_S = 0.06
+"""What arrived within so many seconds at the usual rate piled up while the learner wrote a checkpoint or was not given
+the processor. It is taken at once: to be as fresh as before is worth more than one longer step costs."""
 COST_MEMORY = 0.95
 """What a measured step counts for after each later one."""
 OUTLIER = 4.0
@@ -57,7 +60,7 @@ class Pace:
 
     def size(self, waiting: int) -> int:
         """Events of the next step when so many are waiting."""
-        if waiting <= STEP_MIN or not self._catch_up_s:
+        if waiting <= max(STEP_MIN, PAUSE_S * self._rate) or not self._catch_up_s:
             self._planned = 0.0
             return min(waiting, self._step_max)
         a, b = self._line()
