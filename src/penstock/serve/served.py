@@ -16,7 +16,7 @@ from penstock.learn.interface import Block, Predictor
 from penstock.metrics import ServiceMetrics
 from penstock.publish.interface import LiveReader, Receipts
 from penstock.serve.answers import Answers
-from penstock.serve.classes import KnownClasses
+from penstock.serve.classes import ClassRegister, KnownClasses
 from penstock.serve.decode import Decoder
 from penstock.serve.intake import Commits, Intake
 from penstock.serve.seen import GENERATION, SeenIds
@@ -114,7 +114,7 @@ def assemble(
     in them."""
     decoder = Decoder(spec)
     metrics = ServiceMetrics(spec.name)
-    seen, classes = SeenIds(), KnownClasses(spec, live)
+    seen, classes = SeenIds(), KnownClasses(spec, live, ClassRegister(folder / "classes.jsonl"))
     _remember(recent, seen, classes)
     intake = Intake(decoder, commits, partition, end, seen, metrics, loop)
     prefix = f"{partition}-{incarnation}-"
