@@ -63,7 +63,11 @@ def run_house(
                 state.ready = supervisor.ready
                 state.servers, state.learners = supervisor.pids("servers"), supervisor.pids("learners")
                 state.restarts = supervisor.restarts()
-                write_state(data, state)
+                try:
+                    write_state(data, state)
+                except OSError as error:
+                    # As on a full disk: what runs must go on running, and the next change is written again.
+                    supervisor.say("up", f"{state_path(data)} cannot be written: {error.strerror}")
 
             supervisor = Supervisor(
                 _children(state.services, data, workers, listener.fileno(), lock, counted),

@@ -14,7 +14,7 @@ import pytest
 from up_process import PENSTOCK, SERVICES, Up, all_learned, environment, penstock, running, until, write_services
 
 from penstock.client import NDJSON, Client
-from penstock.control.folder import read_state
+from penstock.control.folder import read_state, state_path
 from penstock.errors import Refused, Unreachable
 
 
@@ -212,3 +212,18 @@ def test_ctrl_c_on_the_whole_group_drains_in_order(files: Path, tmp_path: Path) 
         assert up.process.wait(60) == 0
         assert read_state(up.data) is None
         assert "is killed" not in up.output.read_text()
+
+
+def test_the_house_goes_on_when_its_state_cannot_be_written(files: Path, tmp_path: Path) -> None:
+    with running(files, tmp_path / "data") as up:
+        before, client = up.state, up.client()
+        state_path(up.data).unlink()
+        state_path(up.data).mkdir()
+        os.kill(before.servers["0"], signal.SIGKILL)
+        until(lambda: "cannot be written" in up.output.read_text(), "nothing was said of it")
+        assert client.predict("fraud", {"amount": 1.0})["version"] == 1
+        state_path(up.data).rmdir()
+        os.kill(before.learners["fraud"], signal.SIGKILL)
+        until(lambda: read_state(up.data) is not None, "the state was not written again")
+        assert not list(up.data.glob("run/.state*"))
+        assert up.stop() == 0

@@ -57,11 +57,15 @@ def write_state(folder: Path, state: State) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Put a file in the place of another at once: whoever reads it sees all of the old one or all of the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from penstock.metrics import Reading
 from penstock.publish.interface import Progress
 from penstock.serve.served import BEHIND_AFTER_S, STALLED_AFTER_S, Service
 
+DISK_LOW_BYTES = 32 * 1024**2
+"""Less is soon too little for a segment of the log and a checkpoint; small writes may still succeed by chance."""
+
 HealthStatus = Literal["ok", "degraded", "starting"]
 
 
@@ -130,7 +133,7 @@ def status_of(service: Service) -> Status:
         disk=Disk(
             log_bytes=sum(_size(entry) for entry in _files(str(log))),
             log_max_bytes=service.spec.budget.log_max_bytes,
-            free_bytes=shutil.disk_usage(log if log.is_dir() else "/").free,
+            free_bytes=_free_bytes(service),
         ),
     )
 
@@ -147,9 +150,16 @@ def health_of(service: Service) -> Health:
         return Health("degraded", f"learner: {service.lag()} events wait, none was taken for {pace.stalled_s:.0f} s")
     if pace.behind_s > BEHIND_AFTER_S:
         return Health("degraded", f"learner: {service.lag()} events wait, some for {pace.behind_s:.0f} s and more")
+    if (free := _free_bytes(service)) < DISK_LOW_BYTES:
+        return Health("degraded", f"disk: {free} bytes are free for the log and what is learned")
     if service.live.progress().holding:
         return Health("degraded", "gate: updates are held back, an earlier version answers")
     return Health("ok")
+
+
+def _free_bytes(service: Service) -> int:
+    log = service.folder / "log"
+    return shutil.disk_usage(log if log.is_dir() else "/").free
 
 
 def is_ready(service: Service) -> bool:
