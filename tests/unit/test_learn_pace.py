@@ -40,20 +40,21 @@ def test_a_file_of_some_thousand_events_is_learned_in_short_steps_and_in_time() 
 def test_what_cannot_be_caught_up_with_is_learned_in_the_longest_steps() -> None:
     assert measured().size(10_000_000) >= 0.99 * STEP_MAX
     flooded = measured()
-    for tick in range(400):
+    for tick in range(1000):
         flooded.arrived(1000 * tick, 0.01 * tick)
     assert flooded.size(2048) == STEP_MAX, "100,000 events a second and more go on to arrive"
     for tick in range(100):
-        flooded.arrived(399_000, 4.0 + 0.1 * tick)
+        flooded.arrived(999_000, 10.0 + 0.2 * tick)
     assert flooded.size(2048) < 200, "they did not"
 
 
 def test_what_piled_up_in_a_short_pause_of_a_steady_stream_is_taken_at_once() -> None:
     pace = measured()
-    for tick in range(600):
+    for tick in range(2000):
         pace.arrived(100 * tick, 0.005 * tick)
     assert pace.size(100) == 100
     assert pace.size(1000) == 1000, "50 ms at 20,000 events a second"
+    assert pace.size(3000) == STEP_MAX
     assert pace.size(6000) < 600
 
 

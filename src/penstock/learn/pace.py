@@ -11,13 +11,13 @@ import math
 
 STEP_MIN = 64
 """Events below which a step is not shortened: it costs hardly less, and nothing more is gained."""
-RATE_MEMORY_S = 1.0
-"""Seconds over which the rate of arrivals fades by a factor e."""
+RATE_MEMORY_S = 3.0
+"""Seconds over which the rate of arrivals fades by a factor e: a file that is sent at once is no rate yet."""
 HEADROOM = 2.0
 """Times the rate of arrivals is planned for, so that a backlog shrinks while events go on to arrive."""
-PAUSE_S = 0.06
-"""What arrived within so many seconds at the usual rate piled up while the learner wrote a checkpoint or was not given
-the processor. It is taken at once: to be as fresh as before is worth more than one longer step costs."""
+PAUSE_S = 0.2
+"""What arrives within so many seconds at the usual rate piled up while the learner wrote a checkpoint or was not given
+the processor. It is taken at once: to be as fresh as before is worth more than a longer step costs."""
 COST_MEMORY = 0.95
 """What a measured step counts for after each later one."""
 OUTLIER = 4.0
