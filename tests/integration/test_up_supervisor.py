@@ -13,7 +13,7 @@ from up_process import until
 from penstock.control.folder import is_alive
 
 SCRIPT = """
-import sys
+import signal, sys
 from penstock.control.supervisor import Child, Supervisor
 
 folder = sys.argv[1]
@@ -56,7 +56,9 @@ children = {
 }
 names = sys.argv[2:]
 is_ready = "ready" in names
-code = Supervisor([children[name] for name in names if name != "ready"], is_ready=lambda: is_ready).run()
+if "nohup" in names:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+code = Supervisor([children[name] for name in names if name in children], is_ready=lambda: is_ready).run()
 sys.exit(code)
 """
 
@@ -146,3 +148,18 @@ def test_a_usage_error_after_readiness_is_tried_again_like_any_other_end(tmp_pat
     assert "misled | ended with exit code 2; it starts again in 0.1 s" in house.errors.read_text()
     house.process.terminate()
     assert house.process.wait(20) == 0
+
+
+def test_a_hangup_drains_unless_it_is_ignored(tmp_path: Path) -> None:
+    house = House(tmp_path, "nohup", "late")
+    house.wait_for("late")
+    house.process.send_signal(signal.SIGHUP)
+    os.kill(house.pids("late")[0], signal.SIGKILL)
+    until(lambda: len(house.pids("late")) == 2, "the hangup was heeded")
+    house.process.terminate()
+    assert house.process.wait(20) == 0
+    (tmp_path / "other").mkdir()
+    other = House(tmp_path / "other", "late")
+    other.wait_for("late")
+    other.process.send_signal(signal.SIGHUP)
+    assert other.process.wait(20) == 0

@@ -255,9 +255,11 @@ class Supervisor:
             handlers = {
                 signal.SIGTERM: self._count_signal,
                 signal.SIGINT: self._count_signal,
-                signal.SIGHUP: self._count_signal,
                 signal.SIGCHLD: lambda *_: None,
             }
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                # Where it is ignored, somebody said `nohup`, and means to go.
+                handlers[signal.SIGHUP] = self._count_signal
             before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
             waking_before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
             try:
