@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from penstock.cli.show import as_json as json_option
 from penstock.cli.show import say, show, show_json
+
+_DATA = "Folder with elec2/ and drift/ [default: without electricity, interchanging_rbf and transient_chessboard]"
 
 
 @click.group()
@@ -80,3 +83,103 @@ def stream(
     for title, rows in tables(report).items():
         click.echo(f"\n{title}")
         show(rows, [(name, name) for name in rows[0]])
+
+
+@bench.command()
+@json_option
+@click.option("--data", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help=_DATA)
+@click.option("--stream", "file", metavar="FILE", help="A CSV or Parquet file to learn, instead of the known streams.")
+@click.option("--label", metavar="COLUMN", help="Its column of classes [default: label, or the last one]")
+@click.option("--limit", type=click.IntRange(min=2), help="Events of each stream at most.")
+@click.option("--step", "steps", multiple=True, metavar="N", help="Events a step [default: 1,32]")
+@click.option("--peers", multiple=True, metavar="NAMES", help="Which others learn; none for nobody.")
+@click.option("--streams", multiple=True, metavar="NAMES", help="Which of the known streams.")
+@click.option("--prefix", type=click.IntRange(min=2), metavar="EVENTS", help="Events that slow learners get.")
+@click.option(
+    "--seconds",
+    "slow_s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds that slow learners have on a stream.",
+)
+@click.option("--quick", is_flag=True, help="A minute: six short streams. For a look, not for a claim.")
+def learn(
+    as_json: bool,
+    folder: Path | None,
+    file: str | None,
+    label: str | None,
+    limit: int | None,
+    steps: Sequence[str],
+    peers: Sequence[str],
+    streams: Sequence[str],
+    prefix: int | None,
+    slow_s: float | None,
+    quick: bool,
+) -> None:
+    """How well and how fast streams are learned, ours and other libraries'.
+
+    Each event is predicted before it is learned, one by one and in steps of 32; everybody has the settings that they
+    come with, a process and one thread. Takes 10 to 15 minutes; progress goes to stderr.
+    """
+    import msgspec
+
+    from penstock.cli.benchmarks.learn import QUICK, Settings, measure
+    from penstock.cli.benchmarks.learn_report import tables, words
+    from penstock.cli.benchmarks.learn_streams import NAMES
+    from penstock.cli.benchmarks.learners import PEERS
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the learner that runs is stopped too
+    if label is not None and file is None:
+        raise click.UsageError("--label names a column of --stream FILE, which is not given")
+    settings = QUICK if quick else Settings()
+    if file is not None:
+        settings = msgspec.structs.replace(settings, streams=(), limit=None)
+    given = {
+        "limit": limit,
+        "prefix": prefix,
+        "slow_s": slow_s,
+        "steps": _steps(steps) or None,
+        "peers": _known("--peers", peers, PEERS),
+        "streams": _known("--streams", streams, NAMES),
+    }
+    settings = msgspec.structs.replace(
+        settings,
+        folder=folder,
+        file=file,
+        label=label,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), say)
+    if as_json:
+        show_json(report)
+        return
+    for title, rows in tables(report).items():
+        click.echo(f"\n{title}")
+        show(rows, [(name, name) for name in rows[0]])
+    click.echo()
+    for sentence in words(report):
+        click.echo(sentence)
+
+
+def _listed(given: Sequence[str]) -> list[str]:
+    """Values between commas, in an option that may be given many times as well."""
+    return [part.strip() for text in given for part in text.split(",") if part.strip()]
+
+
+def _steps(given: Sequence[str]) -> tuple[int, ...]:
+    found = []
+    for text in _listed(given):
+        if not text.isdecimal() or not 1 <= int(text) <= 65_536:
+            raise click.BadParameter(f"{text!r} is no number of events from 1 to 65536", param_hint="--step")
+        found.append(int(text))
+    return tuple(dict.fromkeys(found))
+
+
+def _known(option: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...] | None:
+    """The names that were given, None where the option was not."""
+    names = tuple(dict.fromkeys(_listed(given)))
+    if names == ("none",):
+        return ()
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(f"there is no {name!r}; there are {', '.join(known)}", param_hint=option)
+    return names or None

@@ -1,0 +1,183 @@
+"""One learner on one stream in a process of its own: its speed, its memory, its scores, and its end if it comes early.
+
+Children are forked from a server that has imported the libraries, so that a trial starts in a moment and its memory is
+still its own. They run one after the other, with one thread for linear algebra.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from penstock.cli.benchmarks.learn_streams import Stream
+from penstock.cli.benchmarks.learners import LEARNERS
+from penstock.cli.benchmarks.scores import Hits, Scorer, Scores
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+PRELOADED = (
+    "penstock.cli.benchmarks.trial",
+    "penstock.learn.fast.model",
+    "river.compose",
+    "river.ensemble",
+    "river.forest",
+    "river.linear_model",
+    "river.preprocessing",
+    "river.tree",
+    "sklearn.linear_model",
+    "sklearn.preprocessing",
+    "sklearn.feature_extraction",
+    "vowpalwabbit",
+)
+"""Those that are not installed are passed over, and their learners say so."""
+LOOK_EVERY_S = 0.05
+"""Seconds of learning between two looks at the memory."""
+PREPARING_S = 60.0
+"""Seconds beyond the time for learning after which a trial is ended from outside: for bringing events into a learner's
+form, and for scoring."""
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How much one learner may do on one stream."""
+
+    events: int
+    seconds: float
+    """Of predicting and learning; the step in which they run out is the last one."""
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it."""
+
+    events: int
+    """Predicted and learned: the first ones of the stream."""
+    scores: Scores | None
+    events_per_s: float | None
+    memory_mb: float | None
+    """How much the process grew while it learned, in 10^6 bytes of anonymous memory."""
+    right: bytes
+    """A bit an event, which answers were right."""
+    ended: str = ""
+    """Why there is no result, or less than the whole stream."""
+
+    @property
+    def hits(self) -> Hits:
+        """(events,) which answers were right."""
+        bits = np.unpackbits(np.frombuffer(self.right, dtype=np.uint8), count=self.events)
+        return bits.astype(np.bool_)
+
+
+Work = Callable[[str, Stream, int, Bounds], Trial]
+
+
+def failed(reason: str) -> Trial:
+    """A trial without a result."""
+    return Trial(events=0, scores=None, events_per_s=None, memory_mb=None, right=b"", ended=reason)
+
+
+def run(model: str, stream: Stream, step: int, bounds: Bounds, work: Work | None = None) -> Trial:
+    """``work``, which is `learn`, in a process of its own. A crash or a hang is its result, nobody else's."""
+    context = multiprocessing.get_context("forkserver")
+    with _one_thread():
+        context.set_forkserver_preload(list(PRELOADED))
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(sender, work or learn, model, stream, step, bounds), daemon=True)
+        child.start()
+    sender.close()
+    time_s = 2 * bounds.seconds + PREPARING_S
+    try:
+        if not receiver.poll(time_s):
+            return failed(f"timed out: no result within {time_s:g} s")
+        return msgspec.msgpack.decode(receiver.recv_bytes(), type=Trial)
+    except (EOFError, ConnectionResetError):
+        child.join()
+        return failed(f"crashed: its process ended with {child.exitcode}")
+    finally:
+        receiver.close()
+        child.kill()
+        child.join()
+        child.close()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The environment that the server of children is started with, once: libraries look at it when they are loaded."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _child(sender: Connection, work: Work, model: str, stream: Stream, step: int, bounds: Bounds) -> None:
+    os.dup2(2, 1)  # what a library prints is no result
+    warnings.simplefilter("ignore")  # of a peer's own dependencies
+    np.seterr(all="ignore")
+    try:
+        trial = work(model, stream, step, bounds)
+    except ImportError as error:
+        trial = failed(f"left out: {error}; install it with: pip install 'penstock[bench]'")
+    except MemoryError:
+        trial = failed("crashed: it ran out of memory")
+    except Exception as error:
+        # Whatever a library raises on somebody's data belongs into the table, not in place of it.
+        said = " ".join(str(error).split())[:200]
+        trial = failed(f"crashed: {type(error).__name__}: {said}")
+    sender.send_bytes(msgspec.msgpack.encode(trial))
+    sender.close()
+
+
+def learn(model: str, stream: Stream, step: int, bounds: Bounds) -> Trial:
+    """Predict and learn the stream in this process; only predicting and learning are timed."""
+    total = min(len(stream.events), -(-bounds.events // step) * step)  # whole steps
+    learner = LEARNERS[model].build(stream, step)
+    scorer = Scorer(stream.codes, step)
+    gc.collect()
+    before = largest = resident_bytes()
+    spent = looked = 0.0
+    done = 0
+    while done < total and spent < bounds.seconds:
+        stop = min(done + step, total)
+        started = time.perf_counter()
+        answer = learner.step(done, stop)
+        spent += time.perf_counter() - started
+        scorer.add(learner.probabilities(answer))
+        done = stop
+        if spent - looked >= LOOK_EVERY_S or done == total:
+            largest, looked = max(largest, resident_bytes()), spent
+    is_out_of_time = done < total
+    return Trial(
+        events=done,
+        scores=scorer.scores(),
+        events_per_s=done / spent,
+        memory_mb=(largest - before) / 1e6,
+        right=np.packbits(scorer.hits).tobytes(),
+        ended=f"stopped after {bounds.seconds:g} s" if is_out_of_time else "",
+    )
+
+
+def resident_bytes() -> int:
+    """Anonymous memory of this process; where the system does not tell it, the most that it ever had of any kind."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
