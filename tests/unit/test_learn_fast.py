@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from penstock.cli.demonstration.streams import shifted
 from penstock.errors import BadEvent, BlockDamaged, CheckpointDamaged
 from penstock.events import Batch, Kind, Offset, Partition, Version
 from penstock.learn.block import digest, pack, unpack
@@ -270,7 +271,6 @@ def test_digits_that_stopped_arriving_are_not_forgotten() -> None:
         name="digits",
         task="multiclass",
         features={"image": Feature(type="vector", width=64)},
-        learn=Learn(random_features=256, half_lives=(128.0, float("inf"))),
     )
     model = FastModel(spec)
     test = _digits(images[held], labels[held])
@@ -281,18 +281,20 @@ def test_digits_that_stopped_arriving_are_not_forgotten() -> None:
         right: NDArray[np.bool_] = np.array(model.classes)[probabilities.argmax(axis=1)] == np.array(test.labels)
         return right
 
+    random = np.random.default_rng(0)
     for phase in range(5):
         arriving = np.flatnonzero(~held & (labels // 2 == phase))
         for _ in range(3):
-            for start in range(0, len(arriving), 12):
-                part = arriving[start : start + 12]
-                model.learn(_digits(images[part], labels[part]))
-                if phase == 4 and start % 48 == 0:
+            moved = np.array([shifted(image, *random.uniform(-1, 1, 2)) for image in images[arriving]])
+            for start in range(0, len(arriving), 32):
+                part = slice(start, start + 32)
+                model.learn(_digits(moved[part], labels[arriving][part]))
+                if phase == 4:
                     # Nor for a while, as the newest digits are taken for older ones at first.
                     assert right_now()[labels[held] < 2].mean() >= 0.9
     right = right_now()
     assert right[labels[held] < 2].mean() >= 0.93
-    assert right.mean() >= 0.91
+    assert right.mean() >= 0.87
     # The fast head has forgotten, so it is the mixture that remembers.
     fast = _answer(model, test).members[:, :, BASES].argmax(axis=1)
     assert (np.array(model.classes)[fast] == np.array(test.labels))[labels[held] < 2].mean() < 0.5

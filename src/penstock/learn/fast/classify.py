@@ -24,6 +24,10 @@ STEEPNESS_FIRST = 4.0
 ALIKE_DECAY = 2.0 ** (-1.0 / 256.0)
 """Of the share of events that look like another class than theirs: long enough that a new class which the exact head
 takes for an old one at first does not pass for a changed concept."""
+RECOGNISED_MIN = 0.1
+RECOGNISED_DECAY = 2.0 ** (-1.0 / 32.0)
+"""Of the share of a class's events that the exact head takes for what they are. While it is above the minimum, the
+class is one of its own, and not a new name for an old one."""
 STEEPNESS_MEMORY = 2.0 ** (-1.0 / 1024.0)
 
 
@@ -51,6 +55,9 @@ class ClassMembers:
         """(memories, classes) events of each class within each memory."""
         self.seen = np.zeros((2, classes))
         """(2, classes) events since each class was last seen, and since it was first seen."""
+        self.recognised = np.ones(classes)
+        """(classes,) share of each class's latest events that the exact head took for what they were; a new class has
+        the benefit of the doubt."""
         self.alike = np.zeros(classes)
         """(classes,) share of recent events that looked like each class to the exact head and were of another."""
         self.mixture = np.full(layout.members, 1.0 / layout.members)
@@ -76,7 +83,16 @@ class ClassMembers:
     def count(self, classes: NDArray[np.intp], looks: NDArray[np.intp], decays: Array) -> None:
         """Take (n,) classes, and what those events looked like before, into the counts and the gaps."""
         n = len(classes)
-        weights = (1.0 - ALIKE_DECAY) * ALIKE_DECAY ** np.arange(n - 1, -1, -1.0) * (looks != classes)
+        right = looks == classes
+        # A class that was first seen after another was last seen may be a new name for it. As long as the exact head
+        # tells some of its events for what they are, it is not: the rest are only like the other.
+        other = (self.seen[1][classes] <= self.seen[0][looks]) & (self.recognised[classes] > RECOGNISED_MIN)
+        renamed = ~right & ~other
+        events = np.bincount(classes, minlength=len(self.recognised))
+        faded = RECOGNISED_DECAY**events
+        hits = np.bincount(classes, right, minlength=len(self.recognised)) / np.maximum(events, 1)
+        self.recognised = faded * self.recognised + (1.0 - faded) * hits
+        weights = (1.0 - ALIKE_DECAY) * ALIKE_DECAY ** np.arange(n - 1, -1, -1.0) * renamed
         self.alike = self.alike * ALIKE_DECAY**n + np.bincount(looks, weights, minlength=len(self.alike))
         ever = self.counts[-1] > 0
         self.counts = fading_counts(self.counts, decays, classes)
@@ -114,6 +130,7 @@ class ClassMembers:
             "weights": self.weights.copy(),
             "counts": self.counts.copy(),
             "seen": self.seen.copy(),
+            "recognised": self.recognised.copy(),
             "alike": self.alike.copy(),
             "mixture": self.mixture.copy(),
             "steepness": self.steepness.copy(),
@@ -124,6 +141,7 @@ class ClassMembers:
         self.weights = arrays["weights"].copy() if copy else arrays["weights"]
         self.counts = arrays["counts"].copy() if copy else arrays["counts"]
         self.seen = arrays["seen"].copy() if copy else arrays["seen"]
+        self.recognised = arrays["recognised"].copy() if copy else arrays["recognised"]
         self.alike = arrays["alike"].copy() if copy else arrays["alike"]
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
         self.steepness = arrays["steepness"].copy() if copy else arrays["steepness"]
@@ -170,6 +188,7 @@ class ClassLearner:
         seen = np.zeros((2, classes))
         seen[:, :old_classes] = members.seen
         members.seen = seen
+        members.recognised = np.concatenate((members.recognised, np.ones(classes - old_classes)))
         members.alike = np.concatenate((members.alike, np.zeros(classes - old_classes)))
         members.refresh()
 
