@@ -116,3 +116,29 @@ def test_the_public_names_are_few_and_there() -> None:
         assert getattr(penstock, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         penstock.nothing  # noqa: B018
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash in which $P is the command line; the exit code is that of its pipe's first command."""
+    script = f"P='{sys.executable} -m penstock'; {line}"
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+
+
+def test_output_that_nobody_reads_on_is_no_failure(tmp_path: Path) -> None:
+    for number in range(3_000):
+        (tmp_path / f"{number}.yaml").write_text(f"name: s{number}\ntask: binary\nfeatures: {{a: number}}\n")
+    done = shell(f"$P check {tmp_path} | head -1; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_output_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("name: s\ntask: binary\nfeatures: {a: number}\n")
+    done = shell(f"$P check {tmp_path} >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_not_text_is_said_so() -> None:
+    done = shell("printf '\\xff\\xfe{' | $P predict orders")
+    assert done.returncode != 0
+    assert "not valid UTF-8" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -195,3 +195,16 @@ def test_the_task_follows_the_label(tmp_path: Path, values: list[str], task: str
     )
     spec, _ = infer(str(file))
     assert (spec.task, spec.label.classes) == (task, classes)
+
+
+def test_a_byte_order_mark_before_json_lines_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "marked.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"n": 1, "y": "a"}\r\n\r\n{"n": 2, "y": "b"}')
+    assert [row["features"]["n"] for row in rows_of(path)] == [1, 2]
+
+
+def test_labels_of_true_and_false_are_sent_as_they_are(tmp_path: Path) -> None:
+    spec = Service(name="s", task="binary", features={"n": "number"}, label={"name": "y"})
+    pyarrow.parquet.write_table(pa.table({"n": [1.0, 2.0], "y": [True, False]}), tmp_path / "t.parquet")
+    rows = rows_of(tmp_path / "t.parquet", spec)
+    assert [row["y"] for row in rows] == [True, False]

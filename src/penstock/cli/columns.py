@@ -96,7 +96,8 @@ class Columns:
         name = self._label
         if self._spec.task == "regression":
             column = self._numbers(column, name, first)
-        else:
+        elif not pa.types.is_boolean(column.type):
+            # True and false go as they are: the server knows that they may stand for 1 and 0.
             column = self._strings(column, name, first)
         if column.null_count:
             self._refuse(pc.is_null(column), first, f"the label, column {name!r}, is missing")

@@ -48,6 +48,14 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Here, before click ends the process with 1: whoever read our output has enough of it, as `head` does.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
@@ -84,7 +92,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     try:
         result: Any = cli.main(args=arguments, prog_name="penstock", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            # A closed one (`>&-`) is None.
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except PenstockError as error:
         return _report(str(error), error.advice, error.exit_code)
@@ -96,9 +106,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _report("interrupted", "", INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has enough of it, as `head` does; a second failure at exit would be noise.
+        # Of the last lines; a second failure at exit would be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UnicodeError as error:
+        return _report(f"this is not valid UTF-8: {error}", "", FAILED)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _report(f"{where}{error.strerror or error}", "", FAILED)

@@ -41,6 +41,8 @@ LINE_MAX_BYTES = 8 * 1024**2
 MISSING = ["", "#N/A", "N/A", "NA", "NULL", "NaN", "nan", "null", "None"]
 """What a CSV file may have in the place of a missing number; texts and categories are missing only when empty."""
 STDIN = "-"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some editors write before UTF-8."""
 
 _CSV_ROW = re.compile(r"Row #(\d+): ?(.*)", re.DOTALL)
 _CSV_COLUMN = re.compile(r"In CSV column #(\d+)")
@@ -158,7 +160,7 @@ def _csv_batches(source: Source, columns: Columns) -> Iterator[pa.RecordBatch]:
     delimiter = "\t" if source.path.endswith(".tsv") else ","
     with source.open() as file:
         blocks = _blocks(source.path, file)
-        head, _, rest = next(blocks, b"").removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").partition(b"\n")
+        head, _, rest = next(blocks, b"").removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n").partition(b"\n")
         try:
             names = next(csv.reader([head.decode("utf-8").rstrip("\r")], delimiter=delimiter), [])
         except UnicodeDecodeError:
@@ -254,6 +256,8 @@ def _json_pieces(
         while line := lines.readline(LINE_MAX_BYTES + 1):
             if len(line) > LINE_MAX_BYTES:
                 raise BadFile(source.path, "a line of more than 8 MiB is no event", row=row + 1)
+            if row == 0:
+                line = line.removeprefix(BYTE_ORDER_MARK)
             if not line.strip():
                 continue
             row += 1
