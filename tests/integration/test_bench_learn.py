@@ -43,11 +43,11 @@ def _separable(count: int = 200, classes: int = 2) -> Stream:
 
 @pytest.mark.parametrize("name", GENERATED)
 def test_generators_are_seeded_and_show_several_classes(name: str) -> None:
-    one, two = load(name, None, 120), load(name, None, 120)
+    one, two = load(name, None, 2_001), load(name, None, 2_001)
 
     assert np.array_equal(one.events.numbers, two.events.numbers)
     assert one.labels == two.labels
-    assert len(one.events) == 120
+    assert len(one.events) == 2_001
     assert len(one.classes) >= 2
     assert np.isfinite(one.events.numbers).all()
 
@@ -198,6 +198,13 @@ def test_ours_equals_the_model_driven_by_hand() -> None:
     answers = [learner.probabilities(learner.step(at, at + 32)) for at in (0, 32)]
 
     assert np.array_equal(np.concatenate([p for p in by_hand if p is not None]), np.concatenate(answers))
+
+
+def test_a_prefix_knows_the_classes_that_come_later() -> None:
+    stream = _separable(200, 3)
+    start = stream.labels.index("c2")
+    assert stream.first(start).classes == ["c0", "c1", "c2"]
+    assert len(stream.first(start).events) == len(stream.first(start).codes) == start
 
 
 def test_slow_learners_have_a_prefix_in_whole_steps_and_seconds_end_a_trial() -> None:

@@ -63,7 +63,7 @@ QUICK = Settings(
     streams=("electricity", "interchanging_rbf", "transient_chessboard", "phishing", "sea", "sudden_drift"),
     limit=2_000,
     prefix=1_500,
-    slow_s=1.0,
+    slow_s=0.7,
     seconds=10.0,
 )
 """About a minute."""

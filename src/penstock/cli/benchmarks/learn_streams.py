@@ -40,6 +40,8 @@ class Stream:
     name: str
     spec: Spec
     events: Batch
+    classes: list[ClassName]
+    """All that come, in order; also those that come after ``first``."""
 
     @property
     def labels(self) -> list[ClassName]:
@@ -48,15 +50,19 @@ class Stream:
         return self.events.labels
 
     @property
-    def classes(self) -> list[ClassName]:
-        """All of them, in order."""
-        return sorted(set(self.labels), key=_by_number)
-
-    @property
     def codes(self) -> NDArray[np.intp]:
         """(n,) the labels as places in ``classes``."""
         places = {name: place for place, name in enumerate(self.classes)}
         return np.array([places[label] for label in self.labels], dtype=np.intp)
+
+    def first(self, count: int) -> Stream:
+        """The same stream, which ends after so many events."""
+        return replace(self, events=self.events.rows(slice(0, count)))
+
+
+def ordered(labels: list[ClassName]) -> list[ClassName]:
+    """The classes among these, numbers by their value before names."""
+    return sorted(set(labels), key=_by_number)
 
 
 def _by_number(name: str) -> tuple[int, float, str]:
@@ -82,12 +88,12 @@ def make(
         labels=labels,
         versions=None,
     )
-    return Stream(name, service(name, features, labels), events)
+    return Stream(name, service(name, features, labels), events, ordered(labels))
 
 
 def service(name: str, features: dict[str, Feature], labels: list[ClassName], label: str = "label") -> Spec:
     """The service that learns these labels, all settings at their defaults."""
-    classes = tuple(sorted(set(labels), key=_by_number))
+    classes = tuple(ordered(labels))
     named = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:63] or "stream"
     if len(classes) == 2:
         about = Label(name=label) if classes == ("0", "1") else Label(name=label, classes=classes)
@@ -190,7 +196,8 @@ def _generated(name: str, count: int) -> Stream:
             made = synth.Mixed(classification_function=0, seed=61).take(count)
         case "sudden_drift":
             concepts = [synth.Agrawal(classification_function=f, seed=71 + f) for f in (0, 3, 6)]
-            made = _passing(concepts, count, 1).take(count)
+            # Over a shorter stretch River's own sigmoid overflows far from its middle: exp(4 * (n / 2) / (n / 300)).
+            made = _passing(concepts, count, -(-count // 300)).take(count)
         case _:
             concepts = [synth.Sine(classification_function=f, seed=81 + f) for f in (0, 2, 3)]
             made = _passing(concepts, count, max(1, count // 20)).take(count)
@@ -273,6 +280,7 @@ def from_file(path: str, label: str | None, limit: int | None, note: Callable[[s
         stem,
         service(stem, dict(spec.features), labels, column),
         replace(events, labels=labels, ids=None, sources=None),
+        ordered(labels),
     )
 
 

@@ -46,6 +46,8 @@ LOOK_EVERY_S = 0.05
 PREPARING_S = 60.0
 """Seconds beyond the time for learning after which a trial is ended from outside: for bringing events into a learner's
 form, and for scoring."""
+PREPARING_EVENT_S = 5e-4
+"""The same for each event: about ten times what it takes."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +89,7 @@ def failed(reason: str) -> Trial:
 
 def run(model: str, stream: Stream, step: int, bounds: Bounds, work: Work | None = None) -> Trial:
     """``work``, which is `learn`, in a process of its own. A crash or a hang is its result, nobody else's."""
+    stream = _within(stream, step, bounds)
     context = multiprocessing.get_context("forkserver")
     with _one_thread():
         context.set_forkserver_preload(list(PRELOADED))
@@ -94,10 +97,10 @@ def run(model: str, stream: Stream, step: int, bounds: Bounds, work: Work | None
         child = context.Process(target=_child, args=(sender, work or learn, model, stream, step, bounds), daemon=True)
         child.start()
     sender.close()
-    time_s = 2 * bounds.seconds + PREPARING_S
+    time_s = 2 * bounds.seconds + PREPARING_S + PREPARING_EVENT_S * len(stream.events)
     try:
         if not receiver.poll(time_s):
-            return failed(f"timed out: no result within {time_s:g} s")
+            return failed(f"timed out: no result within {time_s:.0f} s")
         return msgspec.msgpack.decode(receiver.recv_bytes(), type=Trial)
     except (EOFError, ConnectionResetError):
         child.join()
@@ -144,7 +147,8 @@ def _child(sender: Connection, work: Work, model: str, stream: Stream, step: int
 
 def learn(model: str, stream: Stream, step: int, bounds: Bounds) -> Trial:
     """Predict and learn the stream in this process; only predicting and learning are timed."""
-    total = min(len(stream.events), -(-bounds.events // step) * step)  # whole steps
+    stream = _within(stream, step, bounds)
+    total = len(stream.events)
     learner = LEARNERS[model].build(stream, step)
     scorer = Scorer(stream.codes, step)
     gc.collect()
@@ -169,6 +173,12 @@ def learn(model: str, stream: Stream, step: int, bounds: Bounds) -> Trial:
         right=np.packbits(scorer.hits).tobytes(),
         ended=f"stopped after {bounds.seconds:g} s" if is_out_of_time else "",
     )
+
+
+def _within(stream: Stream, step: int, bounds: Bounds) -> Stream:
+    """What a learner may have of it, in whole steps."""
+    events = -(-bounds.events // step) * step
+    return stream if events >= len(stream.events) else stream.first(events)
 
 
 def resident_bytes() -> int:
