@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import resource
 import socket
@@ -325,3 +326,26 @@ def test_a_body_announced_as_far_too_large_is_refused_and_not_read_in_part(serve
         connection.sendall(head(10**9).replace(b"application/json", b"application/x-ndjson") + event)
         assert read_answer(connection)[0] == 413
     assert server.count("two") == before
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_client_that_has_said_all_is_answered(server: ServerProcess, count: int) -> None:
+    with connect(server) as connection:
+        connection.sendall((head(len(BODY)) + BODY) * count)
+        connection.shutdown(socket.SHUT_WR)
+        got = b""
+        while part := connection.recv(65536):
+            got += part
+    assert got.count(b"HTTP/1.1 201") == count
+
+
+def test_headers_without_end_are_refused(server: ServerProcess) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"GET /v1 HTTP/1.1\r\nHost: here\r\nX: ")
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                connection.sendall(b"x" * 100_000)
+        with contextlib.suppress(OSError):
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+    assert server.request("GET", "/health/live").status == 200
+    assert server.request("GET", "/health/live", X_Long="x" * 8_000).status == 200

@@ -27,6 +27,7 @@ from penstock.publish.live import SharedLiveReader, live_path
 from penstock.publish.receipts import SqliteReceipts
 from penstock.serve.app import Application
 from penstock.serve.http import Patience
+from penstock.serve.protocol import Protocol
 from penstock.serve.served import RECENT_EVENTS, Service, assemble
 from penstock.spec import Spec
 from penstock.specfile.reader import load
@@ -146,7 +147,7 @@ async def _drain_after(stopping: asyncio.Event, application: Application, server
 def _settings(application: Application, config: WorkerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         application,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
