@@ -43,6 +43,9 @@ def test_a_record_shows_what_is_there(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("value", "text"),
     [
+        (2e299, "2e+299"),
+        (-3.5e7, "-35,000,000"),
+        (float("inf"), "inf"),
         (0.25, "0.25"),
         (1e-9, "1e-09"),
         (12345678.0, "12,345,678"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +96,8 @@ def words(value: object) -> str:
         case int():
             return f"{value:,}"
         case float():
-            return f"{value:,.4g}" if math.isfinite(value) and abs(value) < 1e6 else f"{value:,.0f}"
+            # Beyond what a double counts exactly, digits say nothing and only make the table wide.
+            return f"{value:,.0f}" if 1e6 <= abs(value) < 1e15 else f"{value:,.4g}"
         case list() | tuple():
             return ", ".join(words(item) for item in value)
         case Mapping():
