@@ -168,8 +168,9 @@ def run_learner(service: str, data: Path) -> None:
     from penstock.learn.learner import Learner
     from penstock.learn.steps import StepJournal
     from penstock.publish.live import SharedLiveWeights
-    from penstock.publish.publisher import Publisher, Rooms
+    from penstock.publish.publisher import Publisher
     from penstock.publish.receipts import SqliteReceipts
+    from penstock.publish.rooms import Rooms
     from penstock.publish.snapshots import LocalSnapshots
 
     stop = threading.Event()

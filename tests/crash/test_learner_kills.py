@@ -26,8 +26,9 @@ from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.learner import Learner
 from penstock.learn.steps import StepJournal
 from penstock.publish.live import SharedLiveReader, SharedLiveWeights
-from penstock.publish.publisher import Publisher, Rooms
+from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.rooms import Rooms
 from penstock.publish.snapshots import LocalSnapshots
 from penstock.spec import Feature, Gate, Label, Learn, Spec
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -22,14 +20,15 @@ from penstock.events import Version
 from penstock.facts import CheckpointUnreadable, Fact, Restarted
 from penstock.gate.interface import Evidence, Gate, Verdict
 from penstock.learn.block import digest
-from penstock.learn.checkpoint import Checkpoint, Checkpoints
+from penstock.learn.checkpoint import Checkpoint
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
-from penstock.learn.steps import Reached, Step, StepAction, StepJournal, nothing
+from penstock.learn.steps import Reached, Step, StepAction, nothing
 from penstock.publish.account import Account
-from penstock.publish.interface import LiveWeights, Progress, Receipt, Receipts, Snapshots
+from penstock.publish.interface import Progress, Receipt
 from penstock.publish.line import Kept, Line
+from penstock.publish.rooms import SYSTEM, Clocks, Rooms
 from penstock.spec import Spec
 
 IDLE_S = 0.2
@@ -53,33 +52,6 @@ class Stop(Protocol):
     def is_set(self) -> bool: ...
 
 
-class DurableReceipts(Receipts, Protocol):
-    """Receipts that say what they hold and can be made durable, so that the journal may forget."""
-
-    def highest(self) -> Version: ...
-    def flush(self, durably: bool = False) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rooms:
-    """Where the results of one service's learner go."""
-
-    journal: StepJournal
-    checkpoints: Checkpoints
-    live: LiveWeights
-    snapshots: Snapshots
-    receipts: DurableReceipts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clocks:
-    """Times that stand in receipts or decide when to write a checkpoint; never in what is learned."""
-
-    now: Callable[[], float] = time.time
-    elapsed: Callable[[], float] = time.monotonic
-    cpu: Callable[[], float] = time.process_time
-
-
 class Publisher:
     """Makes versions of what one service's learner learns."""
 
@@ -90,7 +62,7 @@ class Publisher:
         gate: Gate,
         predictor: Callable[[Block], Predictor],
         rooms: Rooms,
-        clocks: Clocks = Clocks(),
+        clocks: Clocks = SYSTEM,
         reached: Reached = nothing,
     ) -> None:
         self._spec = spec

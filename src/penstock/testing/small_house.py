@@ -15,8 +15,9 @@ from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.learner import Learner
 from penstock.learn.steps import Reached, StepJournal, nothing
 from penstock.publish.live import SharedLiveWeights
-from penstock.publish.publisher import Clocks, Publisher, Rooms
+from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.rooms import Clocks, Rooms
 from penstock.publish.snapshots import LocalSnapshots
 from penstock.spec import ClassName, Feature, Label, Learn, Spec
 from penstock.testing.memory_log import MemoryLog

@@ -1,0 +1,43 @@
+"""What a publisher is given: where its results go, and what tells it the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from penstock.events import Version
+from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.steps import StepJournal
+from penstock.publish.interface import LiveWeights, Receipts, Snapshots
+
+
+class DurableReceipts(Receipts, Protocol):
+    """Receipts that say what they hold and can be made durable, so that the journal may forget."""
+
+    def highest(self) -> Version: ...
+    def flush(self, durably: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """Where the results of one service's learner go."""
+
+    journal: StepJournal
+    checkpoints: Checkpoints
+    live: LiveWeights
+    snapshots: Snapshots
+    receipts: DurableReceipts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """Times that stand in receipts or decide when to write a checkpoint; never in what is learned."""
+
+    now: Callable[[], float] = time.time
+    elapsed: Callable[[], float] = time.monotonic
+    cpu: Callable[[], float] = time.process_time
+
+
+SYSTEM = Clocks()
