@@ -85,6 +85,14 @@ def test_streams_of_a_folder_are_read_to_the_limit_or_left_out_with_a_word(tmp_p
         load("electricity", tmp_path, None)
 
 
+def test_streams_of_a_library_that_is_not_installed_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("river", "river.datasets"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for name in ("phishing", "sea"):
+        with pytest.raises(NotThere, match=r"penstock\[bench\]"):
+            load(name, None, 100)
+
+
 def test_a_file_has_the_types_that_init_gives_it_and_everybody_gets_its_values(tmp_path: Path) -> None:
     file = tmp_path / "mixed.csv"
     rows = ['1.5,red,true,"a b c d e",1.0', ",blue,,f g h i j,0.0", '-2,"light, blue",false,"k l m n o",1.0']
@@ -235,6 +243,10 @@ def choke(model: str, stream: Stream, step: int, within: Bounds) -> Trial:
     raise ValueError("cannot take\nthis")
 
 
+def miss(model: str, stream: Stream, step: int, within: Bounds) -> Trial:
+    raise ModuleNotFoundError("No module named 'river'")
+
+
 def fill(model: str, stream: Stream, step: int, within: Bounds) -> Trial:
     before = trial.resident_bytes()
     held = np.ones(4_000_000)
@@ -247,6 +259,9 @@ def test_a_crash_a_hang_and_an_error_are_rows_that_say_so(monkeypatch: pytest.Mo
     stream = _separable(40)
     assert trial.run(OURS, stream, 1, WHOLE, die).ended == "crashed: its process ended with -11"
     assert trial.run(OURS, stream, 1, WHOLE, choke).ended == "crashed: ValueError: cannot take this"
+    assert trial.run(OURS, stream, 1, WHOLE, miss).ended.endswith(
+        "'river'; install it with: pip install 'penstock[bench]'"
+    )
     monkeypatch.setattr(trial, "PREPARING_S", 0.5)
     assert "timed out" in trial.run(OURS, stream, 1, Bounds(events=1, seconds=0.1), hang).ended
     monkeypatch.undo()

@@ -228,6 +228,7 @@ def words(report: Report) -> list[str]:
         f"Ran {report.command} on {report.date}, in {report.seconds:.0f} s.",
         f"Slow learners had the first {slow.events:,} events and {slow.seconds:g} s a stream, all others at most "
         f"{others.seconds:g} s; Hoeffding trees and scikit-learn have the seconds of the slow.",
+        f"A learner that had fewer than {COMPARABLE_EVENTS:,} events of a longer stream is not among the best peers.",
         "Memory is how much a process grew while it learned.",
     ]
     return [*sentences, *(f"{found.name} is left out: {found.reason}." for found in report.left_out)]

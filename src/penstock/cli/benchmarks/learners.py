@@ -280,8 +280,6 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
 
     how: str
     build: Callable[[Stream, int], Learner]
-    module: str = ""
-    """That has to be installed."""
     is_slow: bool = False
     """Whether it gets a prefix only: minutes for a stream otherwise."""
     is_bounded: bool = False
@@ -299,32 +297,26 @@ LEARNERS: dict[str, Peer] = {
     "river_logistic": Peer(
         how="River: StandardScaler | LogisticRegression, SoftmaxRegression for more than two classes",
         build=_river(_logistic),
-        module="river",
     ),
     "river_hoeffding_adaptive_tree": Peer(
-        how="River: HoeffdingAdaptiveTreeClassifier", build=_river(_adaptive_tree), module="river", is_bounded=True
+        how="River: HoeffdingAdaptiveTreeClassifier", build=_river(_adaptive_tree), is_bounded=True
     ),
-    "river_adaptive_random_forest": Peer(
-        how="River: ARFClassifier, 10 trees", build=_river(_forest), module="river", is_slow=True
-    ),
+    "river_adaptive_random_forest": Peer(how="River: ARFClassifier, 10 trees", build=_river(_forest), is_slow=True),
     "river_streaming_random_patches": Peer(
-        how="River: SRPClassifier, 10 Hoeffding trees", build=_river(_patches), module="river", is_slow=True
+        how="River: SRPClassifier, 10 Hoeffding trees", build=_river(_patches), is_slow=True
     ),
     "river_leveraging_bagging": Peer(
         how="River: LeveragingBaggingClassifier, 10 Hoeffding trees",
         build=_river(_leveraging),
-        module="river",
         is_slow=True,
     ),
     "vowpal_wabbit": Peer(
         how="Vowpal Wabbit: logistic, --oaa with --probabilities for more than two classes; it is told how many",
         build=VowpalWabbit,
-        module="vowpalwabbit",
     ),
     "sklearn_sgd": Peer(
         how="scikit-learn: StandardScaler, SGDClassifier with log loss; it is told the classes",
         build=StochasticGradient,
-        module="sklearn",
         is_bounded=True,
     ),
     NO_CHANGE: Peer(how="the last label of the step before, for certain", build=NoChange),
