@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from penstock.errors import ReplayDiverged
 from penstock.eventlog.interface import Entry
 from penstock.events import Batch, Kind, Offset, Partition, Position, Range, Version, encode
 from penstock.join.window import JoinWindow
+from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import Learned, Predictions
 from penstock.learn.learner import COMPARED_MAX, PENDING_EVENTS_PER_STEP_MAX, Learner, Taken, spread_over
 from penstock.learn.prequential import FACTOR, Fading, Prequential, right
-from penstock.spec import ClassName, Feature, Learn, Spec
-from penstock.testing.memory_log import MemoryLog
+from penstock.spec import ClassName, Feature, Label, Learn, Spec
+from penstock.testing.memory_log import MemoryLog, MemoryLogWriter
 from penstock.testing.small_learner import SmallModel, SmallPredictor
 
 STEP_MAX = 10
@@ -54,6 +57,9 @@ class House:
         events = batch(kind, n, first)
         self._writers[partition].append([Entry(kind=kind, count=n, payload=encode(events))])
 
+    def writer(self) -> MemoryLogWriter:
+        return self._writers[0]
+
     def learner(self) -> Learner:
         return Learner(spec(), self.log.reader(), JoinWindow(60.0, 1000), SmallModel(columns=1))
 
@@ -66,6 +72,30 @@ def all_steps(learner: Learner) -> list[Taken]:
             taken.append(step)
     last = learner.flush()
     return [*taken, last] if last is not None else taken
+
+
+def test_a_class_too_many_in_the_log_is_set_aside_and_learning_goes_on() -> None:
+    crowded = msgspec.structs.replace(spec(), label=Label(classes=(ClassName("1"),), classes_max=2))
+    house = House()
+    events = batch(Kind.EXAMPLE, 6)
+    labels = [ClassName(name) for name in ("z", "a", "1", "z", "b", "1")]
+    events = dataclasses.replace(events, labels=labels)
+    for part in (slice(0, 3), slice(3, 6)):
+        rows = events.rows(part)
+        house.writer().append([Entry(kind=Kind.EXAMPLE, count=len(rows), payload=encode(rows))])
+    learner = Learner(crowded, house.log.reader(), JoinWindow(60.0, 1000), FastModel(crowded))
+    steps = all_steps(learner)
+    assert [label for step in steps if step.batch for label in step.batch.labels or ()] == ["z", "1", "z", "1"]
+    assert learner.set_aside == 2
+    assert learner.position == {Partition(0): Offset(6)}
+    again = Learner(crowded, house.log.reader(), JoinWindow(60.0, 1000), FastModel(crowded))
+    for number, step in enumerate(steps):
+        again.again(number, step.ranges)
+    assert_same_state(learner, again)
+    values, model = learner.save()
+    restored = Learner(crowded, house.log.reader(), JoinWindow(60.0, 1000), FastModel(crowded))
+    restored.load(values, model)
+    assert restored.set_aside == 2
 
 
 def assert_same_state(one: Learner, other: Learner) -> None:

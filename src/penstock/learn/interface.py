@@ -95,6 +95,10 @@ class Model(Protocol):
 
     Deterministic: the same steps give the same bytes. It reads neither clocks nor files."""
 
+    def takes(self, batch: Batch) -> NDArray[np.intp] | None:
+        """Places of the events that it can learn from, given what it knows now; None where it takes them all."""
+        ...
+
     def learn(self, batch: Batch) -> Learned:
         """Predict every event of the step, score the predictions, then learn from all of them at once."""
         ...

@@ -77,6 +77,8 @@ class Learner:
         self.position: Position = {}
         """Everything before these offsets was taken."""
         self.log_time = 0.0
+        self.set_aside = 0
+        """Labelled events that the model could not take, such as one class too many."""
         self.served: Predictor | None = None
         """What is served, where that is not the learner's own state before the step."""
         self.good: Predictor | None = None
@@ -157,12 +159,18 @@ class Learner:
         if self._pending:
             raise ValueError("events were taken that are not recorded yet")
         position = [[partition, offset] for partition, offset in sorted(self.position.items())]
-        return {"position": position, "log_time": self.log_time, "join": self.join.save()}, self.model.save()
+        return {
+            "position": position,
+            "log_time": self.log_time,
+            "set_aside": self.set_aside,
+            "join": self.join.save(),
+        }, self.model.save()
 
     def load(self, values: dict[str, Any], model: State) -> None:
         """Become what was saved."""
         self.position = {Partition(partition): Offset(offset) for partition, offset in values["position"]}
         self.log_time = values["log_time"]
+        self.set_aside = values["set_aside"]
         self.join.load(values["join"], self._fetch)
         self.model.load(model)
         self._pending, self._pending_events = [], 0
@@ -210,7 +218,16 @@ class Learner:
                     # Which version answered is known of joined predictions alone, and nothing is learned from it.
                     learnable.append(replace(joined, versions=None))
                 self.log_time = max(self.log_time, appended)
-        return concatenate(learnable) if learnable else None
+        return self._takeable(concatenate(learnable)) if learnable else None
+
+    def _takeable(self, batch: Batch) -> Batch | None:
+        """The events that the model can take. The door refuses what it cannot, so the others are rare; an event that
+        stands in the log must not stop the learner for ever."""
+        places = self.model.takes(batch)
+        if places is None:
+            return batch
+        self.set_aside += len(batch) - len(places)
+        return batch.rows(places) if len(places) else None
 
     def _learn(self, batch: Batch) -> Taken:
         learned = self.model.learn(batch)

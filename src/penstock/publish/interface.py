@@ -28,6 +28,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     feedback_duplicate: int = 0
     duplicates: int = 0
     """Examples whose id was seen before: taken, not learned again."""
+    set_aside: int = 0
+    """Labelled events, counted above, that the model could not take."""
     predictions_waiting: int = 0
     predictions_expired: int = 0
     version: Version = Version(0)

@@ -243,6 +243,7 @@ class Publisher:
             feedback_waiting=counts.early,
             feedback_duplicate=counts.feedback_duplicate,
             duplicates=counts.duplicates,
+            set_aside=self._learner.set_aside,
             predictions_waiting=counts.waiting,
             predictions_expired=counts.expired,
             version=self._account.version,

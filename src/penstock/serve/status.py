@@ -35,7 +35,7 @@ class EventCounts(msgspec.Struct, frozen=True):
     learned: int
     """Changed the model, or repeated what already had."""
     unmatched: int
-    """Feedback whose prediction is unknown."""
+    """Feedback whose prediction is unknown, and events that the model could not take."""
     lag: int
     """Durable events, predictions included, that the learner has not taken yet."""
 
@@ -105,7 +105,7 @@ def status_of(service: Service) -> Status:
         events=EventCounts(
             accepted=counts.examples + counts.feedback,
             learned=_learned(progress),
-            unmatched=progress.feedback_unknown,
+            unmatched=progress.feedback_unknown + progress.set_aside,
             lag=service.lag(),
         ),
         feedback=FeedbackCounts(
@@ -192,7 +192,7 @@ def readings(services: Iterable[Service]) -> list[Reading]:
 
 def _learned(progress: Progress) -> int:
     repeated = progress.duplicates + progress.feedback_duplicate
-    return progress.examples_learned + progress.feedback_learned + repeated
+    return progress.examples_learned + progress.feedback_learned - progress.set_aside + repeated
 
 
 def _known(value: float) -> float | None:

@@ -38,6 +38,10 @@ class SmallModel:
         self._weights = np.zeros((columns + 1, 0))
         self._steps = 0
 
+    def takes(self, batch: Batch) -> NDArray[np.intp] | None:
+        """All of them."""
+        return None
+
     def learn(self, batch: Batch) -> Learned:
         columns = _columns(batch)
         predictions = Predictions(probabilities=_softmax(columns @ self._weights))

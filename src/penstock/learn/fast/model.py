@@ -70,6 +70,22 @@ class FastModel:
                 self._index[name] = len(self._classes)
                 self._classes.append(name)
 
+    def takes(self, batch: Batch) -> NDArray[np.intp] | None:
+        """Places of the events whose label it knows or has room for, in their order; None where it takes them all."""
+        if not isinstance(batch.labels, list):
+            return None
+        room = self._room
+        if len(set(batch.labels) - self._index.keys()) <= room:
+            return None
+        in_order = [name for name in dict.fromkeys(batch.labels) if name not in self._index]
+        taken = self._index.keys() | in_order[:room]
+        return np.array([place for place, name in enumerate(batch.labels) if name in taken], dtype=np.intp)
+
+    @property
+    def _room(self) -> int:
+        """Classes that may still arrive."""
+        return 0 if self._spec.task == "binary" else self._spec.label.classes_max - len(self._classes)
+
     def learn(self, batch: Batch) -> Learned:
         """Predict every event of the step, score the predictions, then learn from all of them at once."""
         before = self._learner.members.weights
