@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 import time
@@ -12,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.errors import FolderInUse, LogUnavailable
+from penstock.errors import LogUnavailable
 from penstock.eventlog.doorbell import Doorbells, Roster
+from penstock.eventlog.folders import lock_folder, sync_folder
 from penstock.eventlog.interface import Entry, Frame
 from penstock.eventlog.mark import Mark, MarkFile
 from penstock.eventlog.reader import LocalLogReader, PartitionReader
@@ -24,7 +24,6 @@ from penstock.eventlog.segment import (
     add_counts,
     frame_buffers,
     segment_path,
-    sync_folder,
 )
 from penstock.events import Offset, Partition
 
@@ -69,7 +68,7 @@ class LocalLogWriter:
         self._fd = -1
         try:
             _make_folder(self._folder)
-            self._lock_fd = _lock_folder(self._folder)
+            self._lock_fd = lock_folder(self._folder)
             try:
                 self.incarnation = next_incarnation(self._folder)
                 """Counts the openings of this partition; durable before it is seen, so it never comes twice."""
@@ -248,17 +247,3 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
-
-
-def _lock_folder(folder: Path) -> int:
-    """Hold the partition until the descriptor is closed or the process ends. Raises FolderInUse."""
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.read(fd, 32).decode().strip() or "unknown"
-        os.close(fd)
-        raise FolderInUse(folder=str(folder), pid=pid) from None
-    os.ftruncate(fd, 0)
-    os.write(fd, b"%d\n" % os.getpid())
-    return fd

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from penstock.errors import LogCorrupt
+from penstock.eventlog.folders import sync_folder
 from penstock.eventlog.interface import Counts, Entry
 from penstock.eventlog.mark import Mark, MarkFile
 from penstock.eventlog.segment import (
@@ -20,7 +21,6 @@ from penstock.eventlog.segment import (
     segment_bases,
     segment_header_bytes,
     segment_path,
-    sync_folder,
 )
 from penstock.events import Kind, Offset, Partition
 

@@ -82,15 +82,6 @@ def segment_bases(folder: Path) -> list[Offset]:
     return sorted(Offset(int(name)) for name in names if len(name) == 20 and name.isdigit())
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def segment_header_bytes(header: SegmentHeader) -> bytes:
     counts = header.counts
     packed = _SEGMENT.pack(

@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from penstock.errors import CheckpointDamaged
+from penstock.eventlog.folders import sync_folder
 from penstock.events import Offset, Partition, Position, Version
-from penstock.learn.steps import Reached, nothing, sync_folder
+from penstock.learn.steps import Reached, nothing
 
 FORMAT = 1
 _VALUES = "values"

@@ -7,7 +7,6 @@ by a crash; it is cut when the journal is opened. A bad frame that has a good on
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import zlib
@@ -18,7 +17,8 @@ from typing import Literal
 
 import msgspec
 
-from penstock.errors import FolderInUse, StepsCorrupt, StepsUnavailable
+from penstock.errors import StepsCorrupt, StepsUnavailable
+from penstock.eventlog.folders import lock_folder, sync_folder
 from penstock.events import Range, Version
 
 StepAction = Literal["start", "publish", "hold", "roll_back", "advance"]
@@ -93,7 +93,7 @@ class StepJournal:
         self._reached = reached
         self._broken = False
         self._fd = -1
-        self._lock = _lock(folder)
+        self._lock = lock_folder(folder)
         try:
             self.last = self._open()
             """The number of the last entry; 0 before the first."""
@@ -256,26 +256,3 @@ def _first(path: Path) -> int:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.steps"))
-
-
-def _lock(folder: Path) -> int:
-    """Hold the folder until the process ends, however it ends."""
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.read(fd, 32).decode().strip() or "unknown"
-        os.close(fd)
-        raise FolderInUse(folder=folder, pid=pid) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

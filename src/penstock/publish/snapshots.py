@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from penstock.errors import SnapshotDamaged, UnknownVersion
+from penstock.eventlog.folders import sync_folder
 from penstock.events import Version
 from penstock.learn.block import digest
 from penstock.learn.checkpoint import to_safetensors, write_durably
 from penstock.learn.interface import Block, BlockHead
-from penstock.learn.steps import Reached, nothing, sync_folder
+from penstock.learn.steps import Reached, nothing
 
 FORMAT = 1
 
