@@ -267,6 +267,18 @@ class BlockDamaged(PenstockError):
     hint = "What is served stays; the next version that the learner publishes replaces this block."
 
 
+class BaseMissing(PenstockError):
+    """The base {id} cannot be used: {reason}"""
+
+    hint = "Bases stand in the service's folder under `bases`; restore it from a backup, or consolidate anew."
+
+
+class LibraryMissing(PenstockError):
+    """{purpose} needs {library}, which is not installed"""
+
+    hint = "pip install 'penstock[{extra}]'"
+
+
 class ReplayDiverged(PenstockError):
     """Replaying step {step} gave another result than the first time: {what}"""
 

@@ -78,6 +78,27 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Where the random features come from; two services with the same seed and events are equal to the byte."""
 
 
+class Consolidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the stable base is trained beside the stream: the slow tier, in a process of its own and at low priority."""
+
+    when: Literal["auto", "schedule", "request", "never"] = "auto"
+    """``auto``: after so many events and when the stream drifts; ``schedule``: after so many events; ``request``: when
+    asked for by `penstock consolidate`. It needs the libraries of ``penstock[learn]``; without them there is none."""
+    every_events: Annotated[int, Meta(ge=1)] = 20_000
+    """Labelled events after which the base is trained again."""
+    base: Text = "mlp"
+    """``mlp``: a multi-layer perceptron over all features; ``package.module:name``: a callable that makes a
+    ``torch.nn.Module``; ``path/to/model.onnx``: a frozen network, whose features the heads read as they are."""
+    replay: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
+    """Events kept for replay, alike over classes and over time."""
+    max_s: Positive = 300.0
+    """Seconds that one training may take; the best so far is what counts then."""
+    ewc: Annotated[float, Meta(ge=0)] = 0.0
+    """Weight of elastic weight consolidation, which holds weights back by how much the past depends on them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is trained; ``auto`` takes a GPU where there is one."""
+
+
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an update must not do, to be served."""
 
@@ -87,6 +108,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Loss (between 0 and 1 an event) that a version may be worse than the last known good before it counts as harm."""
     good_after_events: Annotated[int, Meta(ge=1)] = 512
     """Labelled events that a version must have been served for, without harm, to become the last known good."""
+    forgetting_max: Annotated[float, Meta(ge=0, lt=1)] = 0.02
+    """Accuracy (or, of a regression, loss) on any class of held-out old events that a new base may cost at most."""
+    shadow_events_max: Annotated[int, Meta(ge=1)] = 50_000
+    """Labelled events after which a new base that has not shown itself better is given up."""
     after_rollback: Literal["restore", "continue"] = "restore"
     """Whether learning goes on from the good version's state (``restore``) or from its own (``continue``)."""
 
@@ -126,6 +151,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Name and type of each input, such as ``price: number`` or ``city: {type: category, buckets: 64}``."""
     label: Label = Label()
     learn: Learn = Learn()
+    consolidate: Consolidate = Consolidate()
     gate: Gate = Gate()
     serve: Serve = Serve()
     budget: Budget = Budget()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ class BlockHead(msgspec.Struct, frozen=True, kw_only=True):
     schema: str
     """Fingerprint of the columns that it reads."""
     classes: tuple[ClassName, ...] = ()
+    base: str = ""
+    """Id of the base whose features the heads read; empty without one."""
     settings: dict[str, int | float | str | list[int | float | str]] = {}
     """Plain values that the predictor needs and that are no arrays."""
 
@@ -50,6 +52,45 @@ class Predictions:
     """(n,) lower end of the predictive interval."""
     high: NDArray[np.float64] | None = None
     """(n,) upper end of the predictive interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What a base says of n events."""
+
+    features: NDArray[np.float64]
+    """(n, width) what the heads read of it, of the order of 1."""
+    probabilities: NDArray[np.float64] | None = None
+    """(n, number of the base's classes), rows sum to 1; None for a regression."""
+    mean: NDArray[np.float64] | None = None
+    """(n,) in the label's unit; None for a classification."""
+
+
+class Base(Protocol):
+    """The stable base, frozen: never changed by learning, only replaced by another one."""
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of all that its answers depend on, in hexadecimal: equal ids, equal answers."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Features that the heads read."""
+        ...
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        """The classes that it was trained on, in the order of its probabilities; empty for a regression."""
+        ...
+
+    def embed(self, batch: Batch) -> Embedded:
+        """What it makes of each event. A row's answer does not depend on the other rows, to the byte."""
+        ...
+
+
+Bases = Callable[[str], Base]
+"""Finds a base by its id. Raises BaseMissing when it is not there."""
 
 
 class Predictor(Protocol):

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from msgspec import inspect
 
 from penstock.errors import Fault, SpecInvalid
-from penstock.spec import Budget, Feature, FeatureType, Gate, Label, Learn, Serve, Spec, Task
+from penstock.spec import Budget, Consolidate, Feature, FeatureType, Gate, Label, Learn, Serve, Spec, Task
 from penstock.specfile.contradictions import UNREADABLE, contradictions
 from penstock.specfile.nodes import Node, Stop, from_python, parse
 from penstock.specfile.quantities import Unit, number, quantity, setting_name, setting_unit, written
@@ -191,7 +191,7 @@ def _suggestion(name: str, fields: Mapping[str, inspect.Field], path: str) -> st
         return f" (did you mean {without_unit!r}? units are written in the value, as in {without_unit}: 30s)"
     if near := difflib.get_close_matches(name, fields, 1, 0.6):
         return f" (did you mean {near[0]!r}?)"
-    for section in (Label, Learn, Gate, Serve, Budget):
+    for section in (Label, Learn, Consolidate, Gate, Serve, Budget):
         folder = section.__name__.lower()
         if folder != path and without_unit in (setting_name(field) for field in section.__struct_fields__):
             return f" here (it belongs under '{folder}')"
@@ -314,12 +314,20 @@ def Service(  # noqa: N802 - reads as what it makes: a described service
     features: Mapping[str, str | Settings | Feature],
     label: Settings | Label | None = None,
     learn: Settings | Learn | None = None,
+    consolidate: Settings | Consolidate | None = None,
     gate: Settings | Gate | None = None,
     serve: Settings | Serve | None = None,
     budget: Settings | Budget | None = None,
 ) -> Spec:
     """A service described in Python, with the settings of the file: ``Service(name="fraud", task="binary",
     features={"amount": "number"}, label={"wait": "1h"})``. Raises SpecInvalid with every fault, as `load` does."""
-    sections = {"label": label, "learn": learn, "gate": gate, "serve": serve, "budget": budget}
+    sections = {
+        "label": label,
+        "learn": learn,
+        "consolidate": consolidate,
+        "gate": gate,
+        "serve": serve,
+        "budget": budget,
+    }
     given = {section: value for section, value in sections.items() if value is not None}
     return read({"name": name, "task": task, "features": features, **given})
