@@ -109,14 +109,16 @@ class ClassMembers:
             ages[classes[fresh]] = n - fresh
         self.refresh()
 
-    def answer(self, features: Array) -> Answer:
-        """Of (n, width) features."""
+    def answer(self, features: Array, others: Array | None = None) -> Answer:
+        """Of (n, width) features, and of (n, classes, others) probabilities of the members that are no heads; without
+        these what is mixed has no meaning, and what the heads say has."""
         n = len(features)
         width, classes, heads = self.weights.shape
         scores = (features @ self.weights.reshape(width, -1)).reshape(n, classes, heads)
-        members = np.empty((n, classes, BASES + heads))
+        members = np.empty((n, classes, self.layout.members))
         members[:, :, :BASES] = self._bases
-        members[:, :, BASES:] = softmax(scores * self.steepness)
+        members[:, :, BASES : BASES + heads] = softmax(scores * self.steepness)
+        members[:, :, BASES + heads :] = 0.0 if others is None else others
         if not classes:
             return Answer(scores, members, np.zeros((n, 0)))
         say = self._say[self.looks_like(scores)]

@@ -28,18 +28,21 @@ class Layout:
     regression."""
     first_order: int | None
     """The column of the AdaGrad head; None in regression."""
+    others: int = 0
+    """Members that are no columns: the stable base alone, where there is one."""
 
     @classmethod
-    def of(cls, spec: Spec) -> Layout:
+    def of(cls, spec: Spec, others: int = 0) -> Layout:
+        """What a service's settings describe, and so many members beside it."""
         infinite = float("inf")
         half_lives = tuple(spec.learn.half_lives)
         linear = half_lives if spec.learn.random_features else ()
         memories = (*(h for h in half_lives if h != infinite), infinite)
         if spec.task == "regression":
-            return cls(memories=memories, linear=linear, rich=half_lives, exact=None, first_order=None)
+            return cls(memories=memories, linear=linear, rich=half_lives, exact=None, first_order=None, others=others)
         rich = (*half_lives, infinite)
         columns = len(linear) + len(rich)
-        return cls(memories=memories, linear=linear, rich=rich, exact=columns - 1, first_order=columns)
+        return cls(memories=memories, linear=linear, rich=rich, exact=columns - 1, first_order=columns, others=others)
 
     @property
     def heads(self) -> int:
@@ -48,8 +51,8 @@ class Layout:
 
     @property
     def members(self) -> int:
-        """What is mixed: two bases and the heads."""
-        return BASES + self.heads
+        """What is mixed: two bases, the heads, and the others."""
+        return BASES + self.heads + self.others
 
     @property
     def columns(self) -> int:

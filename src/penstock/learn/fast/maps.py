@@ -48,7 +48,8 @@ def _directions(seed: int, inputs: int, count: int, size: float) -> tuple[Array3
 
 
 class FeatureMap:
-    """Rows of random features, a one, and the inputs: the linear features are the last columns of the rich ones.
+    """Rows of a base's features, random ones, a one, and the inputs: the linear features are the last columns of the
+    rich ones.
 
     Random features are waves cos(w'x + b) (Rahimi and Recht 2007) and ramps max(0, w'x + b), of the first ``inputs``
     columns alone, so indicators of missing values that are added later leave them as they are. They are computed in
@@ -63,17 +64,21 @@ class FeatureMap:
         if count:
             self._directions, self._offsets = _directions(seed, inputs, count, float(size))
 
-    def features(self, encoded: Array) -> Array:
-        """(n, count + 1 + width) features of the (n, width) encoded inputs."""
+    def features(self, encoded: Array, stable: Array | None = None) -> Array:
+        """(n, stable + count + 1 + width) features of the (n, width) encoded inputs, behind the (n, stable) ones of a
+        base where there is one."""
         n, width = encoded.shape
+        before = 0 if stable is None else stable.shape[1]
         count, waves = self.count, self._waves
-        features = np.empty((n, count + 1 + width))
-        features[:, count] = 1.0
-        features[:, count + 1 :] = encoded
+        features = np.empty((n, before + count + 1 + width))
+        if stable is not None:
+            features[:, :before] = stable
+        features[:, before + count] = 1.0
+        features[:, before + count + 1 :] = encoded
         if count:
             sums = encoded[:, : self._inputs].astype(np.float32) @ self._directions
             sums += self._offsets
             np.cos(sums[:, :waves], out=sums[:, :waves])
             np.maximum(sums[:, waves:], 0.0, out=sums[:, waves:])
-            features[:, :count] = sums
+            features[:, before : before + count] = sums
         return features

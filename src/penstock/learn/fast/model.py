@@ -21,12 +21,13 @@ from penstock.learn.fast.predictor import (
     number_predictions,
 )
 from penstock.learn.fast.regress import NumberLearner
-from penstock.learn.interface import Block, BlockHead, Learned, State
+from penstock.learn.fast.stable import Stable, found
+from penstock.learn.interface import Base, Bases, Block, BlockHead, Embedded, Learned, State
 from penstock.spec import ClassName, Spec
 
 Array = NDArray[np.float64]
 
-FORMAT = 1
+FORMAT = 2
 """Of the saved state; another number is refused."""
 SETTLING = 64.0
 """Events before which the statistics of the inputs still move so much that a step is encoded again, with its own events
@@ -34,17 +35,27 @@ taken in, before it is learned from; the predictions that are scored never see t
 
 
 class FastModel:
-    """A bank of heads over fixed features, mixed by how well each has predicted lately."""
+    """A bank of heads over fixed features, mixed by how well each has predicted lately.
 
-    def __init__(self, spec: Spec) -> None:
+    With a base, heads read its features as well, and it is one more member of the mixture. A state that is loaded says
+    which base it needs, and ``bases`` finds it."""
+
+    def __init__(self, spec: Spec, bases: Bases | None = None, base: Base | None = None) -> None:
         self._spec = spec
         self._schema = Schema.of(spec)
-        self._layout = Layout.of(spec)
+        self._bases = bases
+        self._begin(base)
+
+    def _begin(self, base: Base | None) -> None:
+        """Know nothing yet but the base."""
+        spec = self._spec
+        self._stable = Stable(base)
+        self._layout = Layout.of(spec, self._stable.members)
         self._encoder = Encoder(spec)
         self._map = feature_map(spec, self._encoder)
         self._classes: list[ClassName] = []
         self._index: dict[ClassName, int] = {}
-        width = self._map.count + 1 + self._encoder.width
+        width = self._linear_from + 1 + self._encoder.width
         self._anchor = Anchor(spec)
         self._learner: ClassLearner | NumberLearner
         if spec.task == "regression":
@@ -54,10 +65,16 @@ class FastModel:
             if spec.task == "binary":
                 first = first or (ClassName("0"), ClassName("1"))
             self._name(first)
-            self._learner = ClassLearner(self._layout, self._map.count, width, len(self._classes))
+            self._name(self._stable.classes)
+            self._learner = ClassLearner(self._layout, self._linear_from, width, len(self._classes))
+
+    @property
+    def _linear_from(self) -> int:
+        """The column of the one: features of the base and random ones stand before it, inputs behind it."""
+        return self._stable.width + self._map.count
 
     def _fresh_numbers(self, width: int) -> NumberLearner:
-        return NumberLearner(self._layout, self._map.count, width, self._spec.serve.interval)
+        return NumberLearner(self._layout, self._linear_from, width, self._spec.serve.interval)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
@@ -109,29 +126,30 @@ class FastModel:
             scale=learned.scale,
         )
 
-    def _features(self, batch: Batch) -> Array:
-        return self._map.features(self._encoder.encode(batch))
+    def _features(self, batch: Batch, embedded: Embedded) -> Array:
+        return self._map.features(self._encoder.encode(batch), embedded.features)
 
-    def _absorb(self, batch: Batch, features: Array) -> tuple[Array, bool]:
+    def _absorb(self, batch: Batch, embedded: Embedded, features: Array) -> tuple[Array, bool]:
         """Take the step's inputs into the statistics; the features to learn from, and whether they are others now."""
         settling = self._encoder.seen < SETTLING
         if self._encoder.absorb(batch) or settling:
-            return self._features(batch), True
+            return self._features(batch, embedded), True
         return features, False
 
     def _learn_classes(self, batch: Batch) -> Learned:
         learner = self._learner
         assert isinstance(learner, ClassLearner)
         names = self._checked(batch.labels)
-        features = self._features(batch)
-        answer = learner.members.answer(features)
+        embedded = self._stable.embed(batch)
+        features = self._features(batch, embedded)
         known = len(self._classes)
+        answer = learner.members.answer(features, self._stable.probabilities(embedded, self._index, known))
         self._name(names)
         index = self._index
         classes = np.array([index[name] for name in names], dtype=np.intp)
         losses = class_losses(answer.mixed, classes)
         learner.mix(answer, classes)
-        features_now, others = self._absorb(batch, features)
+        features_now, others = self._absorb(batch, embedded, features)
         if features_now.shape[1] > learner.width or len(self._classes) > known:
             learner.grow(features_now.shape[1], len(self._classes))
             others = True
@@ -162,9 +180,10 @@ class FastModel:
         members = learner.members
         if not isinstance(batch.labels, np.ndarray):
             raise BadEvent("labels are class names, but the task needs numbers", pointer="/label")
-        features = self._features(batch)
-        answer = members.answer(features)
+        embedded = self._stable.embed(batch)
+        features = self._features(batch, embedded)
         anchors = self._anchor.values(batch)
+        answer = members.answer(features, self._stable.means(embedded, anchors, members.centre, members.unit))
         predictions = number_predictions(answer, members, anchors)
         scale = members.unit
         assert predictions.mean is not None
@@ -177,7 +196,7 @@ class FastModel:
             anchors = self._anchor.values(batch)
         outcomes = batch.labels - anchors
         learner.absorb(outcomes)
-        features_now, _ = self._absorb(batch, features)
+        features_now, _ = self._absorb(batch, embedded, features)
         if features_now.shape[1] > learner.width:
             learner.grow(features_now.shape[1])
         learner.learn(features_now, members.answer(features_now), members.standard(outcomes))
@@ -192,6 +211,7 @@ class FastModel:
             task=self._spec.task,
             schema=self._schema.fingerprint,
             classes=tuple(self._classes),
+            base=self._stable.id,
             settings={
                 "random_features": learn.random_features,
                 "seed": learn.seed,
@@ -205,14 +225,17 @@ class FastModel:
         """A copy of the whole state."""
         values, arrays = self._learner.save()
         values |= {"anchor": self._anchor.save()}
+        values |= {"base": self._stable.id}
         values |= {"format": FORMAT, "schema": self._schema.fingerprint, "classes": [str(c) for c in self._classes]}
         return State(values=values, arrays=arrays | self._encoder.save())
 
     def load(self, state: State) -> None:
-        """Become what was saved."""
+        """Become what was saved. Raises BaseMissing where the base that it needs is not to be found."""
         values: dict[str, Any] = state.values
         if values.get("format") != FORMAT or values.get("schema") != self._schema.fingerprint:
             raise CheckpointDamaged(folder="given", reason="the model's state is of another format or service")
+        if values["base"] != self._stable.id:
+            self._begin(found(self._bases, values["base"]))
         self._classes, self._index = [], {}
         self._name([ClassName(name) for name in values["classes"]])
         self._encoder.load(state.arrays)

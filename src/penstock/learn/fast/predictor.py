@@ -17,7 +17,8 @@ from penstock.learn.fast.layout import Layout
 from penstock.learn.fast.maps import FeatureMap
 from penstock.learn.fast.regress import Answer as NumberAnswer
 from penstock.learn.fast.regress import NumberMembers
-from penstock.learn.interface import Block, Predictions
+from penstock.learn.fast.stable import Stable, found
+from penstock.learn.interface import Bases, Block, Predictions
 from penstock.spec import ClassName, Spec
 
 Array = NDArray[np.float64]
@@ -62,15 +63,18 @@ def number_losses(mean: Array, labels: Array, scale: float) -> Array:
 
 
 class BlockPredictor:
-    """Answers from one frozen block: the same numbers that the model itself answered when it was frozen."""
+    """Answers from one frozen block: the same numbers that the model itself answered when it was frozen.
 
-    def __init__(self, block: Block, spec: Spec) -> None:
+    Raises BlockDamaged, or BaseMissing where the base that it was made for is not to be found."""
+
+    def __init__(self, block: Block, spec: Spec, bases: Bases | None = None) -> None:
         if block.head.schema != Schema.of(spec).fingerprint:
             raise BlockDamaged(reason="it was made for other columns than the service has")
         self._encoder = Encoder(spec)
         self._map = feature_map(spec, self._encoder)
         self._anchor = Anchor(spec)
-        layout = Layout.of(spec)
+        self._stable = Stable(found(bases, block.head.base))
+        layout = Layout.of(spec, self._stable.members)
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)
         self._members: ClassMembers | NumberMembers
@@ -87,11 +91,15 @@ class BlockPredictor:
 
     def predict(self, batch: Batch) -> Predictions:
         """One answer a row."""
-        features = self._map.features(self._encoder.encode(batch))
+        embedded = self._stable.embed(batch)
+        features = self._map.features(self._encoder.encode(batch), embedded.features)
         members = self._members
         if isinstance(members, ClassMembers):
-            return class_predictions(members.answer(features))
-        return number_predictions(members.answer(features), members, self._anchor.values(batch))
+            others = self._stable.probabilities(embedded, self._classes, len(self._classes))
+            return class_predictions(members.answer(features, others))
+        anchors = self._anchor.values(batch)
+        others = self._stable.means(embedded, anchors, members.centre, members.unit)
+        return number_predictions(members.answer(features, others), members, anchors)
 
     def losses(self, predictions: Predictions, batch: Batch, scale: float | None = None) -> Array:
         """(n,) bounded losses; ``scale`` is the learner's for a regression, this block's own where it is None."""

@@ -63,12 +63,15 @@ class NumberMembers:
         self.reach = NormalDist().inv_cdf(0.5 + coverage / 2.0)
         """Half the predictive interval, in spreads."""
 
-    def answer(self, features: Array) -> Answer:
-        """Of (n, width) features."""
+    def answer(self, features: Array, others: Array | None = None) -> Answer:
+        """Of (n, width) features, and of (n, others) means of the members that are no heads; without these the mean has
+        no meaning, and what the heads say has."""
         means = np.empty((len(features), self.layout.members))
+        heads_end = BASES + self.layout.heads
         means[:, 0] = self.recent
         means[:, 1] = 0.0
-        means[:, BASES:] = features @ self.weights[:, 0]
+        means[:, BASES:heads_end] = features @ self.weights[:, 0]
+        means[:, heads_end:] = 0.0 if others is None else others
         np.minimum(means, FARTHEST, out=means)
         np.maximum(means, -FARTHEST, out=means)
         mean = means @ self.mixture
@@ -158,15 +161,16 @@ class NumberLearner:
         """From (n, width) features and (n,) outcomes in standard units; the answer is to these features as things
         are."""
         members, n = self.members, len(features)
+        heads = slice(BASES, BASES + self._layout.heads)
         if n <= ONE_BY_ONE:
             for i in range(n):
                 now = answer if i == 0 else members.answer(features[i : i + 1])
-                errors = targets[i : i + 1, None] - now.means[:1, BASES:]
-                weights = huber_weights(errors, np.sqrt(members.variances[BASES:]))
+                errors = targets[i : i + 1, None] - now.means[:1, heads]
+                weights = huber_weights(errors, np.sqrt(members.variances[heads]))
                 self._banks.learn_one(features[i], errors * weights, weights[0], members.weights)
         else:
-            errors = targets[:, None] - answer.means[:, BASES:]
-            weights = huber_weights(errors, np.sqrt(members.variances[BASES:]))
+            errors = targets[:, None] - answer.means[:, heads]
+            weights = huber_weights(errors, np.sqrt(members.variances[heads]))
             self._banks.learn_many(features, (errors * weights)[:, None, :], weights, members.weights, share=False)
         fade = self._recent_decay ** np.arange(n - 1, -1, -1.0)
         kept = self._recent_decay**n
