@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Strings
+from penstock.learn.interface import HeldOut
 
 Action = Literal["publish", "hold", "roll_back"]
 
@@ -35,6 +36,12 @@ class Evidence:
     """The largest change of a weight in this step, relative to the largest weight before."""
     probation: NDArray[np.float64] | None = None
     """(n,) of the version on probation; None while there is none."""
+    shadow: NDArray[np.float64] | None = None
+    """(n,) of the candidate with a new base; None while there is none."""
+    shadow_finite: bool = True
+    """Whether its weights are finite."""
+    labelled: int = 0
+    """Labelled events of the step, of which these n are a sample."""
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +51,20 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     low: float
     high: float
     events: int
+
+
+class ShadowVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a candidate with a new base, and why."""
+
+    action: Literal["promote", "give_up"]
+    reason: str
+    """One sentence with its numbers, for people."""
+    gain: Interval
+    """Loss of what was served minus its own, an event of the live stream."""
+    evidence: float
+    """That it is better than what was served, to 1; may be acted upon from 1 / alpha on."""
+    events: int
+    """Labelled live events for which it was in shadow."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +82,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the version that this verdict publishes goes on probation: its block and the model's state right after
     the step are kept, in place of those of the version that was on probation before. When ``good`` is set as well, the
     older one becomes good first. Only with ``publish``; a ``hold`` or a ``roll_back`` ends the probation."""
+    shadow: ShadowVerdict | None = None
+    """What becomes of the shadow; None while that is open. A promotion comes with ``publish`` and ``probation``, and it
+    is the shadow that is published then."""
 
 
 class Gate(Protocol):
@@ -68,6 +92,14 @@ class Gate(Protocol):
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Look at one more step and decide."""
+        ...
+
+    def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:
+        """A candidate with a new base is in shadow from here on (None), or is refused (its verdict)."""
+        ...
+
+    def shadow_so_far(self) -> ShadowVerdict | None:
+        """The numbers of the shadow as they are, with an empty reason; None where there is none."""
         ...
 
     def save(self) -> dict[str, Any]:

@@ -10,12 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.guards import SourceWatch, weights_fault
-from penstock.gate.interface import Evidence, Interval, Verdict
+from penstock.gate.interface import Evidence, Interval, ShadowVerdict, Verdict
 from penstock.gate.sequential import HarmProcess, MeanInterval
+from penstock.gate.shadow import ShadowWatch
+from penstock.gate.shadow import signed as _signed
+from penstock.learn.interface import HeldOut
 from penstock.spec import Gate as GateSettings
 
 Array = NDArray[np.float64]
@@ -41,6 +45,7 @@ class _Losses:
     served: Array
     good: Array | None
     probation: Array | None
+    shadow: Array | None
 
 
 class HarmGate:
@@ -68,10 +73,46 @@ class HarmGate:
         """Of the served version's loss minus the candidate's, since updates have been held back."""
         self._candidate_harm = HarmProcess()
         self._candidate_worth = HarmProcess()
+        self._shadow = ShadowWatch(settings)
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Look at one more step and decide."""
         losses = self._believed(evidence)
+        # While updates are held back, what is served stands still, and to be better than that would prove nothing.
+        if losses.shadow is not None and not self._holding:
+            self._shadow.take(losses.served, losses.shadow)
+        verdict = self._judge_update(evidence, losses)
+        return verdict if evidence.shadow is None else self._judge_shadow(verdict, evidence)
+
+    def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:
+        """A candidate with a new base is in shadow from here on (None), or is refused (its verdict)."""
+        return self._shadow.begin(claim)
+
+    def shadow_so_far(self) -> ShadowVerdict | None:
+        """The numbers of the shadow as they are, with an empty reason; None where there is none."""
+        watch = self._shadow
+        if not watch.is_on:
+            return None
+        return ShadowVerdict(
+            action="give_up", reason="", gain=watch.gain, evidence=watch.evidence, events=watch.labelled
+        )
+
+    def _judge_shadow(self, verdict: Verdict, evidence: Evidence) -> Verdict:
+        # Without a last known good version there would be nothing to go back to, and nobody to notice harm.
+        may_promote = verdict.action == "publish" and evidence.good is not None
+        labelled = evidence.labelled or len(evidence.served)
+        found = self._shadow.judge(labelled, finite=evidence.shadow_finite, may_promote=may_promote)
+        if found is None:
+            return verdict
+        self._shadow.end()
+        if found.action == "give_up":
+            return msgspec.structs.replace(verdict, shadow=found)
+        # The shadow takes the place of the update, and earns the right to be gone back to like any other version. The
+        # last known good stays of the old line.
+        promoted = Verdict(action="publish", reason=found.reason, gain=found.gain, shadow=found)
+        return self._begin_probation(promoted, good=verdict.good)
+
+    def _judge_update(self, evidence: Evidence, losses: _Losses) -> Verdict:
         if losses.good is not None:
             difference = losses.served - losses.good
             self._harm.take((difference - self._margin) / (1.0 + self._margin))
@@ -104,6 +145,7 @@ class HarmGate:
             "held_gain": self._held_gain.save(),
             "candidate_harm": self._candidate_harm.save(),
             "candidate_worth": self._candidate_worth.save(),
+            "shadow": self._shadow.save(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -120,6 +162,9 @@ class HarmGate:
         self._held_gain.load(state["held_gain"])
         self._candidate_harm.load(state["candidate_harm"])
         self._candidate_worth.load(state["candidate_worth"])
+        if "shadow" in state:
+            # A state of before there were shadows has none.
+            self._shadow.load(state["shadow"])
 
     def _believed(self, evidence: Evidence) -> _Losses:
         served = _bounded(evidence.served)
@@ -129,6 +174,7 @@ class HarmGate:
             served=served,
             good=None if evidence.good is None else _bounded(evidence.good),
             probation=None if evidence.probation is None else _bounded(evidence.probation),
+            shadow=None if evidence.shadow is None else _bounded(evidence.shadow),
         )
         believed = self._watch.take(evidence.sources, served if losses.good is None else losses.good)
         if believed is None:
@@ -138,6 +184,7 @@ class HarmGate:
             served=losses.served[believed],
             good=None if losses.good is None else losses.good[believed],
             probation=None if losses.probation is None else losses.probation[believed],
+            shadow=None if losses.shadow is None else losses.shadow[believed],
         )
 
     def _publish(self, losses: _Losses) -> Verdict:
@@ -159,7 +206,7 @@ class HarmGate:
             # The comparison with the old good version ends here. Evidence of harm goes on: which version it is measured
             # by is known before each event, which is all that its guarantee needs.
             self._gain = MeanInterval(self._alpha)
-        return Verdict(action="publish", reason=verdict.reason, gain=verdict.gain, good=good, probation=True)
+        return msgspec.structs.replace(verdict, good=good, probation=True)
 
     def _pass_probation(self, verdict: Verdict, losses: _Losses) -> Verdict:
         self._probation_events += len(losses.served)
@@ -231,7 +278,3 @@ def _bounded(losses: Array) -> Array:
     if not len(losses) or (losses.min() >= 0.0 and losses.max() <= 1.0):
         return losses
     return np.clip(np.nan_to_num(losses, nan=1.0), 0.0, 1.0)
-
-
-def _signed(gain: Interval) -> str:
-    return f"gain {gain.mean:+.4f} an event, {gain.low:+.4f} to {gain.high:+.4f}, on {gain.events} events"

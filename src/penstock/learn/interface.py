@@ -93,6 +93,20 @@ Bases = Callable[[str], Base]
 """Finds a base by its id. Raises BaseMissing when it is not there."""
 
 
+class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
+    """What old events say of a candidate with a new base, none of which its training has seen: answered by it and by
+    the model before it."""
+
+    events: int
+    gained: int
+    """Events that it answers better (right where the other is wrong; with less loss, of a regression)."""
+    lost: int
+    """Events that it answers worse."""
+    forgotten: float
+    """What it lost on the class on which it lost most: of its accuracy, or the mean loss's rise of a regression."""
+    forgotten_class: str = ""
+
+
 class Predictor(Protocol):
     """Answers from one frozen block."""
 

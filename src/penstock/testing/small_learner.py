@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Batch, Offset, Partition, Version
-from penstock.gate.interface import Evidence, Interval, Verdict
-from penstock.learn.interface import Block, BlockHead, Learned, Predictions, State
+from penstock.gate.interface import Evidence, Interval, ShadowVerdict, Verdict
+from penstock.learn.interface import Block, BlockHead, HeldOut, Learned, Predictions, State
 from penstock.spec import ClassName
 
 
@@ -75,33 +75,64 @@ class SmallModel:
 
 class ScriptedGate:
     """Says what its script says, over and over, whatever the evidence: ``publish``, ``probation`` (publish, and go on
-    probation), ``good`` (publish; who is on probation becomes good), ``hold`` or ``roll_back``."""
+    probation), ``good`` (publish; who is on probation becomes good), ``hold`` or ``roll_back``; ``promote`` and
+    ``give_up`` (publish, where there is no shadow). A shadow that forgot more than a tenth is refused."""
 
     def __init__(self, script: Sequence[str]) -> None:
         self._script = tuple(script)
         self._looks = 0
         self._total = 0.0
+        self._shadow_events = -1
+        """-1 while there is no shadow."""
 
     def judge(self, evidence: Evidence) -> Verdict:
         word = self._script[self._looks % len(self._script)]
         self._looks += 1
-        for losses in (evidence.candidate, evidence.served, evidence.good, evidence.probation):
+        for losses in (evidence.candidate, evidence.served, evidence.good, evidence.probation, evidence.shadow):
             self._total += 0.0 if losses is None else float(losses.sum())
         n = len(evidence.candidate)
         gain = float((evidence.served - evidence.candidate).mean())
+        shadow = self._judge_shadow(word, evidence)
         return Verdict(
             action=word if word in ("hold", "roll_back") else "publish",  # type: ignore[arg-type]
             reason=f"look {self._looks} says {word}; all losses so far are {self._total!r}",
             gain=Interval(mean=gain, low=gain - 1.0, high=gain + 1.0, events=n),
             good=word == "good",
-            probation=word == "probation",
+            probation=word == "probation" or (shadow is not None and shadow.action == "promote"),
+            shadow=shadow,
+        )
+
+    def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:
+        if claim.forgotten > 0.1:
+            return self._told_of_shadow("give_up")
+        self._shadow_events = 0
+        return None
+
+    def shadow_so_far(self) -> ShadowVerdict | None:
+        return None if self._shadow_events < 0 else self._told_of_shadow("give_up")
+
+    def _judge_shadow(self, word: str, evidence: Evidence) -> ShadowVerdict | None:
+        if evidence.shadow is None:
+            return None
+        self._shadow_events += len(evidence.shadow)
+        if word not in ("promote", "give_up"):
+            return None
+        told = self._told_of_shadow(word)
+        self._shadow_events = -1
+        return told
+
+    def _told_of_shadow(self, action: Any) -> ShadowVerdict:
+        events = max(0, self._shadow_events)
+        interval = Interval(mean=0.0, low=-1.0, high=1.0, events=events)
+        return ShadowVerdict(
+            action=action, reason=f"The script says {action}.", gain=interval, evidence=1, events=events
         )
 
     def save(self) -> dict[str, Any]:
-        return {"looks": self._looks, "total": self._total}
+        return {"looks": self._looks, "total": self._total, "shadow_events": self._shadow_events}
 
     def load(self, state: dict[str, Any]) -> None:
-        self._looks, self._total = state["looks"], state["total"]
+        self._looks, self._total, self._shadow_events = state["looks"], state["total"], state["shadow_events"]
 
 
 def _columns(batch: Batch) -> NDArray[np.float64]:

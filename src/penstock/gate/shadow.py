@@ -1,0 +1,179 @@
+"""The shadow: a candidate with a new base learns beside what is served, and is promoted on evidence alone, or given up.
+
+docs/design/gate.md tells why, and what the guarantees are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.gate.interface import Interval, ShadowVerdict
+from penstock.gate.sequential import GainProcess, MeanInterval
+from penstock.learn.interface import HeldOut
+from penstock.spec import Gate as GateSettings
+
+Array = NDArray[np.float64]
+
+MARGIN = 0.01
+"""Loss an event by which a shadow may seem worse on the live stream and still be promoted, if it has won elsewhere:
+"not worse at all" cannot be shown in finite time."""
+
+
+class ShadowWatch:
+    """What is known of the shadow, against what is served, on live events; and what held-out old events say of it."""
+
+    def __init__(self, settings: GateSettings) -> None:
+        self._alpha = settings.alpha
+        self._forgetting_max = settings.forgetting_max
+        self._events_max = settings.shadow_events_max
+        self._claim: HeldOut | None = None
+        self._labelled = 0
+        """Labelled events since it began, those included on which it was not compared."""
+        self._better = GainProcess()
+        self._worse = GainProcess()
+        self._not_worse = GainProcess()
+        self._gain = MeanInterval(settings.alpha)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a shadow."""
+        return self._claim is not None
+
+    def begin(self, claim: HeldOut) -> ShadowVerdict | None:
+        """A new shadow, by what held-out events say: a verdict where it is refused at once, and None where it may
+        begin."""
+        self.end()
+        if claim.forgotten > self._forgetting_max:
+            of = f"class {claim.forgotten_class!r}" if claim.forgotten_class else "the held-out old events"
+            told = f"it lost {claim.forgotten:.4f} on {of} (at most {self._forgetting_max:g})"
+            return self._given_up(f"{told}, of {claim.events} held-out old events")
+        self._claim = claim
+        return None
+
+    def end(self) -> None:
+        """There is no shadow any more."""
+        self._claim = None
+        self._labelled = 0
+        self._better, self._worse, self._not_worse = GainProcess(), GainProcess(), GainProcess()
+        self._gain = MeanInterval(self._alpha)
+
+    def take(self, served: Array, shadow: Array) -> None:
+        """(n,) losses in [0, 1] of what is served and of the shadow on events that neither has learned."""
+        gain = served - shadow
+        self._gain.take(gain)
+        self._better.take(gain)
+        self._worse.take(-gain)
+        self._not_worse.take((gain + MARGIN) / (1.0 + MARGIN))
+
+    def judge(self, labelled: int, *, finite: bool, may_promote: bool) -> ShadowVerdict | None:
+        """What becomes of it after ``labelled`` more labelled events; None while that is open."""
+        assert self._claim is not None, "there is no shadow"
+        self._labelled += labelled
+        enough = 1.0 / self._alpha
+        if not finite:
+            return self._given_up("its weights are not finite")
+        if self._worse.value >= enough:
+            return self._given_up(
+                f"evidence {self._worse.value:.3g} to 1 that it is worse than what is served ({self._told})"
+            )
+        if may_promote and self._better.value >= enough:
+            return self._promoted(
+                f"evidence {self._better.value:.3g} to 1 that it is better than what was served ({self._told})"
+            )
+        if may_promote and self._not_worse.value >= enough and self._worse.value < 1.0 and self._has_won_elsewhere:
+            claim = self._claim
+            chance = chance_of_luck(claim.gained, claim.lost)
+            return self._promoted(
+                f"of {claim.events} held-out old events it answers {claim.gained} better and {claim.lost} worse, which "
+                f"luck would give with a chance of {chance:.2g}, and it is not worse by {MARGIN:g} than what was "
+                f"served, with evidence {self._not_worse.value:.3g} to 1 ({self._told})"
+            )
+        if self._labelled >= self._events_max:
+            return self._given_up(
+                f"after {self._labelled} events there is evidence of {self._better.value:.3g} to 1 that it is better, "
+                f"and {enough:g} is asked for ({self._told})"
+            )
+        return None
+
+    @property
+    def labelled(self) -> int:
+        """Labelled events since it began."""
+        return self._labelled
+
+    @property
+    def evidence(self) -> float:
+        """That it is better than what is served, to 1."""
+        return self._better.value
+
+    @property
+    def gain(self) -> Interval:
+        """Loss of what is served minus loss of the shadow."""
+        return self._gain.interval
+
+    def save(self) -> dict[str, Any]:
+        """Plain values that survive MessagePack."""
+        return {
+            "claim": None if self._claim is None else msgspec.structs.asdict(self._claim),
+            "labelled": self._labelled,
+            "better": self._better.save(),
+            "worse": self._worse.save(),
+            "not_worse": self._not_worse.save(),
+            "gain": self._gain.save(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Become what was saved."""
+        self._claim = None if state["claim"] is None else HeldOut(**state["claim"])
+        self._labelled = state["labelled"]
+        self._better.load(state["better"])
+        self._worse.load(state["worse"])
+        self._not_worse.load(state["not_worse"])
+        self._gain.load(state["gain"])
+
+    @property
+    def _has_won_elsewhere(self) -> bool:
+        return self._claim is not None and chance_of_luck(self._claim.gained, self._claim.lost) <= self._alpha
+
+    @property
+    def _told(self) -> str:
+        return signed(self._gain.interval)
+
+    def _promoted(self, reason: str) -> ShadowVerdict:
+        return self._verdict("promote", f"The new base is promoted: {reason}.")
+
+    def _given_up(self, reason: str) -> ShadowVerdict:
+        return self._verdict("give_up", f"The new base is given up: {reason}.")
+
+    def _verdict(self, action: Any, reason: str) -> ShadowVerdict:
+        return ShadowVerdict(
+            action=action,
+            reason=reason,
+            gain=self._gain.interval,
+            evidence=self._better.value,
+            events=self._labelled,
+        )
+
+
+def chance_of_luck(gained: int, lost: int) -> float:
+    """The chance that of ``gained + lost`` fair coins at least ``gained`` fall on the winner's side: the one-sided sign
+    test of two answers to the same events (McNemar 1947, exact)."""
+    n = gained + lost
+    if gained <= lost:
+        return 1.0
+    # The terms from the largest down, each from the one before; the sum of all of them is 2^n.
+    log_term = math.lgamma(n + 1) - math.lgamma(gained + 1) - math.lgamma(lost + 1) - n * math.log(2.0)
+    term = total = 1.0
+    for won in range(gained, n):
+        term *= (n - won) / (won + 1)
+        total += term
+    return min(1.0, math.exp(log_term + math.log(total)))
+
+
+def signed(gain: Interval) -> str:
+    """An interval in words."""
+    return f"gain {gain.mean:+.4f} an event, {gain.low:+.4f} to {gain.high:+.4f}, on {gain.events} events"
