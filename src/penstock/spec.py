@@ -24,6 +24,7 @@ Positive = Annotated[float, Meta(gt=0)]
 PositiveOrInfinite = Annotated[float, Meta(gt=0, extra={"infinite": True})]
 HalfLives = Annotated[tuple[PositiveOrInfinite, ...], Meta(min_length=1, max_length=16)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
+Quantiles = Annotated[tuple[Share, ...], Meta(max_length=32)]
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,6 +128,9 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The largest request body (``8MiB`` in the file)."""
     interval: Share = 0.9
     """The share of outcomes that a regression's predictive interval should cover."""
+    quantiles: Quantiles = ()
+    """Levels, ascending, such as ``[0.1, 0.5, 0.9]``: a regression's answer says for each below what number that share
+    of outcomes should lie."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

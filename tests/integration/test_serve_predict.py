@@ -21,7 +21,8 @@ from penstock.testing.server import ServerProcess
 NUMBERS = {"x": Feature(type="number"), "y": Feature(type="number")}
 SMALL = Learn(random_features=8)
 BINARY = Spec(name="two", task="binary", features=NUMBERS, learn=SMALL)
-FLOW = Spec(name="flow", task="regression", features=NUMBERS, learn=SMALL, serve=Serve(record_predictions="durable"))
+DURABLE = Serve(record_predictions="durable", quantiles=(0.1, 0.5, 0.9))
+FLOW = Spec(name="flow", task="regression", features=NUMBERS, learn=SMALL, serve=DURABLE)
 QUIET = Spec(name="quiet", task="multiclass", features=NUMBERS, learn=SMALL, serve=Serve(record_predictions="never"))
 SPECS = {spec.name: spec for spec in (BINARY, FLOW, QUIET)}
 
@@ -128,7 +129,9 @@ def test_answers_are_recorded_with_their_version_so_that_feedback_can_come(serve
 def test_a_durable_record_is_there_before_the_answer(server: ServerProcess) -> None:
     for number in range(5):
         said = server.post("/v1/flow/predict", {"features": {"x": 1}}).json()
-        assert set(said) == {"id", "version", "mean", "spread", "low", "high"}
+        assert list(said["quantiles"]) == ["0.1", "0.5", "0.9"]
+        assert list(said["quantiles"].values()) == sorted(said["quantiles"].values())
+        assert set(said) == {"id", "version", "mean", "spread", "low", "high", "quantiles"}
         assert said["low"] < said["mean"] < said["high"]
         ids = [i for batch in server.logged("flow", Kind.PREDICTION) for i in batch.ids or ()]
         assert ids[-1] == said["id"]

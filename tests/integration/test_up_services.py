@@ -127,7 +127,12 @@ def test_feedback_joins_its_prediction_and_the_commands_show_it(house: Up) -> No
     url, home = house.state.address, house.data.parent
     answered = penstock("predict", "price", '{"area": 70, "view": [1, 2]}', "--json", url=url, home=home)
     answer = json.loads(answered.stdout)
-    assert {"id", "version", "mean", "low", "high", "spread"} == answer.keys()
+    assert {"id", "version", "mean", "low", "high", "spread", "quantiles"} == answer.keys()
+    table = penstock(
+        "predict", "price", '{"area": 70, "view": [1, 2]}', "--csv", url=url, home=home
+    ).stdout.splitlines()
+    assert table[0] == "mean,low,high,quantiles.0.1,quantiles.0.9,version,id"
+    assert float(table[1].split(",")[3]) <= float(table[1].split(",")[4])
     with house.client() as client:
         before = client.status("price")["feedback"]["learned"]
         told = penstock("feedback", "price", answer["id"], "210.5", url=url, home=home)

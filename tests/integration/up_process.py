@@ -19,7 +19,8 @@ PENSTOCK = (sys.executable, "-m", "penstock")
 START_S = 60.0
 SERVICES = {
     "fraud": "task: binary\nfeatures: {amount: number, city: category}\nlabel: {name: is_fraud}\n",
-    "price": "task: regression\nfeatures: {area: number, view: 'vector[2]'}\nlabel: {name: price}\n",
+    "price": "task: regression\nfeatures: {area: number, view: 'vector[2]'}\nlabel: {name: price}\n"
+    "serve: {quantiles: [0.1, 0.9]}\n",
     "kind": "task: multiclass\nfeatures: {a: number, b: number}\nlabel: {name: kind}\n",
 }
 

@@ -21,7 +21,7 @@ from penstock.learn.fast.layout import BASES
 from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.interface import State
-from penstock.spec import ClassName, Feature, Label, Learn, Spec, Task
+from penstock.spec import ClassName, Feature, Label, Learn, Serve, Spec, Task
 
 Labels = list[ClassName] | NDArray[np.float64]
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
@@ -30,7 +30,8 @@ TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 def _spec(task: Task, numbers: int = 3, *, label: Label | None = None, **learn: Any) -> Spec:
     learn = {"random_features": 16, "half_lives": (16.0, float("inf"))} | learn
     features = {f"f{i}": Feature(type="number") for i in range(numbers)}
-    return Spec(name="s", task=task, features=features, label=label or Label(), learn=Learn(**learn))
+    serve = Serve(quantiles=(0.1, 0.5, 0.9) if task == "regression" else ())
+    return Spec(name="s", task=task, features=features, label=label or Label(), learn=Learn(**learn), serve=serve)
 
 
 def _batch(numbers: object, labels: Labels | None) -> Batch:
@@ -105,7 +106,7 @@ def test_a_block_answers_what_the_model_answers_and_later_learning_does_not_touc
     before = digest(block)
     learned = model.learn(steps[-1])
     answers = travelled.predict(steps[-1])
-    for field in ("probabilities", "mean", "spread", "low", "high"):
+    for field in ("probabilities", "mean", "spread", "low", "high", "quantiles"):
         theirs, ours = getattr(answers, field), getattr(learned.predictions, field)
         assert (theirs is None) == (ours is None)
         assert theirs is None or np.array_equal(theirs, ours)
@@ -147,7 +148,7 @@ def test_nothing_wild_makes_an_answer_that_is_no_number(task: Task, data: st.Dat
             assert answers.probabilities.sum(axis=1) == pytest.approx(np.ones(n))
             assert (answers.probabilities >= 0).all()
         else:
-            parts = (answers.mean, answers.spread, answers.low, answers.high)
+            parts = (answers.mean, answers.spread, answers.low, answers.high, answers.quantiles)
             assert all(part is not None and np.isfinite(part).all() for part in parts)
 
 

@@ -118,6 +118,13 @@ HEAD = "name: a\ntask: {task}\nfeatures: {{x: number}}\n"
         ("regression", "learn: {half_lives: []}", "4:21: learn.half_lives: takes 1 to 16 values, not 0"),
         ("regression", "learn: {half_lives: 7}", "4:21: learn.half_lives: a list is expected here, such as [1, 2]"),
         ("regression", "learn: {half_lives: [7, 7.0]}", "4:21: learn.half_lives: holds one half-life twice"),
+        ("regression", "serve: {quantiles: [0.5, 0.1]}", "4:20: serve.quantiles: must ascend, such as [0.1, 0.5, 0.9]"),
+        (
+            "regression",
+            "serve: {quantiles: [0, 0.1]}",
+            "4:21: serve.quantiles[0]: must be above 0 and below 1, not '0'",
+        ),
+        ("binary", "serve: {quantiles: [0.5]}", "serve.quantiles: are of numbers, and this task's answer is a class"),
         ("regression", "learn: {seed: '7'}", "4:15: learn.seed: a whole number is expected here, not '7'"),
         ("regression", "learn: {seed: 1__0}", "4:15: learn.seed: a whole number is expected here, not '1__0'"),
         ("regression", "learn: {seed: nan}", "4:15: learn.seed: a whole number is expected here, not 'nan'"),

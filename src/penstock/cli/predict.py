@@ -36,7 +36,8 @@ def predict(service: str, features: str, as_json: bool, as_csv: bool, url: str |
         return
     for answer in answers:
         answer["probability"] = answer.get("probabilities", {}).get(answer.get("label"))
-    show(answers, CLASS_COLUMNS if "label" in answers[0] else NUMBER_COLUMNS, csv=as_csv)
+        answer |= {f"quantiles.{level}": value for level, value in answer.get("quantiles", {}).items()}
+    show(answers, CLASS_COLUMNS if "label" in answers[0] else _number_columns(answers[0]), csv=as_csv)
     if single and not as_csv:
         next_commands(f"penstock feedback {service} {answers[0]['id']} LABEL{at(url)}")
 
@@ -65,6 +66,12 @@ def feedback(service: str, prediction_id: str, label: str, as_json: bool, url: s
         return
     click.echo(f"Accepted: {prediction_id} was {label}")
     next_commands(f"penstock status {service}{at(url)}")
+
+
+def _number_columns(answer: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Those of every number, with the quantiles that the service answers between the interval and the version."""
+    quantiles = tuple((f"quantiles.{level}", level) for level in answer.get("quantiles", {}))
+    return (*NUMBER_COLUMNS[:3], *quantiles, *NUMBER_COLUMNS[3:])
 
 
 def _content(given: str) -> str:

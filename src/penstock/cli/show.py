@@ -79,7 +79,9 @@ def next_commands(*commands: str) -> None:
 
 
 def value_at(row: Row, path: str) -> Any:
-    """The value at a dotted path, or None where any part of it is missing."""
+    """The value at a dotted path, or None where any part of it is missing; a key may be a whole path."""
+    if path in row:
+        return row[path]
     value: Any = row
     for part in path.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -52,6 +52,9 @@ class Predictions:
     """(n,) lower end of the predictive interval."""
     high: NDArray[np.float64] | None = None
     """(n,) upper end of the predictive interval."""
+    quantiles: NDArray[np.float64] | None = None
+    """(n, levels) in the label's unit, for the levels of the service's ``serve.quantiles``, ascending in every row;
+    None where it names none."""
 
 
 @dataclass(frozen=True, slots=True)

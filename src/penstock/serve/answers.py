@@ -34,7 +34,7 @@ class ClassAnswer(msgspec.Struct, frozen=True):
     probabilities: dict[str, float]
 
 
-class NumberAnswer(msgspec.Struct, frozen=True):
+class NumberAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of a regression, in the label's unit."""
 
     id: str
@@ -43,6 +43,8 @@ class NumberAnswer(msgspec.Struct, frozen=True):
     spread: float
     low: float
     high: float
+    quantiles: dict[str, float] = {}
+    """By their levels, as the service file names them in ``serve.quantiles``; not there where it names none."""
 
 
 Answer = ClassAnswer | NumberAnswer
@@ -83,6 +85,7 @@ class Answers:
         self._metrics = metrics
         self._loop = loop
         self._record = decoder.spec.serve.record_predictions
+        self._levels = [str(level) for level in decoder.spec.serve.quantiles]
         self._version = Version(0)
         self._position = ""
         self._classes: tuple[str, ...] = ()
@@ -185,10 +188,11 @@ class Answers:
                 for event_id, label, row in zip(ids, best, rows, strict=True)
             ]
         columns: list[Any] = [predictions.mean, predictions.spread, predictions.low, predictions.high]
-        return [
-            NumberAnswer(event_id or "", version, *row)
-            for event_id, row in zip(ids, zip(*(column.tolist() for column in columns), strict=True), strict=True)
-        ]
+        quantiles: list[dict[str, float]] = [{}] * len(ids)
+        if predictions.quantiles is not None:
+            quantiles = [dict(zip(self._levels, row, strict=True)) for row in predictions.quantiles.tolist()]
+        numbers = zip(*(column.tolist() for column in columns), quantiles, strict=True)
+        return [NumberAnswer(event_id or "", version, *row) for event_id, row in zip(ids, numbers, strict=True)]
 
     def _hand_out(
         self,

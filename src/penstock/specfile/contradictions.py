@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, get_args
 
 from penstock.spec import Feature, FeatureType, Label, Spec, Task
@@ -33,6 +34,12 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
     half_lives = getattr(spec.learn, "half_lives", ())
     if isinstance(half_lives, tuple) and len(set(half_lives)) < len(half_lives):
         yield "learn.half_lives", "holds one half-life twice"
+    quantiles = getattr(spec.serve, "quantiles", ())
+    if isinstance(quantiles, tuple) and quantiles:
+        if spec.task in ("binary", "multiclass"):
+            yield "serve.quantiles", "are of numbers, and this task's answer is a class"
+        elif any(a >= b for a, b in pairwise(quantiles)):
+            yield "serve.quantiles", "must ascend, such as [0.1, 0.5, 0.9]"
 
 
 def _label_contradictions(task: Task, label: Label) -> Iterator[tuple[str, str]]:

@@ -74,7 +74,8 @@ class FastModel:
         return self._stable.width + self._map.count
 
     def _fresh_numbers(self, width: int) -> NumberLearner:
-        return NumberLearner(self._layout, self._linear_from, width, self._spec.serve.interval)
+        serve = self._spec.serve
+        return NumberLearner(self._layout, self._linear_from, width, serve.interval, serve.quantiles)
 
     @property
     def classes(self) -> tuple[ClassName, ...]:

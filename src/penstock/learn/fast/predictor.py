@@ -35,11 +35,13 @@ def class_predictions(answer: ClassAnswer) -> Predictions:
 
 
 def number_predictions(answer: NumberAnswer, members: NumberMembers, anchors: Array) -> Predictions:
-    """The mixture's mean, spread and interval in the label's unit, from what they are measured from, (n,)."""
+    """The mixture's mean, spread, interval and quantiles in the label's unit; (n,) anchors are what it is
+    measured from."""
     mean = answer.mean * members.unit + members.centre + anchors
     spread = answer.spread * members.unit
     half = members.reach * spread
-    return Predictions(mean=mean, spread=spread, low=mean - half, high=mean + half)
+    quantiles = members.quantiles.of(mean, spread)
+    return Predictions(mean=mean, spread=spread, low=mean - half, high=mean + half, quantiles=quantiles)
 
 
 def class_losses(probabilities: Array, classes: NDArray[np.intp]) -> Array:
@@ -79,7 +81,9 @@ class BlockPredictor:
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)
         self._members: ClassMembers | NumberMembers
         if spec.task == "regression":
-            self._members = NumberMembers(layout, 0, spec.serve.interval)
+            self._members = NumberMembers(
+                layout, self._stable.width + self._map.count, 0, spec.serve.interval, spec.serve.quantiles
+            )
         else:
             self._members = ClassMembers(layout, 0, 0)
         try:

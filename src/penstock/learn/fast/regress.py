@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -14,6 +14,7 @@ from penstock.learn.fast.banks import ONE_BY_ONE, Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import huber_weights
 from penstock.learn.fast.mixture import fixed_share
+from penstock.learn.fast.quantiles import LocalSpread, TrackedQuantiles
 
 Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
@@ -43,15 +44,22 @@ class Answer:
     mean: Array
     """(n,) of the mixture."""
     spread: Array
-    """(n,) of the mixture: the members' own spreads and how far they disagree."""
+    """(n,) of the mixture: the members' own spreads and how far they disagree, times what is local."""
+    local: Array
+    """(n,) how much larger errors are here than elsewhere."""
+    inputs: Array
+    """(n, inputs) what that was told by."""
 
 
 class NumberMembers:
     """What predicting needs: weights of all heads, the members' spreads, the label's unit, the interval, the
     mixture."""
 
-    def __init__(self, layout: Layout, width: int, coverage: float) -> None:
+    def __init__(
+        self, layout: Layout, linear_from: int, width: int, coverage: float, quantiles: Sequence[float] = ()
+    ) -> None:
         self.layout = layout
+        self.linear_from = linear_from
         self.weights = np.zeros((width, 1, layout.heads))
         self.mixture = np.full(layout.members, 1.0 / layout.members)
         self.variances = np.ones(layout.members)
@@ -62,6 +70,8 @@ class NumberMembers:
         """The label's standard deviation; standard units are (y - centre) / unit."""
         self.reach = NormalDist().inv_cdf(0.5 + coverage / 2.0)
         """Half the predictive interval, in spreads."""
+        self.quantiles = TrackedQuantiles(quantiles)
+        self.local = LocalSpread(width - linear_from)
 
     def answer(self, features: Array, others: Array | None = None) -> Answer:
         """Of (n, width) features, and of (n, others) means of the members that are no heads; without these the mean has
@@ -76,7 +86,9 @@ class NumberMembers:
         np.maximum(means, -FARTHEST, out=means)
         mean = means @ self.mixture
         square = (means * means) @ self.mixture + float(self.variances @ self.mixture)
-        return Answer(means, mean, np.sqrt(np.maximum(square - mean * mean, 1e-24)))
+        inputs = features[:, self.linear_from :]
+        local = self.local.of(inputs)
+        return Answer(means, mean, np.sqrt(np.maximum(square - mean * mean, 1e-24)) * local, local, inputs)
 
     def standard(self, labels: Array) -> Array:
         """Outcomes in standard units, cut at FARTHEST twice over."""
@@ -92,6 +104,8 @@ class NumberMembers:
             "mixture": self.mixture.copy(),
             "variances": self.variances.copy(),
             "numbers": numbers,
+            "quantiles": self.quantiles.frozen(),
+            "local": self.local.frozen(),
         }
 
     def thaw(self, arrays: Arrays, *, copy: bool) -> None:
@@ -100,13 +114,17 @@ class NumberMembers:
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
         self.variances = arrays["variances"].copy() if copy else arrays["variances"]
         self.recent, self.centre, self.unit, self.reach = (float(number) for number in arrays["numbers"])
+        self.quantiles.thaw(arrays["quantiles"])
+        self.local.thaw(arrays["local"])
 
 
 class NumberLearner:
     """What learning needs beside the members."""
 
-    def __init__(self, layout: Layout, linear_from: int, width: int, coverage: float) -> None:
-        self.members = NumberMembers(layout, width, coverage)
+    def __init__(
+        self, layout: Layout, linear_from: int, width: int, coverage: float, quantiles: Sequence[float] = ()
+    ) -> None:
+        self.members = NumberMembers(layout, linear_from, width, coverage, quantiles)
         self._layout = layout
         self._linear_from = linear_from
         self._coverage = coverage
@@ -132,6 +150,7 @@ class NumberLearner:
         weights = np.zeros((width, 1, self._layout.heads))
         weights[: self.width] = self.members.weights
         self.members.weights = weights
+        self.members.local.grow(width - self._linear_from)
 
     def absorb(self, labels: Array) -> None:
         """Take outcomes into the label's unit; weights are rewritten so that every prediction stays what it was."""
@@ -177,8 +196,8 @@ class NumberLearner:
         members.recent = members.recent * kept + (1.0 - self._recent_decay) * float(fade @ targets)
 
     def mix(self, answer: Answer, targets: Array) -> None:
-        """Move the mixture, the spreads and the interval by what the members had answered, (n,) targets in its
-        units."""
+        """Move the mixture, the spreads, the interval and the quantiles by what the members had answered, (n,) targets
+        in its units."""
         members, n = self.members, len(targets)
         errors = targets[:, None] - answer.means
         squares = errors * errors
@@ -196,6 +215,9 @@ class NumberLearner:
         outside = float((np.abs(targets - answer.mean) > members.reach * answer.spread).mean())
         moved = members.reach * np.exp(INTERVAL_RATE * min(n, 16) * (outside - (1.0 - self._coverage)))
         members.reach = float(min(max(moved, 0.05), 50.0))
+        errors_in_spreads = (targets - answer.mean) / answer.spread
+        members.quantiles.track(errors_in_spreads)
+        members.local.learn(answer.inputs, answer.local, errors_in_spreads * answer.local)
 
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values, and copies of arrays."""
