@@ -273,6 +273,12 @@ class BaseMissing(PenstockError):
     hint = "Bases stand in the service's folder under `bases`; restore it from a backup, or consolidate anew."
 
 
+class TrainingFailed(PenstockError):
+    """No base came of training: {reason}"""
+
+    hint = "What is served stays as it was; the next consolidation begins anew."
+
+
 class LibraryMissing(PenstockError):
     """{purpose} needs {library}, which is not installed"""
 

@@ -1,0 +1,109 @@
+"""From torch to ONNX: the same features, made sure of before anything is built on them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from penstock.errors import TrainingFailed
+
+OPSET = 18
+"""Of the exported networks: the oldest that torch's present exporter writes without converting."""
+DIFFERENCE_MAX = 1e-5
+"""By which a feature may differ between torch and ONNX Runtime, relative to the largest where that is above 1."""
+EXTREME = 8.0
+"""The largest input that the encoder lets through, in deviations."""
+
+
+def exported(network: nn.Module, inputs: int, outputs: int, sample: NDArray[np.float32]) -> tuple[bytes, int]:
+    """The network in ONNX, and the width of its features.
+
+    ``sample`` (n, inputs) are true inputs, on which, as on random and on extreme ones, ONNX Runtime's answers must be
+    torch's. Raises TrainingFailed."""
+    network = network.to("cpu").eval()
+    for parameter in network.parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingFailed(reason="its weights are no numbers any more")
+    written = _written(network, inputs)
+    onnx.checker.check_model(onnx.load_from_string(written))
+    rng = np.random.default_rng(0)
+    trials = (
+        sample,
+        rng.standard_normal((16, inputs)).astype(np.float32),
+        rng.choice(np.array([-EXTREME, 0.0, EXTREME], np.float32), (16, inputs)),
+        np.zeros((1, inputs), np.float32),
+    )
+    return written, verified(written, network, trials, outputs)
+
+
+def verified(written: bytes, network: nn.Module, trials: tuple[NDArray[np.float32], ...], outputs: int) -> int:
+    """Make sure that ONNX Runtime answers as torch does, for any number of rows; the width of the features."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
+    name, width = session.get_inputs()[0].name, 0
+    for trial in trials:
+        with torch.no_grad():
+            wanted = [answer.numpy() for answer in network(torch.from_numpy(trial))]
+        found = session.run(("features", "outputs"), {name: trial})
+        width = int(found[0].shape[1])
+        for what, ours, theirs in zip(("features", "outputs"), found, wanted, strict=True):
+            scale = max(1.0, float(np.abs(theirs).max(initial=0.0)))
+            apart = float(np.abs(ours - theirs).max(initial=0.0)) if ours.shape == theirs.shape else np.inf
+            if not apart <= DIFFERENCE_MAX * scale:
+                raise TrainingFailed(reason=f"ONNX Runtime's {what} differ from torch's by {apart:g}")
+        if found[1].shape[1] != outputs:
+            raise TrainingFailed(reason=f"the network has {found[1].shape[1]} outputs, and {outputs} are needed")
+    return width
+
+
+def _written(network: nn.Module, inputs: int) -> bytes:
+    rows = torch.export.Dim("rows")
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                network,
+                (torch.zeros(2, inputs),),
+                dynamo=True,
+                input_names=["inputs"],
+                output_names=["features", "outputs"],
+                dynamic_shapes=({0: rows},),
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter's errors have no common class, and the network may be the user's
+            raise TrainingFailed(reason=f"torch cannot export it to ONNX: {error}") from error
+        assert program is not None
+    return _plain(program.model_proto)
+
+
+def _plain(model: onnx.ModelProto) -> bytes:
+    """Its bytes without what the exporter notes about the code that it came from, such as the folders it stands in."""
+    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        if hasattr(holder, "metadata_props"):
+            del holder.metadata_props[:]
+        holder.doc_string = ""
+    written: bytes = model.SerializeToString(deterministic=True)
+    return written
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's words about its own insides."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,399 @@
+"""What is kept of the past for replay: labelled events, alike over classes and over time, the same for the same stream.
+
+Every event draws a key, a hash of the seed and its place in the stream. A stratum is a class (for a regression a
+quantile of the label) within a span of time; from each the events with the lowest keys are kept, which is a uniform
+sample of it (bottom-k sampling, Cohen and Kaplan 2007). How many is the water level: as many from each class, then from
+each span within it, as fit in all. The level only sinks, so that whatever was let go would not be kept later, and the
+result does not depend on how the stream was cut into batches. One event in ten is held out for judging by, never for
+training, and kept in the same way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import CheckpointDamaged
+from penstock.events import Batch, concatenate, decode, encode
+from penstock.learn.interface import State
+from penstock.spec import ClassName, Spec
+
+FORMAT = 1
+SPANS = 16
+"""Spans of time at most: when they are full, neighbours become one, and each is twice as long from then on."""
+SPAN_EVENTS = 1024
+"""Events of the first spans."""
+HELD_OUT = 10
+"""One event in so many is held out."""
+HELD_OUT_SHARE = 0.2
+"""Of as many as are kept for replay, so many are kept of those held out."""
+QUANTILES = 8
+"""Strata of a regression's labels, by the quantiles of the first QUANTILE_EVENTS."""
+QUANTILE_EVENTS = 256
+RECENT_SHARE = 4
+"""Times what is kept for replay, so many recent events are kept beside it: those since the last training, at most."""
+
+Keys = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """n events, the oldest first."""
+
+    batch: Batch
+    places: NDArray[np.int64]
+    """(n,) how many labelled events came before each."""
+    logits: NDArray[np.float32]
+    """(n, classes or 1) what a base answered when it first learned each event; NaN where it answered nothing yet, or
+    did not know the class."""
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def rows(self, keep: NDArray[np.intp]) -> Kept:
+        """The events at these places of the arrays, in this order."""
+        return Kept(self.batch.rows(keep), self.places[keep], self.logits[keep])
+
+
+class Pool:
+    """A stratified sample of bounded size. Strata are numbered from 0 in the order in which they first came."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._parts: list[Kept] = []
+        self._strata: list[NDArray[np.int64]] = []
+        self._keys: list[Keys] = []
+        self._pending = 0
+
+    def add(self, events: Kept, strata: NDArray[np.int64], keys: Keys, span: int) -> None:
+        """Take in n events that came after all others; ``span`` is the present length of a span in events."""
+        if not len(events):
+            return
+        self._parts.append(events)
+        self._strata.append(strata)
+        self._keys.append(keys)
+        self._pending += len(events)
+        if self._pending > max(self._capacity, 1024):
+            self.settle(span, events.logits.shape[1])
+
+    def settle(self, span: int, columns: int) -> None:
+        """Let go of what is beyond the water level; logits get as many columns."""
+        if not self._parts:
+            return
+        events, strata, keys = self._whole()
+        events = Kept(events.batch, events.places, widened(events.logits, columns))
+        chosen = _chosen(strata, events.places // span, keys, self._capacity)
+        if len(chosen) < len(events):
+            events, strata, keys = events.rows(chosen), strata[chosen], keys[chosen]
+        self._parts, self._strata, self._keys, self._pending = [events], [strata], [keys], 0
+
+    def kept(self) -> Kept | None:
+        """All that is there now."""
+        return self._whole()[0] if self._parts else None
+
+    def erase(self, gone: NDArray[np.intp]) -> None:
+        """Without the events at these places of the arrays."""
+        events, strata, keys = self._whole()
+        keep = np.setdiff1d(np.arange(len(events)), gone)
+        self._parts, self._strata, self._keys = [events.rows(keep)], [strata[keep]], [keys[keep]]
+
+    def note(self, logits: NDArray[np.float32]) -> None:
+        """Set the (n, classes) logits of all events."""
+        events, strata, keys = self._whole()
+        self._parts = [Kept(events.batch, events.places, logits)]
+        self._strata, self._keys = [strata], [keys]
+
+    def _whole(self) -> tuple[Kept, NDArray[np.int64], Keys]:
+        if len(self._parts) > 1:
+            self._parts = [joined(self._parts)]
+            self._strata = [np.concatenate(self._strata)]
+            self._keys = [np.concatenate(self._keys)]
+        return self._parts[0], self._strata[0], self._keys[0]
+
+    def save(self, name: str) -> dict[str, NDArray[Any]]:
+        """Arrays whose names begin with ``name``."""
+        if not self._parts:
+            return {}
+        events, strata, keys = self._whole()
+        return packed(name, events) | {f"{name}.strata": strata.copy(), f"{name}.keys": keys.copy()}
+
+    def load(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Become what was saved."""
+        self._parts, self._strata, self._keys, self._pending = [], [], [], 0
+        if f"{name}.keys" in arrays:
+            self._parts = [unpacked(name, arrays)]
+            self._strata, self._keys = [arrays[f"{name}.strata"].copy()], [arrays[f"{name}.keys"].copy()]
+
+
+class Reservoir:
+    """The labelled events of one service that a base is trained on: replay, recent ones, and those held out."""
+
+    def __init__(self, spec: Spec, *, seed: int | None = None) -> None:
+        capacity = spec.consolidate.replay
+        self._seed = spec.learn.seed if seed is None else seed
+        self._is_regression = spec.task == "regression"
+        self._replay = Pool(capacity)
+        self._held = Pool(max(1, round(HELD_OUT_SHARE * capacity)))
+        self._recent: deque[Kept] = deque()
+        self._recent_max = RECENT_SHARE * capacity
+        self.count = 0
+        """Labelled events that came so far."""
+        self._span = SPAN_EVENTS
+        self._classes: list[ClassName] = []
+        self._edges: NDArray[np.float64] | None = None
+        self._first: list[Batch] = []
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        """The classes that came, in their order, which is that of the logits' columns."""
+        return tuple(self._classes)
+
+    @property
+    def _columns(self) -> int:
+        return len(self._classes) or 1
+
+    @property
+    def replay(self) -> Kept | None:
+        """The sample of all events that are trained on; None before the first."""
+        self._replay.settle(self._span, self._columns)
+        return self._replay.kept()
+
+    @property
+    def held_out(self) -> Kept | None:
+        """The sample of all events that are never trained on; None before the first."""
+        self._held.settle(self._span, self._columns)
+        return self._held.kept()
+
+    @property
+    def recent(self) -> Kept | None:
+        """The newest events since the last training, without those that are held out; None where there are none."""
+        if not self._recent:
+            return None
+        whole = joined(list(self._recent))
+        return Kept(whole.batch, whole.places, widened(whole.logits, self._columns))
+
+    def add(self, batch: Batch) -> None:
+        """Take in labelled events, in their order."""
+        if self._is_regression and self._edges is None:
+            self._first.append(batch)
+            if sum(map(len, self._first)) < QUANTILE_EVENTS:
+                return
+            batch, self._first = concatenate(self._first), []
+            labels = np.asarray(batch.labels)[:QUANTILE_EVENTS]
+            self._edges = np.unique(np.quantile(labels, np.arange(1, QUANTILES) / QUANTILES))
+        at = 0
+        while at < len(batch):
+            # Spans double at a count of events, not at the end of some batch.
+            room = SPANS * self._span - self.count
+            part = batch.rows(slice(at, at + room)) if at or room < len(batch) else batch
+            self._take(part)
+            at += len(part)
+            if self.count == SPANS * self._span:
+                self._replay.settle(self._span, self._columns)
+                self._held.settle(self._span, self._columns)
+                self._span *= 2
+
+    def trained(self, base: Any) -> None:
+        """A base has learned these events: its answers are noted where there are none yet, and the recent events are
+        the past from now on. ``base`` is what `penstock.learn.slow.base.OnnxBase` is."""
+        self._recent.clear()
+        columns = [self._classes.index(name) for name in base.classes if name in self._classes]
+        known = [place for place, name in enumerate(base.classes) if name in self._classes]
+        kept = self.replay
+        if kept is None:
+            return
+        logits = kept.logits.copy()
+        fresh = np.flatnonzero(np.isnan(logits).all(axis=1))
+        if len(fresh):
+            outputs = base.run(kept.batch.rows(fresh))[1].astype(np.float32)
+            if self._is_regression:
+                manifest = base.artifact.manifest
+                logits[fresh] = outputs * np.float32(manifest.unit) + np.float32(manifest.centre)
+            else:
+                logits[np.ix_(fresh, np.array(columns, np.intp))] = outputs[:, known]
+        self._replay.note(logits)
+
+    def erase(self, ids: Collection[str]) -> int:
+        """Let go of the events with these ids, wherever they are kept; how many there were."""
+        gone = 0
+        for pool in (self._replay, self._held):
+            kept = pool.kept()
+            places = _places_of(kept, ids)
+            if len(places):
+                pool.erase(places)
+                gone += len(places)
+        recent = self.recent
+        places = _places_of(recent, ids)
+        if recent is not None and len(places):
+            self._recent = deque([recent.rows(np.setdiff1d(np.arange(len(recent)), places))])
+        for number, batch in enumerate(self._first):
+            keep = [i for i, name in enumerate(batch.ids or ()) if name not in ids]
+            if batch.ids is not None and len(keep) < len(batch):
+                gone += len(batch) - len(keep)
+                self._first[number] = batch.rows(np.array(keep, np.intp))
+        return gone
+
+    def save(self) -> State:
+        """A copy of everything."""
+        self._replay.settle(self._span, self._columns)
+        self._held.settle(self._span, self._columns)
+        values: dict[str, Any] = {
+            "format": FORMAT,
+            "count": self.count,
+            "span": self._span,
+            "classes": [str(name) for name in self._classes],
+            "edges": None if self._edges is None else self._edges.tolist(),
+        }
+        arrays = self._replay.save("replay") | self._held.save("held")
+        recent = self.recent
+        if recent is not None:
+            arrays |= packed("recent", recent)
+        if self._first:
+            first = concatenate(self._first)
+            arrays |= packed("first", Kept(first, np.arange(len(first)), np.empty((len(first), 0), np.float32)))
+        return State(values, arrays)
+
+    def load(self, state: State) -> None:
+        """Become what was saved. Raises CheckpointDamaged."""
+        values = state.values
+        if values.get("format") != FORMAT:
+            raise CheckpointDamaged(folder="given", reason="the events kept for replay are of another format")
+        self.count, self._span = values["count"], values["span"]
+        self._classes = [ClassName(name) for name in values["classes"]]
+        self._edges = None if values["edges"] is None else np.array(values["edges"])
+        self._replay.load("replay", state.arrays)
+        self._held.load("held", state.arrays)
+        self._recent = deque([unpacked("recent", state.arrays)] if "recent.places" in state.arrays else [])
+        self._first = [unpacked("first", state.arrays).batch] if "first.places" in state.arrays else []
+
+    def _take(self, batch: Batch) -> None:
+        n = len(batch)
+        places = np.arange(self.count, self.count + n, dtype=np.int64)
+        self.count += n
+        keys = hashed(self._seed, places)
+        strata = self._strata(batch)
+        events = Kept(batch, places, np.full((n, self._columns), np.nan, np.float32))
+        is_held = keys % np.uint64(HELD_OUT) == 0
+        held, trained = np.flatnonzero(is_held), np.flatnonzero(~is_held)
+        self._held.add(events.rows(held), strata[held], keys[held], self._span)
+        learned = events.rows(trained)
+        self._replay.add(learned, strata[trained], keys[trained], self._span)
+        if len(learned):
+            self._recent.append(learned)
+            self._trim_recent()
+
+    def _trim_recent(self) -> None:
+        surplus = sum(map(len, self._recent)) - self._recent_max
+        while surplus > 0:
+            oldest = self._recent.popleft()
+            if len(oldest) > surplus:
+                self._recent.appendleft(oldest.rows(np.arange(surplus, len(oldest))))
+            surplus -= len(oldest)
+
+    def _strata(self, batch: Batch) -> NDArray[np.int64]:
+        """(n,) the class of each event, or the quantile of its label."""
+        if isinstance(batch.labels, list):
+            known = {name: number for number, name in enumerate(self._classes)}
+            for name in batch.labels:
+                if name not in known:
+                    known[name] = len(known)
+                    self._classes.append(name)
+            return np.fromiter((known[name] for name in batch.labels), np.int64, len(batch))
+        assert self._edges is not None
+        return np.searchsorted(self._edges, np.asarray(batch.labels), side="right").astype(np.int64)
+
+
+def hashed(seed: int, places: NDArray[np.int64]) -> Keys:
+    """(n,) the keys of these places: the finaliser of SplitMix64 (Steele, Lea and Flood 2014) of seed and place."""
+    with np.errstate(over="ignore"):
+        mixed = places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed) * np.uint64(
+            0xD1B54A32D192ED03
+        )
+        mixed += np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        keys: Keys = mixed ^ (mixed >> np.uint64(31))
+    return keys
+
+
+def joined(parts: list[Kept]) -> Kept:
+    """These events one after the other, with the most classes that any of them has."""
+    if len(parts) == 1:
+        return parts[0]
+    classes = max(part.logits.shape[1] for part in parts)
+    return Kept(
+        concatenate([part.batch for part in parts]),
+        np.concatenate([part.places for part in parts]),
+        np.concatenate([widened(part.logits, classes) for part in parts]),
+    )
+
+
+def widened(logits: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
+    """(n, classes) with NaN for classes that came later."""
+    if logits.shape[1] >= classes:
+        return logits
+    wide = np.full((len(logits), classes), np.nan, np.float32)
+    wide[:, : logits.shape[1]] = logits
+    return wide
+
+
+def packed(name: str, events: Kept) -> dict[str, NDArray[Any]]:
+    """The events as arrays whose names begin with ``name``."""
+    batch = events.batch
+    # Which of its parts had an id or a source at all must not be seen of a sample.
+    ids = batch.ids if any(batch.ids or ()) else None
+    sources = batch.sources if any(batch.sources or ()) else None
+    return {
+        f"{name}.events": np.frombuffer(b"".join(encode(replace(batch, ids=ids, sources=sources))), np.uint8),
+        f"{name}.places": events.places.copy(),
+        f"{name}.logits": events.logits.copy(),
+    }
+
+
+def unpacked(name: str, arrays: Mapping[str, NDArray[Any]]) -> Kept:
+    """What was packed."""
+    batch = decode(arrays[f"{name}.events"].tobytes())
+    return Kept(batch, arrays[f"{name}.places"].copy(), arrays[f"{name}.logits"].copy())
+
+
+def _chosen(strata: NDArray[np.int64], spans: NDArray[np.int64], keys: Keys, capacity: int) -> NDArray[np.intp]:
+    """(at most capacity,) ascending places of the events to be kept."""
+    if len(keys) <= capacity:
+        return np.arange(len(keys))
+    keep: list[NDArray[np.intp]] = []
+    numbers, of_class = np.unique(strata, return_inverse=True)
+    budgets = shares(np.bincount(of_class), capacity)
+    for number in range(len(numbers)):
+        members = np.flatnonzero(of_class == number)
+        _, of_span = np.unique(spans[members], return_inverse=True)
+        for span, share in enumerate(shares(np.bincount(of_span), int(budgets[number]))):
+            inside = members[of_span == span]
+            # Equal keys do not come, since the hash is a bijection of the place.
+            keep.append(inside[np.argsort(keys[inside])[:share]])
+    return np.sort(np.concatenate(keep))
+
+
+def shares(sizes: NDArray[np.intp], capacity: int) -> NDArray[np.intp]:
+    """How many to keep of groups of these sizes, ``capacity`` in all: the same of each that has as many, and one
+    more of the first of them as far as it goes."""
+    if int(sizes.sum()) <= capacity:
+        return sizes
+    low, high = 0, int(sizes.max())
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if int(np.minimum(sizes, middle).sum()) <= capacity else (low, middle - 1)
+    given = np.minimum(sizes, low)
+    more = np.flatnonzero(sizes > low)[: capacity - int(given.sum())]
+    given[more] += 1
+    return given
+
+
+def _places_of(kept: Kept | None, ids: Collection[str]) -> NDArray[np.intp]:
+    if kept is None or kept.batch.ids is None:
+        return np.empty(0, np.intp)
+    return np.array([place for place, name in enumerate(kept.batch.ids) if name in ids], np.intp)
