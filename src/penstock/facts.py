@@ -61,3 +61,55 @@ class CheckpointUnreadable(Fact, tag="checkpoint_unreadable", frozen=True, kw_on
 
     folder: str
     reason: str
+
+
+class Drifted(Fact, tag="drifted", frozen=True, kw_only=True):
+    """The learner's own loss rose for good: the stream is no longer what it was."""
+
+    before: float
+    """Its mean loss before, between 0 and 1."""
+    after: float
+    events: int
+    """Labelled events since the change, as far as it can be placed."""
+
+
+class Consolidated(Fact, tag="consolidated", frozen=True, kw_only=True):
+    """A new base was trained, and a candidate on it stands ready."""
+
+    number: int
+    base: str
+    cause: str
+    """Why it was begun: ``schedule``, ``drift`` or ``request``."""
+    trained: int
+    """Labelled events that it was trained on."""
+    seconds: float
+    cpu_s: float
+
+
+class ShadowStarted(Fact, tag="shadow_started", frozen=True, kw_only=True):
+    """A candidate with a new base learns beside what is served from now on; nobody is answered from it."""
+
+    number: int
+    base: str
+    version: Version
+    """What is served meanwhile."""
+
+
+class Promoted(Fact, tag="promoted", frozen=True, kw_only=True):
+    """The shadow took the place of what was served."""
+
+    number: int
+    base: str
+    version: Version
+    events: int
+    """Labelled events for which it was in shadow."""
+    reason: str
+
+
+class GivenUp(Fact, tag="given_up", frozen=True, kw_only=True):
+    """A candidate with a new base was refused, or its shadow ended without a promotion."""
+
+    number: int
+    base: str
+    events: int
+    reason: str

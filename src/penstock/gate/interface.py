@@ -38,8 +38,8 @@ class Evidence:
     """(n,) of the version on probation; None while there is none."""
     shadow: NDArray[np.float64] | None = None
     """(n,) of the candidate with a new base; None while there is none."""
-    shadow_finite: bool = True
-    """Whether its weights are finite."""
+    shadow_fault: str = ""
+    """What is wrong with it, where something is; it is given up then."""
     labelled: int = 0
     """Labelled events of the step, of which these n are a sample."""
 

@@ -101,7 +101,7 @@ class HarmGate:
         # Without a last known good version there would be nothing to go back to, and nobody to notice harm.
         may_promote = verdict.action == "publish" and evidence.good is not None
         labelled = evidence.labelled or len(evidence.served)
-        found = self._shadow.judge(labelled, finite=evidence.shadow_finite, may_promote=may_promote)
+        found = self._shadow.judge(labelled, fault=evidence.shadow_fault, may_promote=may_promote)
         if found is None:
             return verdict
         self._shadow.end()

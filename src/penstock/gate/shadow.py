@@ -70,13 +70,13 @@ class ShadowWatch:
         self._worse.take(-gain)
         self._not_worse.take((gain + MARGIN) / (1.0 + MARGIN))
 
-    def judge(self, labelled: int, *, finite: bool, may_promote: bool) -> ShadowVerdict | None:
+    def judge(self, labelled: int, *, fault: str, may_promote: bool) -> ShadowVerdict | None:
         """What becomes of it after ``labelled`` more labelled events; None while that is open."""
         assert self._claim is not None, "there is no shadow"
         self._labelled += labelled
         enough = 1.0 / self._alpha
-        if not finite:
-            return self._given_up("its weights are not finite")
+        if fault:
+            return self._given_up(fault)
         if self._worse.value >= enough:
             return self._given_up(
                 f"evidence {self._worse.value:.3g} to 1 that it is worse than what is served ({self._told})"

@@ -45,10 +45,12 @@ class Checkpoint:
     values: dict[str, Any]
     """Plain values that survive MessagePack."""
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    bases: tuple[str, ...] = ()
+    """Ids of the bases without which it cannot be restored."""
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``manifest.json`` says."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``manifest.json`` says. A field that is not known is one whose name was damaged."""
 
     format: int
     step: int
@@ -57,6 +59,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     needed: dict[Partition, Offset]
     content: str
     """SHA-256 of ``state.safetensors``."""
+    bases: tuple[str, ...] = ()
+    """Ids of the bases without which it cannot be restored."""
 
 
 class _Inside(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +71,7 @@ class _Inside(msgspec.Struct, frozen=True, kw_only=True):
     position: dict[Partition, Offset]
     needed: dict[Partition, Offset]
     values: dict[str, Any]
+    bases: tuple[str, ...] = ()
 
 
 class Checkpoints:
@@ -131,8 +136,9 @@ class Checkpoints:
             inside = msgspec.msgpack.decode(arrays.pop(_VALUES).tobytes(), type=_Inside)
         except (SafetensorError, KeyError, msgspec.MsgspecError) as error:
             raise CheckpointDamaged(folder=folder, reason=str(error)) from error
-        told = (manifest.step, manifest.version, manifest.position, manifest.needed)
-        if told != (inside.step, inside.version, inside.position, inside.needed) or inside.step != step:
+        told = (manifest.step, manifest.version, manifest.position, manifest.needed, manifest.bases)
+        held = (inside.step, inside.version, inside.position, inside.needed, inside.bases)
+        if told != held or inside.step != step:
             raise CheckpointDamaged(folder=folder, reason="the manifest tells of another state")
         return Checkpoint(
             step=inside.step,
@@ -140,12 +146,24 @@ class Checkpoints:
             position=inside.position,
             needed=inside.needed,
             values=inside.values,
+            bases=inside.bases,
             arrays={name: array.copy() for name, array in arrays.items()},
         )
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints on disk, ascending."""
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+
+    def bases(self) -> set[str]:
+        """Ids of the bases that some checkpoint on disk needs. Raises CheckpointDamaged where one does not say."""
+        needed: set[str] = set()
+        for step in self.steps():
+            folder = self.folder / _name(step)
+            try:
+                needed.update(read_manifest(folder).bases)
+            except (OSError, msgspec.MsgspecError) as error:
+                raise CheckpointDamaged(folder=folder, reason=str(error)) from error
+        return needed
 
     def replay_from(self) -> int:
         """The step behind which entries may be replayed: 0 until as many checkpoints exist as are kept."""
@@ -192,6 +210,7 @@ def _pack(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
         position=checkpoint.position,
         needed=checkpoint.needed,
         values=checkpoint.values,
+        bases=checkpoint.bases,
     )
     values = np.frombuffer(msgspec.msgpack.encode(inside), np.uint8)
     state = to_safetensors({_VALUES: values, **checkpoint.arrays})
@@ -202,8 +221,19 @@ def _pack(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
         position=checkpoint.position,
         needed=checkpoint.needed,
         content=hashlib.sha256(state).hexdigest(),
+        bases=checkpoint.bases,
     )
     return state, msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+
+
+def fingerprint(checkpoint: Checkpoint, *, without: tuple[str, ...] = ()) -> str:
+    """SHA-256 of its version, values and arrays, but for the values of these names."""
+    values = {name: value for name, value in checkpoint.values.items() if name not in without}
+    hashed = hashlib.sha256(msgspec.msgpack.encode([checkpoint.version, values], order="sorted"))
+    for name, array in sorted(checkpoint.arrays.items()):
+        hashed.update(f"{name}{array.dtype}{array.shape}".encode())
+        hashed.update(np.asarray(array, order="C").tobytes())
+    return hashed.hexdigest()
 
 
 def to_safetensors(arrays: Mapping[str, NDArray[Any]]) -> bytes:

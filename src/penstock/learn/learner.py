@@ -73,6 +73,7 @@ class Learner:
 
     def __init__(self, spec: Spec, reader: LogReader, join: JoinWindow, model: Model) -> None:
         self.model = model
+        """What learns; whoever publishes puts another one in its place at a promotion."""
         self.join = join
         self.position: Position = {}
         """Everything before these offsets was taken."""

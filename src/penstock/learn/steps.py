@@ -36,6 +36,36 @@ def nothing(action: str) -> None:
     """The default for the hook that is told each durable action by name: crash tests stop a process there."""
 
 
+class ShadowStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What became of a candidate with a new base."""
+
+    what: Literal["adopted", "promoted", "given_up"]
+    """``adopted`` put it in shadow: from the next step on it learns what the learner learns."""
+    number: int
+    """Of the consolidation."""
+    base: str
+    """Id of the new base."""
+    parent_base: str = ""
+    """Id of the base of what was served; empty where there was none."""
+    cause: str = ""
+    """Why the consolidation was begun."""
+    reason: str = ""
+    """The gate's words."""
+    content: str = ""
+    """SHA-256 of the candidate's state when it was adopted."""
+    events: int = 0
+    """Labelled events for which it was in shadow."""
+    gain: tuple[float, float, float, int] | None = None
+    """Mean, low, high and events of the gate's interval: the loss of what was served minus its own."""
+    evidence: float = 0.0
+    """That it is better than what was served, to 1."""
+    trained: int = 0
+    """Labelled events that the base was trained on."""
+    seconds: float = 0.0
+    """What the consolidation took."""
+    cpu_s: float = 0.0
+
+
 class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One entry of the journal. Replaying the ranges of all entries in order gives every number in it again."""
 
@@ -75,6 +105,22 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Seconds since 1970 at which the newest of the frames was appended."""
     time: float = 0.0
     """Seconds since 1970 at which the entry was made."""
+    base: str = ""
+    """Id of the base of what is served after the step; empty without one."""
+    shadow: ShadowStep | None = None
+    """What became of a candidate with this entry: it was adopted or refused by an entry without ranges, and promoted or
+    given up by one that learned."""
+    drifted: tuple[float, float, int] | None = None
+    """The learner's mean loss before and after a drift that was noticed with this step, and the events after it."""
+
+
+def difference(recorded: Step, repeated: Step) -> str:
+    """Which fields of two entries differ, and how."""
+    return "; ".join(
+        f"{name} was {getattr(recorded, name)!r} and is {getattr(repeated, name)!r}"
+        for name in Step.__struct_fields__
+        if getattr(recorded, name) != getattr(repeated, name)
+    )
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -4,15 +4,27 @@ rows."""
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from penstock.events import Offset, Partition, Range, Version
-from penstock.facts import Fact, Held, Published, RolledBack
+from penstock.facts import (
+    Consolidated,
+    Drifted,
+    Fact,
+    GivenUp,
+    Held,
+    Promoted,
+    Published,
+    RolledBack,
+    ShadowStarted,
+)
 from penstock.gate.interface import Interval
-from penstock.learn.steps import Step
-from penstock.publish.interface import Receipt
+from penstock.learn.checkpoint import Checkpoint
+from penstock.learn.steps import ShadowStep, Step
+from penstock.publish.interface import Consolidation, Receipt
+from penstock.publish.rooms import Rooms
 
 ALPHA = 0.05
 """The intervals of receipts cover with a probability of at least 95 %."""
@@ -28,6 +40,13 @@ def bounded_mean(total: float, events: int) -> Interval:
     mean = total / events
     half_width = math.sqrt(math.log(2.0 / ALPHA) / (2.0 * events))
     return Interval(mean=mean, low=max(0.0, mean - half_width), high=min(1.0, mean + half_width), events=events)
+
+
+_CAUSES: dict[str, Literal["start", "rollback", "update"]] = {
+    "start": "start",
+    "roll_back": "rollback",
+    "publish": "update",
+}
 
 
 class _Open(msgspec.Struct, kw_only=True):
@@ -46,6 +65,7 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     held: int
     rollbacks: int
     open: _Open
+    base: str = ""
 
 
 class Account:
@@ -57,6 +77,7 @@ class Account:
         """What is served."""
         self.held = 0
         self.rollbacks = 0
+        self._base = ""
         self._open = _Open()
 
     @property
@@ -72,19 +93,27 @@ class Account:
         since.loss_sum += step.loss_sum
         since.served_sum += step.served_sum
         since.cpu_s += step.cpu_s
+        facts = [*self._drift(step), *self._shadow(step)]
         if step.action == "advance":
-            return [], []
+            return [], facts
         if step.action == "hold":
             self.held += 1
             since.held += 1
             first = since.held == 1
             held = Held(at=step.time, service=self._service, version=self.version, reason=step.verdict)
-            return [], [held] if first else []
-        parent = self.version
-        receipt = Receipt(
+            return [], [held, *facts] if first else facts
+        receipt = self._receipt(step)
+        self.version, self._base = step.version, step.base
+        self._open = _Open()
+        return [receipt], [self._exposed(step, receipt), *facts]
+
+    def _receipt(self, step: Step) -> Receipt:
+        since, shadow = self._open, step.shadow
+        promoted = shadow if shadow is not None and shadow.what == "promoted" else None
+        return Receipt(
             version=step.version,
-            parent=parent,
-            cause="start" if step.action == "start" else "rollback" if step.action == "roll_back" else "update",
+            parent=self.version,
+            cause="promotion" if promoted else _CAUSES[step.action],
             restores=step.restored,
             ranges=tuple(since.ranges),
             events=since.events,
@@ -96,35 +125,98 @@ class Account:
             weights=step.weights,
             time=step.time,
             cpu_s=since.cpu_s,
+            base=step.base,
+            parent_base=self._base,
+            consolidation=None if promoted is None else _consolidation(promoted),
         )
-        self.version = step.version
-        self._open = _Open()
+
+    def _exposed(self, step: Step, receipt: Receipt) -> Fact:
         if step.action == "roll_back" and step.restored is not None:
             self.rollbacks += 1
-            return [receipt], [
-                RolledBack(
-                    at=step.time,
-                    service=self._service,
-                    version=step.version,
-                    withdrawn=parent,
-                    restored=step.restored,
-                    reason=step.verdict,
+            return RolledBack(
+                at=step.time,
+                service=self._service,
+                version=step.version,
+                withdrawn=receipt.parent,
+                restored=step.restored,
+                reason=step.verdict,
+            )
+        return Published(
+            at=step.time, service=self._service, version=step.version, parent=receipt.parent, events=receipt.events
+        )
+
+    def _drift(self, step: Step) -> list[Fact]:
+        if step.drifted is None:
+            return []
+        before, after, events = step.drifted
+        return [Drifted(at=step.time, service=self._service, before=before, after=after, events=events)]
+
+    def _shadow(self, step: Step) -> list[Fact]:
+        shadow, at, service = step.shadow, step.time, self._service
+        if shadow is None:
+            return []
+        number, base, events, reason = shadow.number, shadow.base, shadow.events, shadow.reason
+        facts: list[Fact] = []
+        if not step.ranges:
+            facts.append(
+                Consolidated(
+                    at=at,
+                    service=service,
+                    number=number,
+                    base=base,
+                    cause=shadow.cause,
+                    trained=shadow.trained,
+                    seconds=shadow.seconds,
+                    cpu_s=shadow.cpu_s,
                 )
-            ]
-        return [receipt], [
-            Published(at=step.time, service=self._service, version=step.version, parent=parent, events=receipt.events)
-        ]
+            )
+        match shadow.what:
+            case "adopted":
+                facts.append(ShadowStarted(at=at, service=service, number=number, base=base, version=step.version))
+            case "promoted":
+                facts.append(
+                    Promoted(
+                        at=at,
+                        service=service,
+                        number=number,
+                        base=base,
+                        version=step.version,
+                        events=events,
+                        reason=reason,
+                    )
+                )
+            case "given_up":
+                facts.append(GivenUp(at=at, service=service, number=number, base=base, events=events, reason=reason))
+        return facts
 
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""
-        saved = _Saved(version=self.version, held=self.held, rollbacks=self.rollbacks, open=self._open)
+        saved = _Saved(version=self.version, held=self.held, rollbacks=self.rollbacks, open=self._open, base=self._base)
         plain: dict[str, Any] = msgspec.to_builtins(saved)
         return plain
 
     def load(self, state: dict[str, Any]) -> None:
         saved = msgspec.convert(state, _Saved)
         self.version, self.held, self.rollbacks = saved.version, saved.held, saved.rollbacks
-        self._open = saved.open
+        self._open, self._base = saved.open, saved.base
+
+
+def refill_receipts(rooms: Rooms, service: str, newest: Checkpoint) -> None:
+    """Enter the recorded steps before the checkpoint again when receipts are missing, as when their file was
+    removed."""
+    checkpoints, receipts = rooms.checkpoints, rooms.receipts
+    if receipts.highest() >= newest.version:
+        return
+    account, after = Account(service), 0
+    oldest = next(iter(rooms.journal.entries()), None)
+    if oldest is None or oldest.number > 1:
+        older = [step for step in checkpoints.steps() if oldest is not None and step >= oldest.number - 1]
+        start = checkpoints.read(older[0]) if older else newest
+        account.load(start.values["account"])
+        after = start.step
+    for entry in rooms.journal.entries(after):
+        if entry.number <= newest.step:
+            receipts.write(*account.enter(entry))
 
 
 def joined_ranges(ranges: list[Range]) -> list[Range]:
@@ -145,3 +237,15 @@ def joined_ranges(ranges: list[Range]) -> list[Range]:
 
 def _interval(gain: tuple[float, float, float, int] | None) -> Interval | None:
     return None if gain is None else Interval(mean=gain[0], low=gain[1], high=gain[2], events=gain[3])
+
+
+def _consolidation(shadow: ShadowStep) -> Consolidation:
+    return Consolidation(
+        number=shadow.number,
+        cause=shadow.cause,
+        trained=shadow.trained,
+        shadow_events=shadow.events,
+        evidence=shadow.evidence,
+        seconds=shadow.seconds,
+        cpu_s=shadow.cpu_s,
+    )

@@ -14,6 +14,36 @@ from penstock.gate.interface import Interval
 from penstock.learn.interface import Block
 
 
+class SlowTier(msgspec.Struct, frozen=True, kw_only=True):
+    """The base behind what is served, and the candidate in its shadow."""
+
+    base: str = ""
+    """Id of the base of what is served; empty without one."""
+    promoted: Version = Version(0)
+    """The version that brought the newest base that was promoted; 0 before the first."""
+    promoted_at: float = 0.0
+    """Seconds since 1970."""
+    catching_up: int = 0
+    """The number of the consolidation whose candidate is caught up, or 0."""
+    shadow: int = 0
+    """The number of the consolidation whose candidate is in shadow, or 0."""
+    shadow_since: float = 0.0
+    shadow_events: int = 0
+    """Labelled events since then."""
+    evidence: float = 0.0
+    """That the shadow is better than what is served, to 1."""
+    gain: float = 0.0
+    """Mean loss of what is served minus that of the shadow, an event."""
+    settled: int = 0
+    """The number of the newest consolidation that was adopted or refused."""
+    settled_events: int = 0
+    """Labelled events up to the end of the newest shadow, or the refusal."""
+    outcome: str = ""
+    """What became of the newest consolidation, in words."""
+    drifted_events: int = 0
+    """Labelled events up to the newest drift that was noticed; 0 before the first."""
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far the learner is. Counts are since the log's beginning and survive restarts exactly."""
 
@@ -46,6 +76,28 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Whether updates are held back for the moment."""
     time: float = 0.0
     """Seconds since 1970 of the last step."""
+    slow: SlowTier = SlowTier()
+
+    @property
+    def labelled(self) -> int:
+        """Labelled events that were learned."""
+        return self.examples_learned + self.feedback_learned - self.set_aside
+
+
+class Consolidation(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a promoted base comes from, and what it cost."""
+
+    number: int
+    cause: str
+    """Why it was begun: ``schedule``, ``drift`` or ``request``."""
+    trained: int
+    """Labelled events that the base was trained on."""
+    shadow_events: int
+    """Labelled events for which it was in shadow."""
+    evidence: float
+    """That it is better than what was served, to 1."""
+    seconds: float
+    cpu_s: float
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +105,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     version: Version
     parent: Version
-    cause: Literal["update", "rollback", "start"]
+    cause: Literal["update", "rollback", "start", "promotion"]
     restores: Version | None = None
     """The version that a rollback went back to."""
     ranges: tuple[Range, ...]
@@ -73,6 +125,12 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970 at which it was published."""
     cpu_s: float
     """Processor time of the learner since the parent."""
+    base: str = ""
+    """Id of the base whose features it reads; empty without one."""
+    parent_base: str = ""
+    """The same of the parent."""
+    consolidation: Consolidation | None = None
+    """What a promotion rests on, beside the gain."""
 
 
 class LiveWeights(Protocol):
@@ -117,6 +175,10 @@ class Snapshots(Protocol):
         ...
 
     def versions(self) -> list[Version]: ...
+
+    def bases(self) -> set[str]:
+        """Ids of the bases that some version here needs. Raises SnapshotDamaged where one does not say."""
+        ...
 
     def remove(self, version: Version) -> None: ...
 

@@ -67,6 +67,16 @@ class Line:
         assert self._block is not None, "nothing is served before the start"
         return self._block
 
+    @property
+    def base(self) -> str:
+        """Id of the base of what is served; empty without one, and before the start."""
+        return "" if self._block is None else self._block.head.base
+
+    def bases(self) -> set[str]:
+        """Ids of the bases of all that is kept."""
+        kept = [one.block.head.base for _, one in self._all_kept() if one is not None]
+        return {self.base, *kept}
+
     def begin(self) -> Block:
         """Version 1: the model as it is before the first event."""
         self._block = self._freeze(Version(1))

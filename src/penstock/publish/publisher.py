@@ -7,28 +7,30 @@ crash means that the events are taken again; after that a restart repeats it fro
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
-import numpy as np
 
 from penstock.errors import ReplayDiverged, StepsCorrupt
 from penstock.events import Version
 from penstock.facts import CheckpointUnreadable, Fact, Restarted
-from penstock.gate.interface import Evidence, Gate, Verdict
+from penstock.gate.interface import Gate
 from penstock.learn.block import digest
-from penstock.learn.checkpoint import Checkpoint
+from penstock.learn.checkpoint import Checkpoint, fingerprint
+from penstock.learn.drift import DriftDetector
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
-from penstock.learn.steps import Reached, Step, StepAction, nothing
-from penstock.publish.account import Account
+from penstock.learn.steps import Reached, Step, StepAction, difference, nothing
+from penstock.publish.account import Account, refill_receipts
+from penstock.publish.evidence import evidence_of
 from penstock.publish.interface import Progress, Receipt
 from penstock.publish.line import Kept, Line
-from penstock.publish.rooms import SYSTEM, Clocks, Rooms
+from penstock.publish.progress import progress_of
+from penstock.publish.rooms import SYSTEM, Clocks, Rooms, SlowRooms
+from penstock.publish.shadow import Shadows, adoption
 from penstock.spec import Spec
 
 IDLE_S = 0.2
@@ -64,6 +66,7 @@ class Publisher:
         rooms: Rooms,
         clocks: Clocks = SYSTEM,
         reached: Reached = nothing,
+        slow: SlowRooms | None = None,
     ) -> None:
         self._spec = spec
         self._learner = learner
@@ -74,6 +77,8 @@ class Publisher:
         self._reached = reached
         self._account = Account(spec.name)
         self._prequential = Prequential()
+        self._drift = DriftDetector()
+        self._shadows = Shadows(slow, reached)
         self._time = 0.0
         self._checkpoint_step = 0
         self._checkpoint_at = 0.0
@@ -132,6 +137,40 @@ class Publisher:
             self.checkpoint()
         return True
 
+    def take_up(self) -> bool:
+        """Bring a candidate with a new base that stands ready a little nearer to the journal's end; there it goes in
+        shadow, or is refused. Returns whether that was recorded."""
+        # 1. Repeat recorded steps with it. Nothing of this is seen, and a restart begins it again.
+        caught_up = self._shadows.catch_up(self._rooms.journal, self._clocks.elapsed)
+        if caught_up is None:
+            return False
+        # 2. Refuse it for what it has forgotten, or put it in shadow.
+        refusal = None if caught_up.refused else self._gate.begin_shadow(caught_up.manifest.held_out)
+        entry = Step(
+            number=self._rooms.journal.last + 1,
+            action="advance",
+            ranges=(),
+            version=self._account.version,
+            checkpoint_due=True,
+            cpu_s=self._spent_cpu(),
+            log_time=self._learner.log_time,
+            time=self._clocks.now(),
+            base=self._line.base,
+            shadow=adoption(caught_up, refusal, self._line.base),
+        )
+        self._time = entry.time
+        self._shadows.adopt(caught_up, entry)
+        self._shadows.ended(entry, self.progress.labelled)
+        self._reached("shadow.decided")
+        # 3. Record it. From here on it is in shadow, or is gone.
+        self._rooms.journal.append(entry)
+        self._reached("shadow.recorded")
+        # 4. Account for it, and write a checkpoint, so that a restart need not catch it up again.
+        self._rooms.live.report(self._enter(entry))
+        self.checkpoint()
+        self._reached("shadow.taken_up")
+        return True
+
     def checkpoint(self) -> None:
         """Make a restart begin here: receipts first, since the journal forgets what is older than the oldest
         checkpoint."""
@@ -155,9 +194,9 @@ class Publisher:
         # 3. The state of every stage, together. The oldest checkpoint goes, and with it what it needed of the log.
         self._rooms.checkpoints.write(self._checkpoint(step))
         self._reached("checkpoint.written")
-        # 4. The journal forgets what no kept checkpoint needs for a replay.
+        # 4. The journal forgets what no kept checkpoint needs for a replay, nor a consolidation; settled candidates go.
         self._rooms.journal.rotate()
-        self._rooms.journal.forget(self._rooms.checkpoints.replay_from())
+        self._shadows.tidy(self._rooms, self._rooms.checkpoints.replay_from())
         self._reached("checkpoint.forgotten")
         # 5. Old snapshots go.
         for version in self._rooms.snapshots.versions()[:-SNAPSHOTS_KEPT]:
@@ -210,7 +249,8 @@ class Publisher:
         replay."""
         self.start()
         while not stop.is_set():
-            if self._learner.wait(IDLE_S):
+            self.take_up()
+            if self._learner.wait(0.0 if self._shadows.is_catching_up else IDLE_S):
                 while not self.step() and self.has_backlog() and not stop.is_set():
                     # Events without a label need no record each, so they are taken as fast as they can be read.
                     self._rooms.live.report(self.progress)
@@ -234,39 +274,13 @@ class Publisher:
     @property
     def progress(self) -> Progress:
         """How far the learner is, what it has not recorded yet included."""
-        counts = self._learner.join.counts
-        return Progress(
-            position=dict(self._learner.position),
-            examples_learned=counts.examples,
-            feedback_learned=counts.matched,
-            feedback_unknown=counts.unknown,
-            feedback_waiting=counts.early,
-            feedback_duplicate=counts.feedback_duplicate,
-            duplicates=counts.duplicates,
-            set_aside=self._learner.set_aside,
-            predictions_waiting=counts.waiting,
-            predictions_expired=counts.expired,
-            version=self._account.version,
-            versions_published=int(self._account.version),
-            updates_held=self._account.held,
-            rollbacks=self._account.rollbacks,
-            loss=self._prequential.loss.mean,
-            accuracy=self._prequential.accuracy.mean,
-            error=self._prequential.error.mean,
-            holding=self._account.holding,
-            time=self._time,
-        )
+        slow = self._shadows.progress(self._line.base, self._gate.shadow_so_far())
+        return progress_of(self._learner, self._account, self._prequential, slow, self._time)
 
     def state_hash(self) -> str:
         """SHA-256 of everything that decides what happens next: equal for equal events in equal steps, whatever
         crashed."""
-        state = self._checkpoint(0)
-        decides = {name: value for name, value in state.values.items() if name not in ("account", "time")}
-        hashed = hashlib.sha256(msgspec.msgpack.encode([state.version, decides], order="sorted"))
-        for name, array in sorted(state.arrays.items()):
-            hashed.update(f"{name}{array.dtype}{array.shape}".encode())
-            hashed.update(np.asarray(array, order="C").tobytes())
-        return hashed.hexdigest()
+        return fingerprint(self._checkpoint(0), without=("account", "time"))
 
     # The parts -------------------------------------------------------------------------------------------------------
 
@@ -277,14 +291,19 @@ class Publisher:
         is repeated."""
         if taken.learned is not None and taken.batch is not None:
             self._prequential.add(taken.learned, taken.batch, self._line.classes_before(taken.learned))
-        verdict = self._judge(taken)
+        drift = None if taken.learned is None else self._drift.take(taken.learned.losses)
+        evidence = evidence_of(taken, self._shadows.learn(taken))
+        verdict = None if evidence is None else self._gate.judge(evidence)
         action: StepAction = "advance" if verdict is None else verdict.action
-        version, block, restored = self._account.version, None, None
+        version, block, restored, shadow = self._account.version, None, None, None
+        if verdict is not None and verdict.shadow is not None:
+            shadow, promoted = self._shadows.end(verdict.shadow, self._line.base)
+            self._learner.model = promoted or self._learner.model
         if verdict is not None:
             block, restored = self._line.follow(verdict, version)
         if block is not None:
             version = block.head.version
-        due = recorded.checkpoint_due if recorded else self._is_checkpoint_due()
+        due = recorded.checkpoint_due if recorded else shadow is not None or self._is_checkpoint_due()
         self._time = recorded.time if recorded else self._clocks.now()
         gain = verdict.gain if verdict else None
         entry = Step(
@@ -306,39 +325,32 @@ class Publisher:
             cpu_s=recorded.cpu_s if recorded else self._spent_cpu(),
             log_time=taken.log_time,
             time=self._time,
+            base=self._line.base,
+            shadow=shadow,
+            drifted=None if drift is None else (drift.before, drift.after, drift.events),
         )
+        if shadow is not None:
+            self._shadows.ended(entry, self.progress.labelled)
+        if drift is not None:
+            self._shadows.drifted(self.progress.labelled)
         return entry, block
-
-    def _judge(self, taken: Taken) -> Verdict | None:
-        if taken.learned is None or taken.batch is None or taken.served is None:
-            return None
-        candidate, served, sources = taken.learned.losses, taken.served, taken.batch.sources
-        if taken.compared is not None:
-            same, candidate = served is candidate, candidate[taken.compared]
-            served = candidate if same else served[taken.compared]
-            sources = sources and [sources[place] for place in taken.compared]
-        return self._gate.judge(
-            Evidence(
-                candidate=candidate,
-                served=served,
-                good=taken.good,
-                probation=taken.probation,
-                sources=sources,
-                finite=taken.learned.finite,
-                jump=taken.learned.jump,
-            )
-        )
 
     def _repeat(self, recorded: Step) -> None:
         """Do a recorded step again, all but what others can see."""
         if recorded.action == "start":
             self._line.begin()
             self._time = recorded.time
+        elif recorded.shadow is not None and not recorded.ranges:
+            manifest = self._shadows.adopt_again(recorded, self._rooms.journal)
+            if manifest is not None:
+                self._gate.begin_shadow(manifest.held_out)
+            self._shadows.ended(recorded, self.progress.labelled)
+            self._time = recorded.time
         else:
             taken = self._learner.again(recorded.number, recorded.ranges)
             entry, _ = self._decide(taken, recorded)
             if msgspec.msgpack.encode(entry) != msgspec.msgpack.encode(recorded):
-                raise ReplayDiverged(step=recorded.number, what=_difference(recorded, entry))
+                raise ReplayDiverged(step=recorded.number, what=difference(recorded, entry))
         self._cpu_since_checkpoint_s += recorded.cpu_s
         self._enter(recorded)
 
@@ -358,6 +370,8 @@ class Publisher:
     def _checkpoint(self, step: int) -> Checkpoint:
         learner, model = self._learner.save()
         line, arrays = self._line.save()
+        shadow, more = self._shadows.save()
+        bases = {*self._line.bases(), self._shadows.base, str(model.values.get("base", ""))} - {""}
         return Checkpoint(
             step=step,
             version=self._account.version,
@@ -370,9 +384,12 @@ class Publisher:
                 "gate": self._gate.save(),
                 "account": self._account.save(),
                 "prequential": self._prequential.save(),
+                "drift": self._drift.save(),
+                "shadow": shadow,
                 "time": self._time,
             },
-            arrays={**{f"model/{name}": array for name, array in model.arrays.items()}, **arrays},
+            arrays={**{f"model/{name}": array for name, array in model.arrays.items()}, **arrays, **more},
+            bases=tuple(sorted(bases)),
         )
 
     def _restore(self) -> list[Fact]:
@@ -391,7 +408,7 @@ class Publisher:
         for error in damaged:
             logger.warning("a checkpoint cannot be read, an older one is restored", extra={"error": str(error)})
         if checkpoint is not None:
-            self._refill_receipts(checkpoint)
+            refill_receipts(self._rooms, self._spec.name, checkpoint)
             self._load(checkpoint)
         self._checkpoint_step = after
         self._checkpoint_at = self._clocks.elapsed()
@@ -409,32 +426,10 @@ class Publisher:
         self._account.load(values["account"])
         self._prequential.load(values["prequential"])
         self._time = values["time"]
-
-    def _refill_receipts(self, newest: Checkpoint) -> None:
-        """Enter the recorded steps before the checkpoint again when receipts are missing, as when their file was
-        removed."""
-        checkpoints, receipts = self._rooms.checkpoints, self._rooms.receipts
-        if receipts.highest() >= newest.version:
-            return
-        account, after = Account(self._spec.name), 0
-        oldest = next(iter(self._rooms.journal.entries()), None)
-        if oldest is None or oldest.number > 1:
-            older = [step for step in checkpoints.steps() if oldest is not None and step >= oldest.number - 1]
-            start = checkpoints.read(older[0]) if older else newest
-            account.load(start.values["account"])
-            after = start.step
-        for entry in self._rooms.journal.entries(after):
-            if entry.number <= newest.step:
-                receipts.write(*account.enter(entry))
+        if "shadow" in values:
+            # A checkpoint of before there were bases has neither.
+            self._drift.load(values["drift"])
+            self._shadows.load(values["shadow"], checkpoint.arrays)
 
 
 BEGINNING = "The empty model, so that predictions can be answered before anything was learned."
-
-
-def _difference(recorded: Step, repeated: Step) -> str:
-    """Which fields of two entries differ, and how."""
-    return "; ".join(
-        f"{name} was {getattr(recorded, name)!r} and is {getattr(repeated, name)!r}"
-        for name in Step.__struct_fields__
-        if getattr(recorded, name) != getattr(repeated, name)
-    )

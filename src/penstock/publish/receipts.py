@@ -55,6 +55,11 @@ _decode_fact = msgspec.msgpack.Decoder(
     | fact_types.Restarted
     | fact_types.TailCut
     | fact_types.CheckpointUnreadable
+    | fact_types.Drifted
+    | fact_types.Consolidated
+    | fact_types.ShadowStarted
+    | fact_types.Promoted
+    | fact_types.GivenUp
 ).decode
 
 
@@ -229,8 +234,8 @@ def _thin_receipts(connection: sqlite3.Connection, newest: Version) -> None:
 
 
 def _may_merge(older: Receipt, newer: Receipt, newest: Version) -> bool:
-    """Starts and rollbacks keep their own receipts, and materialised versions ten times as long as others one that ends
-    with them."""
+    """Starts, rollbacks and promotions keep their own receipts, and materialised versions ten times as long as others
+    one that ends with them."""
     age_per_version = AGE_PER_SPAN * (10 if older.weights else 1)
     return (
         older.cause == newer.cause == "update"
@@ -260,6 +265,8 @@ def merge(older: Receipt, newer: Receipt) -> Receipt:
         weights=newer.weights,
         time=newer.time,
         cpu_s=older.cpu_s + newer.cpu_s,
+        base=newer.base,
+        parent_base=older.parent_base,
     )
 
 

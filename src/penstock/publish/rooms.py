@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from penstock.events import Version
 from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.learner import Learner
 from penstock.learn.steps import StepJournal
 from penstock.publish.interface import LiveWeights, Receipts, Snapshots
 
@@ -29,6 +31,16 @@ class Rooms:
     live: LiveWeights
     snapshots: Snapshots
     receipts: DurableReceipts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowRooms:
+    """Where consolidations leave their candidates, and what follows the journal with one."""
+
+    consolidation: Path
+    bases: Path
+    follower: Callable[[], Learner]
+    """A new learner over the same log, whose model finds its base by the id in the state that it loads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

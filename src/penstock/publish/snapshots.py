@@ -89,6 +89,17 @@ class LocalSnapshots:
             return []
         return [Version(n) for n in sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())]
 
+    def bases(self) -> set[str]:
+        needed: set[str] = set()
+        for version in self.versions():
+            place = self._place(version)
+            try:
+                manifest = msgspec.json.decode((place / "manifest.json").read_bytes(), type=SnapshotManifest)
+            except (OSError, msgspec.MsgspecError) as error:
+                raise SnapshotDamaged(folder=place, reason=str(error)) from error
+            needed.add(manifest.head.base)
+        return needed - {""}
+
     def remove(self, version: Version) -> None:
         aside = self.folder / f"tmp-old-{version}"
         try:

@@ -58,6 +58,9 @@ class MemorySnapshots:
     def versions(self) -> list[Version]:
         return sorted(self._blocks)
 
+    def bases(self) -> set[str]:
+        return {block.head.base for block in self._blocks.values()} - {""}
+
     def remove(self, version: Version) -> None:
         self.get(version)
         del self._blocks[version]

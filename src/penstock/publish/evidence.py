@@ -1,0 +1,46 @@
+"""What the gate is shown of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.gate.interface import Evidence
+from penstock.learn.learner import Taken
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowLosses:
+    """What the shadow said of a step before it learned from it."""
+
+    values: NDArray[np.float64]
+    """(n,) of all labelled events of the step."""
+    fault: str = ""
+    """What is wrong with it, where something is."""
+
+
+def evidence_of(taken: Taken, shadow: ShadowLosses | None) -> Evidence | None:
+    """The losses on the events that are compared; None for a step without a labelled event."""
+    if taken.learned is None or taken.batch is None or taken.served is None:
+        return None
+    candidate, served, sources = taken.learned.losses, taken.served, taken.batch.sources
+    of_shadow = None if shadow is None else shadow.values
+    if taken.compared is not None:
+        same, candidate = served is candidate, candidate[taken.compared]
+        served = candidate if same else served[taken.compared]
+        sources = sources and [sources[place] for place in taken.compared]
+        of_shadow = None if of_shadow is None else of_shadow[taken.compared]
+    return Evidence(
+        candidate=candidate,
+        served=served,
+        good=taken.good,
+        probation=taken.probation,
+        sources=sources,
+        finite=taken.learned.finite,
+        jump=taken.learned.jump,
+        shadow=of_shadow,
+        shadow_fault="" if shadow is None else shadow.fault,
+        labelled=len(taken.batch),
+    )

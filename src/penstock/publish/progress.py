@@ -1,0 +1,35 @@
+"""How far a learner is, put together from its parts."""
+
+from __future__ import annotations
+
+from penstock.learn.learner import Learner
+from penstock.learn.prequential import Prequential
+from penstock.publish.account import Account
+from penstock.publish.interface import Progress, SlowTier
+
+
+def progress_of(learner: Learner, account: Account, prequential: Prequential, slow: SlowTier, time: float) -> Progress:
+    """Everything that was taken so far, what is not recorded yet included; ``time`` is that of the last step."""
+    counts = learner.join.counts
+    return Progress(
+        position=dict(learner.position),
+        examples_learned=counts.examples,
+        feedback_learned=counts.matched,
+        feedback_unknown=counts.unknown,
+        feedback_waiting=counts.early,
+        feedback_duplicate=counts.feedback_duplicate,
+        duplicates=counts.duplicates,
+        set_aside=learner.set_aside,
+        predictions_waiting=counts.waiting,
+        predictions_expired=counts.expired,
+        version=account.version,
+        versions_published=int(account.version),
+        updates_held=account.held,
+        rollbacks=account.rollbacks,
+        loss=prequential.loss.mean,
+        accuracy=prequential.accuracy.mean,
+        error=prequential.error.mean,
+        holding=account.holding,
+        time=time,
+        slow=slow,
+    )

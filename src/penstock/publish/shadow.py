@@ -1,0 +1,380 @@
+"""The shadow: a candidate that a consolidation left is caught up, learns beside what is served, and takes its place or
+goes.
+
+Nothing of a candidate is seen or recorded until it has caught up with the journal; a restart begins that again. From
+the entry that adopts it on, the journal and the checkpoints hold its life like everything else: an entry that adopts is
+repeated from the same folder, which therefore stays until no checkpoint is older than the entry.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import BaseMissing, CheckpointDamaged, PenstockError, SnapshotDamaged, StepsCorrupt
+from penstock.gate.interface import ShadowVerdict
+from penstock.learn.fast.predictor import number_losses
+from penstock.learn.interface import HeldOut, Model, State
+from penstock.learn.learner import Learner, Taken
+from penstock.learn.ready import (
+    Ready,
+    ReadyManifest,
+    holds,
+    read_ready,
+    read_ready_manifest,
+    ready_folder,
+    ready_numbers,
+    remove_ready,
+)
+from penstock.learn.steps import Reached, ShadowStep, Step, StepJournal, nothing
+from penstock.publish.evidence import ShadowLosses
+from penstock.publish.interface import SlowTier
+from penstock.publish.rooms import Rooms, SlowRooms
+
+SLICE_S = 0.02
+"""How long catching up may take between two rounds of steps."""
+SETTLED_KEPT = 16
+"""Settled candidates whose entries are remembered, so that their folders can be removed when nothing needs them."""
+RETIRED_MAX = 64
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """A candidate that is as far as the journal, or that cannot be."""
+
+    manifest: ReadyManifest
+    model: Model | None
+    """None where it is refused."""
+    refused: str = ""
+
+
+class _State(msgspec.Struct, kw_only=True):
+    """What a checkpoint holds beside the model."""
+
+    current: ReadyManifest | None = None
+    """The candidate in shadow."""
+    since: float = 0.0
+    settled: list[tuple[int, int]] = []
+    """Numbers of consolidations and the journal's entries that adopted or refused them, the newest last."""
+    settled_events: int = 0
+    outcome: str = ""
+    promoted: int = 0
+    promoted_at: float = 0.0
+    drifted_events: int = 0
+    retired: list[str] = []
+    """Bases that were given up or replaced: removed when nothing refers to them any more."""
+
+
+class Shadows:
+    """What becomes of the candidates of one service."""
+
+    def __init__(self, rooms: SlowRooms | None, reached: Reached = nothing) -> None:
+        self._rooms = rooms
+        self._reached = reached
+        self._state = _State()
+        self._model: Model | None = None
+        self._follower: _Follower | None = None
+
+    # Adoption ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether a candidate is on its way."""
+        return self._follower is not None
+
+    def catch_up(self, journal: StepJournal, elapsed: Callable[[], float]) -> CaughtUp | None:
+        """Bring the next candidate a little further; gives it when it has reached the journal's end."""
+        if self._rooms is None or self._model is not None:
+            return None
+        number = self._next(journal.last) if self._follower is None else self._follower.manifest.number
+        if number is None:
+            return None
+        try:
+            if self._follower is None:
+                self._reached("shadow.found")
+                self._follower = _Follower(self._rooms, read_ready(self._rooms.consolidation, number))
+            if not self._follower.follow(journal, elapsed, SLICE_S):
+                return None
+            caught_up = CaughtUp(self._follower.manifest, self._follower.model)
+        except PenstockError as error:
+            reason = f"The new base is given up: it cannot be put in shadow: {error}."
+            caught_up = CaughtUp(self._as_far_as_known(number), None, reason)
+        self._follower = None
+        self._reached("shadow.caught_up")
+        return caught_up
+
+    def adopt(self, caught_up: CaughtUp, entry: Step) -> None:
+        """Put it in shadow, or forget it: what its entry says."""
+        told = entry.shadow
+        assert told is not None, "the entry adopts nobody"
+        self._settle(told.number, entry.number)
+        if told.what == "adopted":
+            self._state.current, self._model, self._state.since = caught_up.manifest, caught_up.model, entry.time
+            self._state.outcome = ""
+        else:
+            self._retire(told.base)
+            self._state.outcome = told.reason
+
+    def adopt_again(self, entry: Step, journal: StepJournal) -> ReadyManifest | None:
+        """Repeat a recorded adoption from the candidate's folder; gives its manifest, or None where it was refused.
+
+        Raises CheckpointDamaged, saying what to do, where the folder is not what it was."""
+        told = entry.shadow
+        assert told is not None, "the entry adopts nobody"
+        if told.what == "given_up":
+            self.adopt(CaughtUp(_manifest_of(told), None), entry)
+            return None
+        if self._rooms is None:
+            raise CheckpointDamaged(
+                folder="consolidation", reason=_lost(entry, "this learner was given no such folder")
+            )
+        try:
+            ready = read_ready(self._rooms.consolidation, told.number)
+            if ready.manifest.content != told.content:
+                raise CheckpointDamaged(folder="", reason="it holds another candidate than the one adopted")
+            follower = _Follower(self._rooms, ready)
+            follower.follow(journal, lambda: 0.0, 1.0, until=entry.number - 1)
+        except (CheckpointDamaged, BaseMissing, StepsCorrupt) as error:
+            folder = ready_folder(self._rooms.consolidation, told.number)
+            reason = str(error.details.get("reason", error))
+            raise CheckpointDamaged(folder=folder, reason=_lost(entry, reason)) from error
+        self.adopt(CaughtUp(follower.manifest, follower.model), entry)
+        return follower.manifest
+
+    # In shadow --------------------------------------------------------------------------------------------------------
+
+    def learn(self, taken: Taken) -> ShadowLosses | None:
+        """Predict and learn what the learner has learned; None without a shadow or a labelled event."""
+        if self._model is None or taken.batch is None or taken.learned is None:
+            return None
+        if self._model.takes(taken.batch) is not None:
+            return ShadowLosses(np.ones(len(taken.batch)), "it has no room for a class that came")
+        learned = self._model.learn(taken.batch)
+        losses = learned.losses
+        if learned.predictions.mean is not None:
+            # A regression's losses are measured against a scale, and both by the same.
+            losses = number_losses(learned.predictions.mean, np.asarray(taken.batch.labels), taken.learned.scale)
+        return ShadowLosses(losses, "" if learned.finite else "its weights are not finite")
+
+    def end(self, verdict: ShadowVerdict, parent_base: str) -> tuple[ShadowStep, Model | None]:
+        """What the journal says of the shadow's end, and the model that takes over, if it does."""
+        manifest, model = self._state.current, self._model
+        assert manifest is not None, "there is no shadow"
+        promoted = verdict.action == "promote"
+        told = _told(manifest, "promoted" if promoted else "given_up", verdict, parent_base)
+        self._state.current, self._model = None, None
+        self._retire(parent_base if promoted else manifest.base)
+        self._state.outcome = verdict.reason
+        return told, model if promoted else None
+
+    def ended(self, entry: Step, labelled: int) -> None:
+        """Note the entry and the labelled events at which a shadow ended, or a candidate was refused."""
+        assert entry.shadow is not None, "no shadow ended"
+        if entry.shadow.what == "adopted":
+            return
+        self._state.settled_events = labelled
+        if entry.shadow.what == "promoted":
+            self._state.promoted, self._state.promoted_at = entry.version, entry.time
+            self._state.retired = [base for base in self._state.retired if base != entry.shadow.base]
+
+    def drifted(self, labelled: int) -> None:
+        """Note that the stream has changed after so many labelled events."""
+        self._state.drifted_events = labelled
+
+    def progress(self, base: str, so_far: ShadowVerdict | None) -> SlowTier:
+        """What is told of it."""
+        state, current = self._state, self._state.current
+        return SlowTier(
+            base=base,
+            promoted=state.promoted,  # type: ignore[arg-type]
+            promoted_at=state.promoted_at,
+            catching_up=0 if self._follower is None else self._follower.manifest.number,
+            shadow=0 if current is None else current.number,
+            shadow_since=0.0 if current is None else state.since,
+            shadow_events=so_far.events if so_far else 0,
+            evidence=so_far.evidence if so_far else 0.0,
+            gain=so_far.gain.mean if so_far else 0.0,
+            settled=state.settled[-1][0] if state.settled else 0,
+            settled_events=state.settled_events,
+            outcome=state.outcome,
+            drifted_events=state.drifted_events,
+        )
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
+
+    @property
+    def base(self) -> str:
+        """Id of the base of the candidate in shadow; empty without one."""
+        return self._state.current.base if self._state.current else ""
+
+    def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Plain values, and arrays whose names begin with ``shadow/``."""
+        values: dict[str, Any] = {"state": msgspec.to_builtins(self._state)}
+        if self._model is None:
+            return values, {}
+        state = self._model.save()
+        return {**values, "model": state.values}, {f"shadow/{name}": array for name, array in state.arrays.items()}
+
+    def load(self, values: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Become what was saved. Raises BaseMissing."""
+        self._state = msgspec.convert(values["state"], _State)
+        self._model = self._follower = None
+        if "model" in values:
+            if self._rooms is None:
+                raise CheckpointDamaged(
+                    folder="consolidation", reason="a shadow is in it, and no room for one is given"
+                )
+            inside = {name.removeprefix("shadow/"): a for name, a in arrays.items() if name.startswith("shadow/")}
+            self._model = self._rooms.follower().model
+            self._model.load(State(values["model"], inside))
+
+    def tidy(self, rooms: Rooms, replay_from: int) -> None:
+        """Let the journal, the folder of candidates and that of bases forget what nothing needs any more."""
+        if self._rooms is None:
+            rooms.journal.forget(replay_from)
+            return
+        folder, known = self._rooms.consolidation, dict(self._state.settled)
+        oldest = min(known, default=0)
+        for number in ready_numbers(folder):
+            # A restart from an older checkpoint than its entry would adopt it once more.
+            if known[number] <= replay_from if number in known else number < oldest:
+                self._reached("shadow.remove")
+                remove_ready(folder, number)
+        rooms.journal.forget(min([replay_from, *(hold.step for hold in holds(folder))]))
+        self._remove_bases(rooms, self._rooms)
+
+    def _remove_bases(self, rooms: Rooms, slow: SlowRooms) -> None:
+        retired = [base for base in self._state.retired if (slow.bases / base).is_dir()]
+        if not retired:
+            return
+        try:
+            needed = rooms.checkpoints.bases() | rooms.snapshots.bases()
+            needed |= {read_ready_manifest(slow.consolidation, n).base for n in ready_numbers(slow.consolidation)}
+        except (CheckpointDamaged, SnapshotDamaged) as error:
+            logger.warning("no base is removed, since not all that may need one can be read", extra={"why": str(error)})
+            return
+        for base in retired:
+            if base not in needed:
+                self._reached("shadow.remove_base")
+                aside = slow.bases / f"tmp-old-{base}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (slow.bases / base).rename(aside)
+                shutil.rmtree(aside)
+
+    # The parts --------------------------------------------------------------------------------------------------------
+
+    def _next(self, last: int) -> int | None:
+        """The oldest candidate that was not looked at yet and comes from before the journal's end."""
+        assert self._rooms is not None, "there is no folder of candidates"
+        newest = self._state.settled[-1][0] if self._state.settled else 0
+        for number in ready_numbers(self._rooms.consolidation):
+            if number > newest:
+                try:
+                    return number if read_ready_manifest(self._rooms.consolidation, number).step <= last else None
+                except CheckpointDamaged:
+                    return number
+        return None
+
+    def _as_far_as_known(self, number: int) -> ReadyManifest:
+        assert self._rooms is not None, "there is no folder of candidates"
+        try:
+            return read_ready_manifest(self._rooms.consolidation, number)
+        except CheckpointDamaged:
+            return _manifest_of(ShadowStep(what="given_up", number=number, base=""))
+
+    def _settle(self, number: int, entry: int) -> None:
+        self._state.settled = [*self._state.settled, (number, entry)][-SETTLED_KEPT:]
+
+    def _retire(self, base: str) -> None:
+        if base and base not in self._state.retired:
+            self._state.retired = [*self._state.retired, base][-RETIRED_MAX:]
+
+
+class _Follower:
+    """A learner that goes over the recorded steps behind a candidate's."""
+
+    def __init__(self, rooms: SlowRooms, ready: Ready) -> None:
+        """Raises BaseMissing, CheckpointDamaged."""
+        self.manifest = ready.manifest
+        self._learner: Learner = rooms.follower()
+        self._learner.load(ready.learner, ready.model)
+        self._step = ready.manifest.step
+        self._entries: Iterator[Step] | None = None
+
+    @property
+    def model(self) -> Model:
+        return self._learner.model
+
+    def follow(
+        self, journal: StepJournal, elapsed: Callable[[], float], slice_s: float, until: int | None = None
+    ) -> bool:
+        """Take recorded steps for so long; whether the last of them, or ``until``, is reached.
+
+        Raises StepsCorrupt where the journal has forgotten the first, and what reading the log raises."""
+        began, end = elapsed(), journal.last if until is None else until
+        while self._step < end:
+            entry = None if self._entries is None else next(self._entries, None)
+            if entry is None:
+                # What was recorded since the last look stands behind what was read then.
+                self._entries = journal.entries(self._step)
+                entry = next(self._entries, None)
+            if entry is None or entry.number != self._step + 1:
+                raise StepsCorrupt(file=journal.folder, byte=0, reason=f"step {self._step + 1} is forgotten already")
+            if entry.ranges:
+                self._learner.again(entry.number, entry.ranges)
+            self._step = entry.number
+            if elapsed() - began >= slice_s:
+                return self._step >= end
+        return True
+
+
+def adoption(caught_up: CaughtUp, refusal: ShadowVerdict | None, parent_base: str) -> ShadowStep:
+    """What the journal says of a candidate that has caught up, ``refusal`` being the gate's."""
+    if refusal is not None:
+        return _told(caught_up.manifest, "given_up", refusal, parent_base)
+    what = msgspec.structs.replace(_told(caught_up.manifest, "adopted", None, parent_base), reason=caught_up.refused)
+    return msgspec.structs.replace(what, what="given_up") if caught_up.refused else what
+
+
+def _told(manifest: ReadyManifest, what: Any, verdict: ShadowVerdict | None, parent_base: str) -> ShadowStep:
+    gain = verdict.gain if verdict else None
+    return ShadowStep(
+        what=what,
+        number=manifest.number,
+        base=manifest.base,
+        parent_base=parent_base,
+        cause=manifest.reason,
+        reason=verdict.reason if verdict else "",
+        content=manifest.content,
+        events=verdict.events if verdict else 0,
+        gain=None if gain is None else (gain.mean, gain.low, gain.high, gain.events),
+        evidence=verdict.evidence if verdict else 0.0,
+        trained=manifest.events,
+        seconds=manifest.seconds,
+        cpu_s=manifest.cpu_s,
+    )
+
+
+def _manifest_of(told: ShadowStep) -> ReadyManifest:
+    """As much as an entry says of a candidate that cannot be read, or was refused."""
+    none = HeldOut(events=0, gained=0, lost=0, forgotten=0.0)
+    return ReadyManifest(
+        number=told.number, reason=told.cause, step=0, base=told.base, needed={}, held_out=none, content=told.content
+    )
+
+
+def _lost(entry: Step, reason: str) -> str:
+    assert entry.shadow is not None, "the entry adopts nobody"
+    return (
+        f"step {entry.number} put the candidate of consolidation {entry.shadow.number} in shadow, and it cannot be "
+        f"repeated: {reason}. Restore this folder and `bases` from a copy, or the service's newest checkpoint"
+    )
