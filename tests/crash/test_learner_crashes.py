@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.snapshots import LocalSnapshots
 from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
 from penstock.testing.memory_log import MemoryLog
-from penstock.testing.small_house import SPEC, build_publisher, filled_log
+from penstock.testing.small_house import SCRIPT, SPEC, build_publisher, filled_log, leave_candidate
 
 
 @pytest.fixture
@@ -35,11 +36,15 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def run_to_the_end(folder: Path, log: MemoryLog, reached: Reached = nothing) -> None:
+SHADOW_SCRIPT = (*SCRIPT, "give_up", "publish", "good", "publish", "promote", "publish", "publish")
+"""Beside the candidates of `candidates`: the first is given up, the second refused, and the third promoted."""
+
+
+def run_to_the_end(folder: Path, log: MemoryLog, reached: Reached = nothing, script: tuple[str, ...] = SCRIPT) -> None:
     """Learn all that is in the log, and leave what can be compared in ``result.json``."""
-    publisher = build_publisher(folder, log, reached)
+    publisher = build_publisher(folder, log, reached, script=script)
     publisher.start()
-    while publisher.step() or publisher.has_backlog():
+    while publisher.take_up() or publisher.step() or publisher.has_backlog():
         pass
     publisher.checkpoint()
     state = publisher.state_hash()
@@ -64,7 +69,27 @@ def outcome(folder: Path) -> dict[str, object]:
     }
     reader.close()
     receipts.close()
+    found["consolidation"] = sorted(str(path.relative_to(folder)) for path in folder.glob("consolidation/ready/*"))
+    found["bases"] = sorted(path.name for path in folder.glob("bases/*"))
     return found
+
+
+def candidates(folder: Path, log: MemoryLog) -> Path:
+    """A folder with three candidates of a service that never had one: what a consolidation left before it ran."""
+    build = folder / "plain"
+    build.mkdir()
+    publisher = build_publisher(build, log, kept=1000, script=SHADOW_SCRIPT)
+    publisher.start()
+    while publisher.step() or publisher.has_backlog():
+        pass
+    publisher.close()
+    entries = list(read_steps(build / "steps"))
+    left = folder / "left"
+    leave_candidate(left, log, entries, 1, step=4)
+    # The entry that adopts the first makes the numbers behind it higher by one.
+    leave_candidate(left, log, entries, 2, step=7, forgotten=0.5, shift=1)
+    leave_candidate(left, log, entries, 3, step=9, shift=1)
+    return left
 
 
 def kill_and_finish(folder: Path, log: MemoryLog, points: list[FaultPoint]) -> None:
@@ -160,6 +185,39 @@ def test_killed_once_at_every_occurrence_of_every_action(memory_path: Path) -> N
     log = filled_log(40)
     points = uninterrupted(memory_path / "whole", log)
     demand_equal(memory_path, log, [[point] for point in points], outcome(memory_path / "whole"))
+
+
+def test_killed_at_every_action_around_an_adoption_a_refusal_a_promotion_and_a_give_up(memory_path: Path) -> None:
+    log = filled_log(8)
+    left = candidates(memory_path, log)
+
+    def life(name: str, points: list[FaultPoint]) -> Path:
+        folder = memory_path / name
+        shutil.copytree(left, folder)
+        for point in points:
+            at = KillAt(point)
+            assert not run_in_child(lambda at=at: run_to_the_end(folder, log, at, SHADOW_SCRIPT)), f"{point} is missed"
+        assert run_in_child(lambda: run_to_the_end(folder, log, script=SHADOW_SCRIPT))
+        return folder
+
+    whole = memory_path / "whole"
+    shutil.copytree(left, whole)
+    recorder = Recorder()
+    run_to_the_end(whole, log, recorder, SHADOW_SCRIPT)
+    expected = outcome(whole)
+    told = [type(fact).__name__ for fact in expected["facts"]]  # type: ignore[attr-defined]
+    assert [told.count(name) for name in ("ShadowStarted", "GivenUp", "Promoted")] == [2, 2, 1]
+    assert {"shadow.found", "shadow.remove", "shadow.remove_base"} <= {point.action for point in recorder.points}
+
+    around = [i for i, point in enumerate(recorder.points) if point.action.startswith("shadow.")]
+    # The checkpoint that follows an end of a shadow is its own, and so is all that is done for it.
+    ends = [i for i, point in enumerate(recorder.points) if point.action == "checkpoint.due"]
+    chosen_points = {recorder.points[i] for at in around for i in (at - 1, at, at + 1)}
+    chosen_points |= {recorder.points[i] for at in ends for i in range(at - 6, at + 3)}
+    for number, point in enumerate(sorted(chosen_points)):
+        found = outcome(life(f"life-{number}", [point]))
+        for part, value in expected.items():
+            assert found[part] == value, f"after {point}: {part}"
 
 
 def test_replaying_the_whole_journal_gives_the_state_of_the_run_that_wrote_it(memory_path: Path) -> None:

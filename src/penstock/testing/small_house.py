@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,14 @@ from penstock.eventlog.interface import Entry
 from penstock.events import Batch, Kind, Partition, encode
 from penstock.join.window import JoinWindow
 from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.interface import HeldOut, State
 from penstock.learn.learner import Learner
-from penstock.learn.steps import Reached, StepJournal, nothing
+from penstock.learn.ready import Ready, ReadyManifest, write_ready
+from penstock.learn.steps import Reached, Step, StepJournal, nothing
 from penstock.publish.live import SharedLiveWeights
 from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
-from penstock.publish.rooms import Clocks, Rooms
+from penstock.publish.rooms import Clocks, Rooms, SlowRooms
 from penstock.publish.snapshots import LocalSnapshots
 from penstock.spec import ClassName, Feature, Label, Learn, Spec
 from penstock.testing.memory_log import MemoryLog
@@ -80,8 +82,7 @@ def build_publisher(
 ) -> Publisher:
     """A publisher over files in the folder, whose clocks are the log's time, so that nothing depends on when it
     runs."""
-    join = JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max)
-    learner = Learner(SPEC, log.reader(), join, SmallModel(columns=2))
+    learner = small_learner(log)
     rooms = Rooms(
         journal=StepJournal(folder / "steps", reached),
         checkpoints=Checkpoints(folder / "checkpoints", kept, reached),
@@ -90,4 +91,48 @@ def build_publisher(
         receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name, reached=reached),
     )
     clocks = Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)
-    return Publisher(SPEC, learner, ScriptedGate(script), SmallPredictor, rooms, clocks, reached)
+    slow = SlowRooms(
+        consolidation=folder / "consolidation", bases=folder / "bases", follower=lambda: small_learner(log)
+    )
+    return Publisher(SPEC, learner, ScriptedGate(script), SmallPredictor, rooms, clocks, reached, slow)
+
+
+def small_learner(log: MemoryLog) -> Learner:
+    """A learner that knows nothing yet."""
+    return Learner(SPEC, log.reader(), JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max), SmallModel(columns=2))
+
+
+def leave_candidate(
+    folder: Path,
+    log: MemoryLog,
+    entries: Iterable[Step],
+    number: int,
+    *,
+    step: int,
+    forgotten: float = 0.0,
+    shift: int = 0,
+) -> str:
+    """What a consolidation leaves: a learner after this step of the recorded ones, whose model has another base and
+    learns at another rate; ``shift`` is how much higher the step's number is where it will be adopted. The id of the
+    base."""
+    learner = small_learner(log)
+    for entry in entries:
+        if entry.number <= step and entry.ranges:
+            learner.again(entry.number, entry.ranges)
+    values, model = learner.save()
+    base = f"{number:064x}"
+    (folder / "bases" / base).mkdir(parents=True)
+    ready = Ready(
+        manifest=ReadyManifest(
+            number=number,
+            reason="schedule",
+            step=step + shift,
+            base=base,
+            needed=learner.needed(),
+            held_out=HeldOut(events=10, gained=3, lost=1, forgotten=forgotten),
+        ),
+        learner=values,
+        model=State({**model.values, "rate": 0.5 / number, "base": base}, model.arrays),
+    )
+    write_ready(folder / "consolidation", ready)
+    return base

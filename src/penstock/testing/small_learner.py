@@ -30,10 +30,12 @@ class SmallPredictor:
 
 
 class SmallModel:
-    """Softmax regression by gradient descent on each step's mean; classes are added as they come."""
+    """Softmax regression by gradient descent on each step's mean; classes are added as they come. A state says its rate
+    and the id of its base, which is a name and nothing else."""
 
     def __init__(self, columns: int, rate: float = 0.5) -> None:
         self._rate = rate
+        self._base = ""
         self._classes: list[ClassName] = []
         self._weights = np.zeros((columns + 1, 0))
         self._steps = 0
@@ -59,17 +61,23 @@ class SmallModel:
 
     def freeze(self, version: Version, position: dict[Partition, Offset]) -> Block:
         head = BlockHead(
-            version=version, position=position, task="multiclass", schema="small", classes=tuple(self._classes)
+            version=version,
+            position=position,
+            task="multiclass",
+            schema="small",
+            classes=tuple(self._classes),
+            base=self._base,
         )
         return Block(head, {"weights": self._weights.copy()})
 
     def save(self) -> State:
-        values = {"classes": list(self._classes), "steps": self._steps}
+        values = {"classes": list(self._classes), "steps": self._steps, "rate": self._rate, "base": self._base}
         return State(values, {"weights": self._weights.copy()})
 
     def load(self, state: State) -> None:
         self._classes = list(state.values["classes"])
         self._steps = state.values["steps"]
+        self._rate, self._base = state.values["rate"], state.values["base"]
         self._weights = state.arrays["weights"].copy()
 
 
@@ -125,7 +133,7 @@ class ScriptedGate:
         events = max(0, self._shadow_events)
         interval = Interval(mean=0.0, low=-1.0, high=1.0, events=events)
         return ShadowVerdict(
-            action=action, reason=f"The script says {action}.", gain=interval, evidence=1, events=events
+            action=action, reason=f"The script says {action}.", gain=interval, evidence=1.0, events=events
         )
 
     def save(self) -> dict[str, Any]:
