@@ -1,4 +1,4 @@
-"""Heads on a new base's features: weights learned on the old ones mean nothing there, so the history is learned again."""
+"""Heads on a new base: weights that were learned on other features mean nothing there, so the past is learned again."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import CheckpointDamaged
-from penstock.events import Batch, concatenate, decode, encode
+from penstock.events import Batch, Kind, concatenate, decode, encode
 from penstock.learn.interface import State
 from penstock.spec import ClassName, Spec
 
@@ -30,7 +30,7 @@ SPAN_EVENTS = 1024
 """Events of the first spans."""
 HELD_OUT = 10
 """One event in so many is held out."""
-HELD_OUT_SHARE = 0.2
+HELD_OUT_SHARE = 0.5
 """Of as many as are kept for replay, so many are kept of those held out."""
 QUANTILES = 8
 """Strata of a regression's labels, by the quantiles of the first QUANTILE_EVENTS."""
@@ -144,7 +144,10 @@ class Reservoir:
         self.count = 0
         """Labelled events that came so far."""
         self._span = SPAN_EVENTS
-        self._classes: list[ClassName] = []
+        self._classes: list[ClassName] = list(spec.label.classes)
+        if spec.task == "binary" and not self._classes:
+            self._classes = [ClassName("0"), ClassName("1")]
+        self._classes_max = 2 if spec.task == "binary" else spec.label.classes_max
         self._edges: NDArray[np.float64] | None = None
         self._first: list[Batch] = []
 
@@ -177,8 +180,19 @@ class Reservoir:
         whole = joined(list(self._recent))
         return Kept(whole.batch, whole.places, widened(whole.logits, self._columns))
 
+    def before(self, place: int) -> Batch | None:
+        """All that is kept of the events before this place in the stream, in their order; None where nothing is."""
+        parts = [kept.rows(np.flatnonzero(kept.places < place)) for kept in (self.replay, self.held_out) if kept]
+        parts = [part for part in parts if len(part)]
+        if not parts:
+            return None
+        whole = joined(parts)
+        return whole.batch.rows(np.argsort(whole.places))
+
     def add(self, batch: Batch) -> None:
-        """Take in labelled events, in their order."""
+        """Take in labelled events, in their order. Those of a class that the task has no room for are passed over, as
+        in learning."""
+        batch = self._takeable(as_example(batch))
         if self._is_regression and self._edges is None:
             self._first.append(batch)
             if sum(map(len, self._first)) < QUANTILE_EVENTS:
@@ -271,6 +285,17 @@ class Reservoir:
         self._recent = deque([unpacked("recent", state.arrays)] if "recent.places" in state.arrays else [])
         self._first = [unpacked("first", state.arrays).batch] if "first.places" in state.arrays else []
 
+    def _takeable(self, batch: Batch) -> Batch:
+        if not isinstance(batch.labels, list):
+            return batch
+        known = dict.fromkeys(self._classes)
+        places = []
+        for place, name in enumerate(batch.labels):
+            if name in known or len(known) < self._classes_max:
+                known[name] = None
+                places.append(place)
+        return batch if len(places) == len(batch) else batch.rows(np.array(places, np.intp))
+
     def _take(self, batch: Batch) -> None:
         n = len(batch)
         places = np.arange(self.count, self.count + n, dtype=np.int64)
@@ -306,6 +331,22 @@ class Reservoir:
             return np.fromiter((known[name] for name in batch.labels), np.int64, len(batch))
         assert self._edges is not None
         return np.searchsorted(self._edges, np.asarray(batch.labels), side="right").astype(np.int64)
+
+
+def as_example(batch: Batch) -> Batch:
+    """The labelled events without what is known of answers that were given to them: to a base or to heads on new
+    features it says nothing."""
+    return Batch(
+        kind=Kind.EXAMPLE,
+        times=batch.times,
+        ids=batch.ids,
+        sources=batch.sources,
+        numbers=batch.numbers,
+        vectors=batch.vectors,
+        strings=batch.strings,
+        labels=batch.labels,
+        versions=None,
+    )
 
 
 def hashed(seed: int, places: NDArray[np.int64]) -> Keys:

@@ -211,8 +211,8 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
     if spec.task != "regression":
         before = champion.manifest.classes if champion else ()
         classes = tuple(dict.fromkeys((*before, *spec.label.classes, *reservoir.classes)))
-        if len(classes) < 2:
-            raise TrainingFailed(reason=f"labelled events of one class alone were seen: {', '.join(classes)}")
+        if len(set(replay.batch.labels or ())) < 2:
+            raise TrainingFailed(reason="labelled events of one class alone were seen")
     encoder = _encoder(spec, champion, replay, recent)
     centre, unit = _scale(spec, champion, replay.batch)
 

@@ -1,0 +1,291 @@
+"""One consolidation of a service, from its folder: read, train, rebuild, compare, catch up, hand over.
+
+It writes nothing that anybody else writes, and what it reads is held against being forgotten. If it is stopped at any
+point the same call goes on later: what it read stands in ``consolidation/replay.safetensors``, and how far the training
+was in ``consolidation/training.pt``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from penstock.errors import CheckpointDamaged, StepsCorrupt, TrainingFailed
+from penstock.eventlog.local import LocalLogReader
+from penstock.events import Batch, Offset, Partition, Position
+from penstock.join.window import JoinWindow
+from penstock.learn.checkpoint import Checkpoint, Checkpoints, to_safetensors, write_durably
+from penstock.learn.fast.model import FastModel
+from penstock.learn.interface import State
+from penstock.learn.learner import Learner
+from penstock.learn.ready import (
+    Ready,
+    ReadyManifest,
+    hold,
+    read_ready_manifest,
+    ready_numbers,
+    release,
+    write_ready,
+)
+from penstock.learn.slow.base import LocalBases
+from penstock.learn.slow.history import History
+from penstock.learn.slow.judge import judge
+from penstock.learn.slow.rebuild import rebuild
+from penstock.learn.slow.reservoir import Reservoir
+from penstock.learn.slow.train import Trained, Training, never, train_base
+from penstock.learn.steps import Reached, nothing, read_steps
+from penstock.spec import Spec
+
+NEARLY = 64
+"""Steps that may still be missing when a candidate is handed over: who adopts it takes these in no time."""
+_VALUES = "values"
+
+
+def consolidate(
+    spec: Spec,
+    folder: Path,
+    *,
+    number: int,
+    reason: str,
+    stop: Callable[[], bool] = never,
+    now: Callable[[], float] = time.time,
+    training: Training | None = None,
+    reached: Reached = nothing,
+) -> ReadyManifest | None:
+    """Train a new base for the service in this folder, and leave a caught-up candidate under ``ready/<number>``.
+
+    None where ``stop`` said so; the same call, with the same number, goes on later. A number that stands ready already
+    is left as it is. Raises LibraryMissing, TrainingFailed (also where nothing was learned yet), BaseMissing,
+    CheckpointDamaged, and whatever reading the log and the journal raises."""
+    place = folder / "consolidation"
+    if number in ready_numbers(place):
+        return read_ready_manifest(place, number)
+    began, cpu = time.monotonic(), time.process_time()
+    reader = LocalLogReader(folder / "log")
+    try:
+        work = _Work(spec, folder, reader, stop)
+        # 1. Keep what is read from being forgotten, then read what is new into the reservoir.
+        checkpoint = work.begin()
+        kept = work.read(checkpoint, number)
+        reached("consolidation.read")
+        if kept is None:
+            return None
+        # 2. Train; a stop leaves what was done so far for the next call.
+        trained = work.train(checkpoint, kept.reservoir, training)
+        if trained is None:
+            return None
+        base = work.bases.put(trained.artifact)
+        reached("consolidation.trained")
+        # 3. Rebuild the heads on the new features, up to the newest checkpoint, from which little is left to catch up.
+        checkpoint = work.begin()
+        model = work.rebuild(checkpoint, base.id, kept)
+        if model is None:
+            return None
+        reached("consolidation.rebuilt")
+        # 4. Ask the events that no base was ever trained on who knows the past better.
+        held_out = kept.reservoir.held_out
+        assert held_out is not None, "training needs it, too"
+        judged = judge(spec, work.model_of(checkpoint), model, held_out.batch, work.bases)
+        # 5. Catch up with the steps since the checkpoint.
+        caught_up = work.catch_up(checkpoint, model)
+        if caught_up is None:
+            return None
+        learner, step = caught_up
+        values, state = learner.save()
+        # 6. Hand it over.
+        report = trained.report
+        manifest = ReadyManifest(
+            number=number,
+            reason=reason,
+            step=step,
+            base=base.id,
+            needed=learner.needed(),
+            held_out=judged.held_out,
+            events=_distinct(kept.reservoir),
+            seconds=time.monotonic() - began,
+            cpu_s=time.process_time() - cpu,
+            made_at=now(),
+            details={
+                "loss": report.loss,
+                "loss_before": report.loss_before,
+                "steps": report.steps,
+                "ended": report.ended,
+                "replayed": report.replayed,
+                "recent": report.recent,
+                "relearned": work.relearned,
+                "parent_base": trained.artifact.manifest.parent,
+                "before": judged.before,
+                "after": judged.after,
+            },
+        )
+        write_ready(place, Ready(manifest=manifest, learner=values, model=state), reached)
+        # 7. What was recent is the past now. A crash before this only makes it recent once more.
+        kept.reservoir.trained(base)
+        kept.number = 0
+        kept.write(work.kept_path)
+        reached("consolidation.end")
+        return read_ready_manifest(place, number)
+    finally:
+        release(place)
+        reader.close()
+
+
+@dataclass(slots=True, kw_only=True)
+class Kept:
+    """The reservoir between two consolidations, and how far it was filled."""
+
+    reservoir: Reservoir
+    position: Position = field(default_factory=dict)
+    number: int = 0
+    """The consolidation whose training it was filled for; 0 between two."""
+    gone: int = 0
+    """Labelled events that the log does not hold any more."""
+
+    def write(self, path: Path) -> None:
+        """Make it durable in one piece."""
+        state = self.reservoir.save()
+        values = {
+            "reservoir": state.values,
+            "position": sorted(self.position.items()),
+            "number": self.number,
+            "gone": self.gone,
+        }
+        content = to_safetensors({_VALUES: np.frombuffer(msgspec.msgpack.encode(values), np.uint8), **state.arrays})
+        beside = path.with_suffix(".tmp")
+        beside.unlink(missing_ok=True)
+        write_durably(beside, content)
+        os.replace(beside, path)
+
+    @classmethod
+    def read(cls, path: Path, spec: Spec) -> Kept:
+        """What was written; nothing where there is nothing, or nothing that can be read: the log has it still."""
+        empty = cls(reservoir=Reservoir(spec))
+        try:
+            arrays = load(path.read_bytes())
+            values: dict[str, Any] = msgspec.msgpack.decode(arrays.pop(_VALUES).tobytes())
+            reservoir = Reservoir(spec)
+            reservoir.load(State(values["reservoir"], {name: array.copy() for name, array in arrays.items()}))
+        except (OSError, SafetensorError, KeyError, msgspec.MsgspecError, CheckpointDamaged):
+            return empty
+        position = {Partition(partition): Offset(offset) for partition, offset in values["position"]}
+        return cls(reservoir=reservoir, position=position, number=values["number"], gone=values["gone"])
+
+
+class _Work:
+    """The steps of a consolidation, each given what it needs."""
+
+    def __init__(self, spec: Spec, folder: Path, reader: LocalLogReader, stop: Callable[[], bool]) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._reader = reader
+        self._stop = stop
+        self.bases = LocalBases(folder / "bases")
+        self.kept_path = folder / "consolidation" / "replay.safetensors"
+        self.relearned = 0
+        """Labelled events that the heads learned again."""
+
+    def begin(self) -> Checkpoint:
+        """The newest checkpoint, with what comes after it and the whole log held."""
+        checkpoints = Checkpoints(self._folder / "checkpoints", self._spec.learn.checkpoints_kept)
+        checkpoint, _ = checkpoints.newest()
+        if checkpoint is None:
+            raise TrainingFailed(reason="the learner has not written a checkpoint yet")
+        hold(self._folder / "consolidation", checkpoint.step, self._reader.starts())
+        return checkpoint
+
+    def read(self, checkpoint: Checkpoint, number: int) -> Kept | None:
+        """The reservoir filled up to the checkpoint, or as it was when this consolidation began before; None where it
+        was stopped."""
+        kept = Kept.read(self.kept_path, self._spec)
+        if kept.number == number:
+            return kept
+        history = History(self._spec, self._reader)
+        # What was read the last time is read again, for the sake of predictions that had no answer yet then.
+        for _ in history.until(kept.position):
+            if self._stop():
+                return None
+        kept.gone = max(0, kept.reservoir.count - history.count)
+        for batch in history.until(checkpoint.position):
+            if self._stop():
+                return None
+            kept.reservoir.add(batch)
+        kept.position, kept.number = dict(history.position), number
+        kept.write(self.kept_path)
+        return kept
+
+    def train(self, checkpoint: Checkpoint, reservoir: Reservoir, training: Training | None) -> Trained | None:
+        """A base from the one that the learner is on; None where it was stopped."""
+        parent = model_state(checkpoint).values.get("base", "")
+        return train_base(
+            self._spec,
+            reservoir,
+            champion=self.bases.artifact(parent) if parent else None,
+            training=training,
+            stop=self._stop,
+            resume=self._folder / "consolidation" / "training.pt",
+        )
+
+    def rebuild(self, checkpoint: Checkpoint, base_id: str, kept: Kept) -> FastModel | None:
+        """Heads that have learned everything up to the checkpoint; None where it was stopped."""
+        history = History(self._spec, self._reader)
+
+        def past() -> Iterator[Batch]:
+            oldest = kept.reservoir.before(kept.gone)
+            if oldest is not None:
+                self.relearned += len(oldest)
+                yield oldest
+            yield from history.until(checkpoint.position)
+
+        model = rebuild(self._spec, base_id, self.bases, past(), self._stop)
+        self.relearned += history.count
+        return model
+
+    def model_of(self, checkpoint: Checkpoint) -> FastModel:
+        """The learner's model as it was at the checkpoint."""
+        model = FastModel(self._spec, bases=self.bases)
+        model.load(model_state(checkpoint))
+        return model
+
+    def catch_up(self, checkpoint: Checkpoint, model: FastModel) -> tuple[Learner, int] | None:
+        """A learner with this model that has taken the journal's steps since the checkpoint, and the last of them; None
+        where it was stopped."""
+        spec = self._spec
+        learner = Learner(spec, self._reader, JoinWindow(spec.label.wait_s, spec.label.waiting_max), model)
+        learner.load(checkpoint.values["learner"], model.save())
+        step = checkpoint.step
+        while True:
+            taken = 0
+            for entry in read_steps(self._folder / "steps", step):
+                if self._stop():
+                    return None
+                if entry.number != step + 1:
+                    raise StepsCorrupt(
+                        file=self._folder / "steps", byte=0, reason=f"step {step + 1} is missing behind a checkpoint"
+                    )
+                if entry.ranges:
+                    learner.again(entry.number, entry.ranges)
+                step, taken = entry.number, taken + 1
+            if taken <= NEARLY:
+                return learner, step
+
+
+def model_state(checkpoint: Checkpoint) -> State:
+    """The model's part of a checkpoint."""
+    prefix = "model/"
+    arrays = {name.removeprefix(prefix): a for name, a in checkpoint.arrays.items() if name.startswith(prefix)}
+    return State(checkpoint.values["model"], arrays)
+
+
+def _distinct(reservoir: Reservoir) -> int:
+    """Events that a base was trained on, each counted once."""
+    places = [kept.places for kept in (reservoir.replay, reservoir.recent) if kept is not None]
+    return len(np.unique(np.concatenate(places)))

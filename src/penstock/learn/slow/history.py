@@ -1,0 +1,59 @@
+"""The past of a service, read again from its log: labelled events, in the order of the frames that completed them."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import Protocol
+
+from penstock.eventlog.interface import Frame, LogReader
+from penstock.events import Batch, Offset, Partition, Position, decode
+from penstock.join.window import JoinWindow
+from penstock.learn.slow.reservoir import as_example
+from penstock.spec import Spec
+
+
+class WholeLog(LogReader, Protocol):
+    """A reader that says where the log begins."""
+
+    def starts(self) -> Position: ...
+
+
+class History:
+    """Reads on from where it stopped. Partitions are merged by the times of their frames, so that the order is a
+    function of the log; within one partition it is the learner's own."""
+
+    def __init__(self, spec: Spec, reader: WholeLog) -> None:
+        self._reader = reader
+        self._join = JoinWindow(spec.label.wait_s, spec.label.waiting_max)
+        self.position: Position = dict(reader.starts())
+        """Everything before these offsets was read, or removed before it could be."""
+        self.count = 0
+        """Labelled events that came so far."""
+
+    def until(self, stop: Position) -> Iterator[Batch]:
+        """The labelled events that what stands before these offsets completes, from where the last call ended.
+
+        A frame may be cut there. Raises OffsetGone and LogCorrupt."""
+        partitions = sorted(partition for partition, end in stop.items() if end > self._at(partition))
+        frames = heapq.merge(
+            *(self._frames(partition, stop[partition]) for partition in partitions),
+            key=lambda frame: (frame.time, frame.partition),
+        )
+        for frame in frames:
+            first = max(frame.first, self._at(frame.partition))
+            last = min(frame.first + frame.count, stop[frame.partition])
+            batch = decode(frame.payload)
+            if last - first < frame.count:
+                batch = batch.rows(slice(first - frame.first, last - frame.first))
+            self.position[frame.partition] = Offset(last)
+            joined = self._join.take(batch, frame.partition, Offset(first), frame.time)
+            if joined is not None:
+                self.count += len(joined)
+                yield as_example(joined)
+
+    def _at(self, partition: Partition) -> Offset:
+        return self.position.get(partition, Offset(0))
+
+    def _frames(self, partition: Partition, stop: Offset) -> Iterator[Frame]:
+        return self._reader.read(partition, self._at(partition), stop)

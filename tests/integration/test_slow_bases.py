@@ -1,0 +1,204 @@
+"""Bases on disk: found by id, the same for every row whatever stands beside it, and never half of one."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from penstock.errors import BaseMissing, LibraryMissing
+from penstock.events import Batch, Kind
+from penstock.learn.fast.encode import Encoder
+from penstock.learn.slow.artifact import Artifact, BaseManifest, read_artifact, sealed, write_artifact
+from penstock.learn.slow.base import SHAPES, LocalBases, MemoryBases, OnnxBase
+from penstock.spec import ClassName, Feature, Spec
+
+FEATURES = {"x": Feature(type="number"), "v": Feature(type="vector", width=5)}
+SPEC = Spec(name="base", task="multiclass", features=FEATURES)
+INPUTS, WIDTH, CLASSES = 6, 37, 3
+
+
+def network(seed: int = 0, across_rows: bool = False) -> bytes:
+    """A layer of odd width, so that vectors of the processor do not end where rows do."""
+    rng = np.random.default_rng(seed)
+
+    def constant(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Gemm", ["inputs", "w", "b"], ["sums"]),
+        helper.make_node("Erf", ["sums"], ["features" if not across_rows else "inner"]),
+        helper.make_node("MatMul", ["features", "u"], ["outputs"]),
+    ]
+    if across_rows:
+        nodes.insert(2, helper.make_node("CumSum", ["inner", "axis"], ["features"]))
+    graph = helper.make_graph(
+        nodes,
+        "base",
+        [helper.make_tensor_value_info("inputs", TensorProto.FLOAT, ["rows", INPUTS])],
+        [
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", WIDTH]),
+            helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["rows", CLASSES]),
+        ],
+        [
+            constant("w", INPUTS, WIDTH),
+            constant("b", WIDTH),
+            constant("u", WIDTH, CLASSES),
+            numpy_helper.from_array(np.array(0, np.int64), "axis"),
+        ],
+    )
+    written: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    ).SerializeToString()
+    return written
+
+
+def artifact(seed: int = 0, across_rows: bool = False) -> Artifact:
+    encoder = Encoder(SPEC)
+    encoder.absorb(events(200, seed))
+    manifest = BaseManifest(
+        kind="mlp",
+        task="multiclass",
+        features=FEATURES,
+        classes=tuple(map(ClassName, "abc")),
+        width=WIDTH,
+        seed=seed,
+        opset=18,
+    )
+    return sealed(manifest, network(seed, across_rows), encoder=encoder.save(), weights={"weight/w": np.ones(3)})
+
+
+def events(n: int, seed: int) -> Batch:
+    rng = np.random.default_rng(seed)
+    return Batch(
+        kind=Kind.EXAMPLE,
+        times=np.zeros(n),
+        ids=None,
+        sources=None,
+        numbers=rng.normal(size=(n, 1)) * 10.0 ** rng.integers(-3, 4, (n, 1)),
+        vectors=(rng.normal(size=(n, 5)).astype(np.float32),),
+        strings=(),
+        labels=None,
+        versions=None,
+    )
+
+
+@settings(max_examples=40)
+@given(n=st.integers(1, 300), seed=st.integers(0, 10**6), data=st.data())
+def test_a_row_gets_the_same_bytes_whatever_rows_stand_beside_it(n: int, seed: int, data: st.DataObject) -> None:
+    base = BASE
+    batch = events(n, seed)
+    whole = base.embed(batch)
+    places = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20)))
+    part = base.embed(batch.rows(places))
+    assert part.features.tobytes() == whole.features[places].tobytes()
+    assert whole.probabilities is not None
+    assert part.probabilities is not None
+    assert part.probabilities.tobytes() == whole.probabilities[places].tobytes()
+
+
+def test_a_network_whose_answers_depend_on_other_rows_is_asked_row_by_row() -> None:
+    base = OnnxBase(artifact(across_rows=True))
+    batch = events(SHAPES[0] + 9, 3)
+    one_by_one = [base.embed(batch.rows(slice(i, i + 1))).features for i in range(len(batch))]
+    assert base.embed(batch).features.tobytes() == np.concatenate(one_by_one).tobytes()
+
+
+def test_answers_are_those_of_the_network_on_the_frozen_statistics() -> None:
+    made = artifact()
+    base = OnnxBase(made)
+    batch = events(100, 1)
+    encoder = Encoder(SPEC)
+    encoder.load(made.statistics())
+    weights = {w.name: numpy_helper.to_array(w) for w in onnx.load_from_string(made.network).graph.initializer}
+    from math import erf
+
+    sums = encoder.encode(batch).astype(np.float32) @ weights["w"] + weights["b"]
+    wanted = np.vectorize(erf)(sums)
+    said = base.embed(batch)
+    np.testing.assert_allclose(said.features, wanted, atol=1e-5)
+    assert said.probabilities is not None
+    np.testing.assert_allclose(said.probabilities.sum(axis=1), 1.0)
+    raw = wanted @ weights["u"]
+    assert (said.probabilities.argmax(axis=1) == raw.argmax(axis=1)).all()
+    assert base.embed(batch.rows(slice(0, 0))).features.shape == (0, WIDTH)
+
+
+BASE = OnnxBase(artifact())
+
+
+def test_a_base_is_found_again_under_the_id_of_its_contents(tmp_path: Path) -> None:
+    made = artifact()
+    bases = LocalBases(tmp_path / "bases")
+    put = bases.put(made)
+    assert bases.ids() == [made.id] == [put.id]
+    assert bases(made.id) is bases(made.id)
+    again = LocalBases(tmp_path / "bases")(made.id)
+    batch = events(20, 5)
+    assert again.embed(batch).features.tobytes() == put.embed(batch).features.tobytes()
+    assert again.artifact.parameters()["weight/w"].tolist() == [1, 1, 1]
+    assert write_artifact(tmp_path / "bases", made) == tmp_path / "bases" / made.id
+
+
+def test_everything_that_answers_depend_on_is_in_the_id() -> None:
+    made = artifact()
+    others = [
+        artifact(seed=1),
+        sealed(made.manifest, network(1), encoder=made.statistics(), weights=made.parameters()),
+        sealed(
+            msgspec.structs.replace(made.manifest, classes=tuple(map(ClassName, "acb"))),
+            made.network,
+            encoder=made.statistics(),
+            weights=made.parameters(),
+        ),
+        sealed(made.manifest, made.network, encoder=artifact(2).statistics(), weights=made.parameters()),
+    ]
+    assert len({made.id, *(other.id for other in others)}) == 5
+    assert artifact().id == made.id
+
+
+@pytest.mark.parametrize("name", ["base.onnx", "encoder.safetensors", "weights.safetensors", "manifest.json"])
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-9] + b"x" * 9)])
+def test_a_damaged_base_is_missing_and_written_anew(tmp_path: Path, name: str, damage: Callable[[Path], Any]) -> None:
+    made = artifact()
+    place = write_artifact(tmp_path, made)
+    damage(place / name)
+    with pytest.raises(BaseMissing, match=made.id):
+        LocalBases(tmp_path)(made.id)
+    write_artifact(tmp_path, made)
+    assert read_artifact(tmp_path, made.id) == made
+
+
+def test_a_base_that_is_nowhere_is_missing(tmp_path: Path) -> None:
+    for bases in (LocalBases(tmp_path), MemoryBases()):
+        with pytest.raises(BaseMissing, match="abc"):
+            bases("abc")
+
+
+def test_a_network_that_is_no_onnx_is_missing() -> None:
+    made = artifact()
+    with pytest.raises(BaseMissing, match="cannot read its network"):
+        OnnxBase(sealed(made.manifest, b"nonsense", encoder=made.statistics(), weights={}))
+
+
+def test_without_onnx_runtime_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = builtins.__import__
+
+    def without(name: str, *args: Any, **options: Any) -> Any:
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return whole(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(LibraryMissing, match="onnxruntime") as raised:
+        OnnxBase(artifact())
+    assert raised.value.advice == "pip install 'penstock[learn]'"

@@ -1,0 +1,264 @@
+"""A whole consolidation from a service's folder: what it hands over, also when it is stopped or things are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from penstock.errors import TrainingFailed
+from penstock.eventlog.interface import Entry
+from penstock.eventlog.local import LocalLogReader, LocalLogWriter
+from penstock.events import Batch, Kind, Offset, Partition, encode
+from penstock.join.window import JoinWindow
+from penstock.learn.checkpoint import Checkpoint, Checkpoints, to_safetensors
+from penstock.learn.fast.model import FastModel
+from penstock.learn.interface import State
+from penstock.learn.learner import Learner
+from penstock.learn.ready import held, read_ready, ready_numbers
+from penstock.learn.slow.base import LocalBases
+from penstock.learn.slow.consolidate import Kept, consolidate
+from penstock.learn.slow.history import History
+from penstock.learn.slow.train import Training
+from penstock.learn.steps import Step, StepJournal
+from penstock.spec import ClassName, Consolidate, Feature, Learn, Spec
+
+SPEC = Spec(
+    name="s",
+    task="multiclass",
+    features={"x": Feature(type="number"), "y": Feature(type="number")},
+    learn=Learn(step_max=256, random_features=8, half_lives=(64.0, float("inf")), catch_up_s=0.0),
+    consolidate=Consolidate(replay=300),
+)
+SHORT = Training(steps_max=150, round_steps=50)
+
+
+class House:
+    """A service's folder with a log of two partitions, and the learner that writes the journal and checkpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ticks = 1000.0
+        self.writers = [
+            LocalLogWriter(folder / "log", Partition(p), segment_bytes=8192, clock=lambda: self.ticks) for p in (0, 1)
+        ]
+        self.rng = np.random.default_rng(0)
+        self.asked = 0
+        self.unanswered: list[Batch] = []
+        self.reader = LocalLogReader(folder / "log")
+        join = JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max)
+        self.learner = Learner(SPEC, self.reader, join, FastModel(SPEC))
+        self.journal = StepJournal(folder / "steps")
+        self.checkpoints = Checkpoints(folder / "checkpoints", 2)
+
+    def send(self, rounds: int) -> None:
+        """Examples to one partition; predictions and their answers, some rounds later, to the other."""
+        for _ in range(rounds):
+            self.ticks += 0.5
+            self._append(0, self._events(Kind.EXAMPLE, 40))
+            questions = self._events(Kind.EXAMPLE, 20)
+            named = replace(questions, kind=Kind.PREDICTION, ids=[f"p{self.asked + i}" for i in range(20)])
+            self._append(1, replace(named, labels=None, versions=np.ones(20, np.uint64)))
+            self.unanswered.append(replace(named, kind=Kind.FEEDBACK, numbers=np.empty((20, 0))))
+            self.asked += 20
+            if len(self.unanswered) > 2:
+                self._append(1, self.unanswered.pop(0))
+
+    def _events(self, kind: Kind, n: int) -> Batch:
+        numbers = self.rng.normal(size=(n, 2))
+        labels = [ClassName(str(int(x * y > 0))) for x, y in numbers]
+        return Batch(
+            kind=kind,
+            times=np.zeros(n),
+            ids=None,
+            sources=None,
+            numbers=numbers,
+            vectors=(),
+            strings=(),
+            labels=labels,
+            versions=None,
+        )
+
+    def _append(self, partition: int, batch: Batch) -> None:
+        self.writers[partition].append([Entry(kind=batch.kind, count=len(batch), payload=encode(batch))])
+
+    def learn(self) -> None:
+        """Take everything that is there, step by step."""
+        while (taken := self.learner.take()) is not None or self.learner.backlog():
+            if taken is not None:
+                number = self.journal.last + 1
+                self.journal.append(Step(number=number, action="publish", ranges=taken.ranges, version=number))
+
+    def checkpoint(self) -> None:
+        values, model = self.learner.save()
+        self.checkpoints.write(
+            Checkpoint(
+                step=self.journal.last,
+                version=1,
+                position=dict(self.learner.position),
+                needed=self.learner.needed(),
+                values={"learner": values, "model": model.values},
+                arrays={f"model/{name}": array for name, array in model.arrays.items()},
+            )
+        )
+
+    def close(self) -> None:
+        self.journal.close()
+        self.reader.close()
+        for writer in self.writers:
+            writer.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "s")
+    yield made
+    made.close()
+
+
+def content(state: State) -> bytes:
+    return msgspec.msgpack.encode(state.values, order="sorted") + to_safetensors(state.arrays)
+
+
+def test_a_candidate_is_handed_over_caught_up_better_and_able_to_go_on_to_the_byte(house: House) -> None:
+    house.send(30)
+    house.learn()
+    house.checkpoint()
+    house.send(6)
+    house.learn()
+    behind = house.journal.last
+    manifest = consolidate(SPEC, house.folder, number=1, reason="request", training=SHORT, now=lambda: 5.0)
+    assert manifest is not None
+    assert (manifest.number, manifest.reason, manifest.step, manifest.made_at) == (1, "request", behind, 5.0)
+    ready = read_ready(house.folder / "consolidation", 1)
+    bases = LocalBases(house.folder / "bases")
+    assert bases.ids() == [manifest.base] == [ready.model.values["base"]]
+    assert manifest.held_out.gained > manifest.held_out.lost
+    assert manifest.held_out.forgotten == 0.0
+    before, after = manifest.details["before"], manifest.details["after"]
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    assert set(before) == set(after) == {"0", "1"}
+    assert min(after.values()) > 0.85
+    assert held(house.folder / "consolidation") is None
+    # It stands where the learner stands, and takes the same next steps.
+    follower = Learner(
+        SPEC, house.reader, JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max), FastModel(SPEC, bases)
+    )
+    follower.load(ready.learner, ready.model)
+    assert follower.position == house.learner.position
+    assert follower.join.save() == house.learner.join.save()
+    assert follower.log_time == house.learner.log_time
+    house.send(2)
+    taken = house.learner.take()
+    assert taken is not None
+    again = follower.again(behind + 1, taken.ranges)
+    assert again.batch is not None
+    assert taken.batch is not None
+    assert again.batch.labels == taken.batch.labels
+    assert taken.learned is not None
+    assert again.learned is not None
+    assert again.learned.losses.mean() < 0.7 * taken.learned.losses.mean()
+
+
+def test_a_second_consolidation_reads_on_and_starts_from_the_base_that_is_learned_on(house: House) -> None:
+    house.send(20)
+    house.learn()
+    house.checkpoint()
+    first = consolidate(SPEC, house.folder, number=1, reason="schedule", training=SHORT)
+    assert first is not None
+    kept = Kept.read(house.folder / "consolidation" / "replay.safetensors", SPEC)
+    assert kept.position == house.learner.position
+    assert kept.reservoir.recent is None
+    assert kept.reservoir.replay is not None
+    assert np.isfinite(kept.reservoir.replay.logits).all()
+    # The candidate becomes the learner's model.
+    ready = read_ready(house.folder / "consolidation", 1)
+    house.learner.model = FastModel(SPEC, bases=LocalBases(house.folder / "bases"))
+    house.learner.model.load(ready.model)
+    house.send(15)
+    house.learn()
+    house.checkpoint()
+    second = consolidate(SPEC, house.folder, number=2, reason="drift", training=SHORT)
+    assert second is not None
+    assert second.details["parent_base"] == first.base != second.base
+    assert ready_numbers(house.folder / "consolidation") == [1, 2]
+    kept = Kept.read(house.folder / "consolidation" / "replay.safetensors", SPEC)
+    whole = Kept(reservoir=type(kept.reservoir)(SPEC))
+    for batch in History(SPEC, house.reader).until(kept.position):
+        whole.reservoir.add(batch)
+    assert whole.reservoir.replay is not None
+    assert kept.reservoir.replay is not None
+    assert whole.reservoir.count == kept.reservoir.count == second.details["relearned"]
+    assert (whole.reservoir.replay.places == kept.reservoir.replay.places).all()
+    assert (whole.reservoir.replay.batch.numbers == kept.reservoir.replay.batch.numbers).all()
+    assert consolidate(SPEC, house.folder, number=2, reason="again") == second
+
+
+def test_stopped_anywhere_it_goes_on_to_the_same_candidate(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.learn.slow.loop.WRITE_EVERY_S", 0.0)
+    house.send(20)
+    house.learn()
+    house.checkpoint()
+    house.send(3)
+    house.learn()
+    calls = 0
+
+    def stop_at(limit: int) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > limit
+
+    place = house.folder / "consolidation"
+    for limit in (0, 10, 45, 130, 190, 210, 225, 231):
+        calls = 0
+        if consolidate(SPEC, house.folder, number=1, reason="r", training=SHORT, stop=lambda n=limit: stop_at(n)):
+            break
+        assert ready_numbers(place) == []
+        assert held(place) is None
+    else:
+        assert consolidate(SPEC, house.folder, number=1, reason="r", training=SHORT) is not None
+    stopped = read_ready(place, 1)
+    for name in ("ready", "replay.safetensors"):
+        (place / name).rename(place / f"first-{name}")
+    assert consolidate(SPEC, house.folder, number=1, reason="r", training=SHORT) is not None
+    whole = read_ready(place, 1)
+    assert content(whole.model) == content(stopped.model)
+    assert whole.learner == stopped.learner
+
+
+def test_what_retention_removed_from_the_log_is_learned_again_from_what_was_kept(house: House) -> None:
+    house.send(20)
+    house.learn()
+    house.checkpoint()
+    first = consolidate(SPEC, house.folder, number=1, reason="r", training=SHORT)
+    assert first is not None
+    removed = house.writers[0].retain(Offset(500), 0, 1e9, house.ticks)
+    assert removed.segments > 0
+    house.send(5)
+    house.learn()
+    house.checkpoint()
+    second = consolidate(SPEC, house.folder, number=2, reason="r", training=SHORT)
+    assert second is not None
+    kept = Kept.read(house.folder / "consolidation" / "replay.safetensors", SPEC)
+    assert kept.gone == removed.first
+    older = kept.reservoir.before(kept.gone)
+    assert older is not None
+    history = History(SPEC, house.reader)
+    in_log = sum(len(batch) for batch in history.until(house.learner.position))
+    assert second.details["relearned"] == in_log + len(older)
+    assert kept.reservoir.count == in_log + kept.gone
+
+
+def test_without_a_checkpoint_or_labels_there_is_nothing_to_train_on(house: House) -> None:
+    house.send(1)
+    with pytest.raises(TrainingFailed, match="checkpoint"):
+        consolidate(SPEC, house.folder, number=1, reason="r", training=SHORT)
+    house.checkpoint()
+    with pytest.raises(TrainingFailed, match="too few"):
+        consolidate(SPEC, house.folder, number=1, reason="r", training=SHORT)
+    assert held(house.folder / "consolidation") is None
