@@ -99,6 +99,9 @@ class Batch:
     """(n,) numbers for regression, class names otherwise; None for predictions."""
     versions: NDArray[np.uint64] | None
     """(n,) the version that answered; predictions alone have it."""
+    said: NDArray[np.floating] | None = None
+    """(n, w) what the members of that version said, kept for the learner that made them (`learn.fast.said`); a row of
+    NaN where nothing was kept. Predictions alone have it, and examples that were joined from them."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -120,6 +123,7 @@ class Batch:
             strings=tuple(pick(s) for s in self.strings),
             labels=pick(labels) if isinstance(labels, list) else None if labels is None else labels[keep],  # type: ignore[arg-type]
             versions=None if self.versions is None else self.versions[keep],
+            said=None if self.said is None else self.said[keep],
         )
 
 
@@ -154,14 +158,29 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         strings=tuple([s for part in parts for s in part] for parts in zip(*(b.strings for b in batches), strict=True)),
         labels=labels,
         versions=None if first.versions is None else np.concatenate([b.versions for b in batches]),
+        said=_said_together(batches),
     )
+
+
+def _said_together(batches: Sequence[Batch]) -> NDArray[np.floating] | None:
+    """What members said, one batch after the other; shorter rows end, and rows of a batch without any are, NaN."""
+    said = [b.said for b in batches if b.said is not None]
+    if not said:
+        return None
+    together = np.full((sum(map(len, batches)), max(s.shape[1] for s in said)), np.nan, np.result_type(*said))
+    at = 0
+    for batch in batches:
+        if batch.said is not None:
+            together[at : at + len(batch), : batch.said.shape[1]] = batch.said
+        at += len(batch)
+    return together
 
 
 # The codec ------------------------------------------------------------------------------------------------------------
 #
 # A payload is: 4 bytes with the length of the head (little endian), the head (MessagePack), padding to a multiple of 8,
-# then the arrays one after the other in the order times, numbers, each vector, labels, versions. Numbers keep 64 bits
-# so that ids and timestamps survive; vectors keep 32 because embeddings and pixels are not more exact than that.
+# then the arrays one after the other in the order times, numbers, each vector, labels, versions, said. Numbers keep 64
+# bits so that ids and timestamps survive; vectors keep 32 because embeddings and pixels are not more exact than that.
 
 
 class PayloadDamaged(PenstockError):
@@ -179,8 +198,11 @@ class _Head(msgspec.Struct, array_like=True):
     classes: list[str] | None
     has_numeric_labels: bool
     has_versions: bool
+    said: tuple[int, int] | None = None
+    """Columns, and bytes of each number: 2, 4 or 8."""
 
 
+_FLOATS: dict[int, type[np.generic]] = {2: np.float16, 4: np.float32, 8: np.float64}
 _encode_head = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
 
@@ -200,6 +222,7 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
             classes=cast("list[str] | None", labels if isinstance(labels, list) else None),
             has_numeric_labels=isinstance(labels, np.ndarray),
             has_versions=batch.versions is not None,
+            said=None if batch.said is None else (batch.said.shape[1], batch.said.itemsize),
         )
     )
     arrays: list[NDArray[np.generic]] = [batch.times, batch.numbers, *batch.vectors]
@@ -207,6 +230,8 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
         arrays.append(labels)
     if batch.versions is not None:
         arrays.append(batch.versions)
+    if batch.said is not None:
+        arrays.append(batch.said)
     padding = b"\0" * (-(4 + len(head)) % 8)
     buffers: list[bytes | memoryview] = [len(head).to_bytes(4, "little") + head + padding]
     for array in arrays:
@@ -245,6 +270,12 @@ def decode(payload: bytes | memoryview) -> Batch:
     if head.has_numeric_labels:
         labels = take(np.float64, n)  # type: ignore[assignment]
     versions = take(np.uint64, n) if head.has_versions else None
+    said = None
+    if head.said is not None:
+        columns, size = head.said
+        if size not in _FLOATS or columns < 0:
+            raise PayloadDamaged(reason=f"what members said has {columns} numbers of {size} bytes")
+        said = take(_FLOATS[size], n, columns)
     return Batch(
         kind=kind,
         times=times,  # type: ignore[arg-type]
@@ -255,4 +286,5 @@ def decode(payload: bytes | memoryview) -> Batch:
         strings=tuple(head.strings),
         labels=labels,
         versions=versions,  # type: ignore[arg-type]
+        said=said,  # type: ignore[arg-type]
     )

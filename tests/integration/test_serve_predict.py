@@ -123,6 +123,14 @@ def test_answers_are_recorded_with_their_version_so_that_feedback_can_come(serve
         for row in range(len(batch))
     }
     assert recorded[said["id"]] == (0.125, 3, "till")
+    (record,) = [b for b in server.logged("two", Kind.PREDICTION) if b.ids is not None and said["id"] in b.ids]
+    block = taught(BINARY).freeze(Version(3), {})
+    told = BlockPredictor(block, BINARY).predict(record).said
+    assert told is not None
+    assert record.said is not None
+    row = (record.ids or []).index(said["id"])
+    np.testing.assert_allclose(record.said[row], told[row], atol=1e-3)
+    assert record.said.nbytes < 64 * len(record)
     assert recorded["mine"] == (0.25, 3, None)
 
 

@@ -19,6 +19,7 @@ texts = st.one_of(st.none(), st.text(max_size=8))
 @st.composite
 def batches(draw: st.DrawFn, kind: Kind | None = None, shape: tuple[int, int, int] | None = None) -> Batch:
     kind = kind or draw(st.sampled_from(Kind))
+    said_in = draw(st.sampled_from([np.float16, np.float64]))
     columns, width, strings = shape or (draw(st.integers(0, 4)), draw(st.integers(1, 3)), draw(st.integers(0, 2)))
     n = draw(st.integers(0, 9))
 
@@ -35,6 +36,7 @@ def batches(draw: st.DrawFn, kind: Kind | None = None, shape: tuple[int, int, in
         strings=tuple(column() for _ in range(strings)),
         labels=None if kind is Kind.PREDICTION else draw(arrays(np.float64, n)),
         versions=draw(arrays(np.uint64, n)) if kind is Kind.PREDICTION else None,
+        said=draw(st.one_of(st.none(), arrays(said_in, (n, draw(st.integers(0, 3)))))),
     )
 
 
@@ -44,7 +46,7 @@ def assert_same(one: Batch, other: Batch) -> None:
     np.testing.assert_array_equal(one.numbers, other.numbers)
     for a, b in zip(one.vectors, other.vectors, strict=True):
         np.testing.assert_array_equal(a, b)
-    for a, b in ((one.labels, other.labels), (one.versions, other.versions)):
+    for a, b in ((one.labels, other.labels), (one.versions, other.versions), (one.said, other.said)):
         assert (a is None) == (b is None)
         if a is not None:
             np.testing.assert_array_equal(a, b)
@@ -84,6 +86,11 @@ def test_concatenated_batches_are_their_rows_in_order(data: st.DataObject) -> No
         np.testing.assert_array_equal(piece.numbers, part.numbers)
         assert piece.strings == part.strings
         assert (piece.ids or [None] * len(part)) == (part.ids or [None] * len(part))
+        if piece.said is not None:
+            told = 0 if part.said is None else part.said.shape[1]
+            assert part.said is None or np.array_equal(piece.said[:, :told], part.said, equal_nan=True)
+            assert np.isnan(piece.said[:, told:]).all()
+    assert (whole.said is None) == all(part.said is None for part in parts)
     assert at == len(whole)
     backwards = np.arange(len(whole))[::-1]
     np.testing.assert_array_equal(whole.rows(backwards).times, whole.times[::-1])

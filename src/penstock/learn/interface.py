@@ -55,6 +55,9 @@ class Predictions:
     quantiles: NDArray[np.float64] | None = None
     """(n, levels) in the label's unit, for the levels of the service's ``serve.quantiles``, ascending in every row;
     None where it names none."""
+    said: NDArray[np.floating] | None = None
+    """(n, w) what each member said, to be kept with the prediction's record until its label comes; None where nothing
+    is to be kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,13 +127,14 @@ class Answers:
 
     def _answer(self, batch: Batch, waiting: list[tuple[int, asyncio.Future[Answered], float]]) -> None:
         predictor = self._newest()
-        answers = self._worded(predictor.predict(batch), ids := self._ids(batch))
+        predictions = predictor.predict(batch)
+        answers = self._worded(predictions, ids := self._ids(batch))
         self._metrics.predictions.inc(len(batch))
         if self._record == "never":
             self._hand_out(answers, waiting)
             return
         versions = np.full(len(batch), self._version, dtype=np.uint64)
-        record = replace(batch, ids=ids, versions=versions, labels=None)
+        record = replace(batch, ids=ids, versions=versions, labels=None, said=predictions.said)
         if self._record == "durable":
             position = self._position
             self._intake.record(record, lambda result: self._hand_out(answers, waiting, result, position))

@@ -39,6 +39,11 @@ class Anchor:
         self._present = np.zeros(len(self._eligible))
         self._of_mean = 0.0
 
+    @property
+    def mark(self) -> int:
+        """Which feature it is, counted from 1; 0 for none."""
+        return self._column + 1
+
     def values(self, batch: Batch) -> Array:
         """(n,) what is added to the heads' answers; where the anchor's feature is missing, the mean of the outcomes."""
         if self._column < 0:

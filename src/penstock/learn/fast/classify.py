@@ -13,6 +13,7 @@ from penstock.learn.fast.banks import ONE_BY_ONE, Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import classification_pull, softmax
 from penstock.learn.fast.mixture import FLOOR, fading_counts, fixed_share, gone
+from penstock.learn.fast.said import Said, likelihoods
 
 Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
@@ -214,13 +215,12 @@ class ClassLearner:
             self._banks.learn_many(features, residuals, curvatures, members.weights, share=True)
         members.count(classes, looks, self._decays)
 
-    def mix(self, answer: Answer, classes: NDArray[np.intp]) -> None:
-        """Move the mixture by what the members had answered; classes unknown then (index too large) say nothing."""
-        known = classes < answer.members.shape[1]
-        if known.any():
-            rows = np.flatnonzero(known)
-            likelihoods = answer.members[rows, classes[rows]]
-            self.members.mixture = fixed_share(self.members.mixture, np.log(np.maximum(likelihoods, FLOOR)))
+    def mix(self, answer: Answer, classes: NDArray[np.intp], said: Said | None = None, mark: int = 0) -> None:
+        """Move the mixture by what the members said of (n,) classes when they were asked, where that was kept, and by
+        what they answer now elsewhere; classes unknown then say nothing."""
+        found = likelihoods(said, answer.members, classes, mark)
+        if len(found):
+            self.members.mixture = fixed_share(self.members.mixture, np.log(np.maximum(found, FLOOR)))
 
     def _pull(self, answer: Answer, targets: Array, rows: slice) -> tuple[Array, Array]:
         """Residuals (n, classes, heads) and curvatures (n, heads), without the first-order head."""

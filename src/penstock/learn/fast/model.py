@@ -21,6 +21,7 @@ from penstock.learn.fast.predictor import (
     number_predictions,
 )
 from penstock.learn.fast.regress import NumberLearner
+from penstock.learn.fast.said import mark_of
 from penstock.learn.fast.stable import Stable, found
 from penstock.learn.interface import Base, Bases, Block, BlockHead, Embedded, Learned, State
 from penstock.spec import ClassName, Spec
@@ -149,7 +150,7 @@ class FastModel:
         index = self._index
         classes = np.array([index[name] for name in names], dtype=np.intp)
         losses = class_losses(answer.mixed, classes)
-        learner.mix(answer, classes)
+        learner.mix(answer, classes, batch.said, mark_of(self._stable.id))
         features_now, others = self._absorb(batch, embedded, features)
         if features_now.shape[1] > learner.width or len(self._classes) > known:
             learner.grow(features_now.shape[1], len(self._classes))
@@ -190,7 +191,8 @@ class FastModel:
         assert predictions.mean is not None
         losses = number_losses(predictions.mean, batch.labels, scale)
         if learner.started:
-            learner.mix(answer, members.standard(batch.labels - anchors))
+            then = members.asked(answer, anchors, batch.said, mark_of(self._stable.id, self._anchor.mark))
+            learner.mix(then, members.standard(batch.labels - anchors))
         if self._anchor.absorb(batch, batch.labels):
             self._learner = learner = self._fresh_numbers(features.shape[1])
             members = learner.members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import BlockDamaged
 from penstock.events import Batch, Schema
+from penstock.learn.fast import said
 from penstock.learn.fast.anchor import Anchor
 from penstock.learn.fast.classify import Answer as ClassAnswer
 from penstock.learn.fast.classify import ClassMembers
@@ -97,13 +99,15 @@ class BlockPredictor:
         """One answer a row."""
         embedded = self._stable.embed(batch)
         features = self._map.features(self._encoder.encode(batch), embedded.features)
-        members = self._members
+        members, mark = self._members, said.mark_of(self._stable.id, self._anchor.mark)
         if isinstance(members, ClassMembers):
             others = self._stable.probabilities(embedded, self._classes, len(self._classes))
-            return class_predictions(members.answer(features, others))
+            answer = members.answer(features, others)
+            return replace(class_predictions(answer), said=said.of_classes(answer.members, mark))
         anchors = self._anchor.values(batch)
         others = self._stable.means(embedded, anchors, members.centre, members.unit)
-        return number_predictions(members.answer(features, others), members, anchors)
+        numbers = members.answer(features, others)
+        return replace(number_predictions(numbers, members, anchors), said=members.said(numbers, anchors, mark))
 
     def losses(self, predictions: Predictions, batch: Batch, scale: float | None = None) -> Array:
         """(n,) bounded losses; ``scale`` is the learner's for a regression, this block's own where it is None."""

@@ -15,6 +15,7 @@ from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import huber_weights
 from penstock.learn.fast.mixture import fixed_share
 from penstock.learn.fast.quantiles import LocalSpread, TrackedQuantiles
+from penstock.learn.fast.said import NUMBERS, Said, numbers, of_numbers
 
 Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
@@ -68,6 +69,8 @@ class NumberMembers:
         self.centre = 0.0
         self.unit = 1.0
         """The label's standard deviation; standard units are (y - centre) / unit."""
+        self.outcomes = 0.0
+        """How many it has learned from."""
         self.reach = NormalDist().inv_cdf(0.5 + coverage / 2.0)
         """Half the predictive interval, in spreads."""
         self.quantiles = TrackedQuantiles(quantiles)
@@ -96,9 +99,31 @@ class NumberMembers:
         result: Array = np.minimum(np.maximum(standard, -2 * FARTHEST), 2 * FARTHEST)
         return result
 
+    def said(self, answer: Answer, anchors: Array, mark: int) -> Said | None:
+        """What is kept of answers until their labels come; (n,) anchors are what they are measured from. Nothing in
+        the beginning, when the label's unit means little and errors would be beyond all measure for long."""
+        if self.outcomes < WARM_UP:
+            return None
+        from_here = self.centre + anchors
+        means = answer.means * self.unit + from_here[:, None]
+        return of_numbers(means, answer.mean * self.unit + from_here, answer.spread * self.unit, answer.local, mark)
+
+    def asked(self, now: Answer, anchors: Array, said: Said | None, mark: int) -> Answer:
+        """The answers that were given when the events were asked for, where they were kept, and those of now
+        elsewhere; in standard units of now."""
+        told, kept = numbers(said, self.layout.members, mark)
+        if not len(told):
+            return now
+        means, mean, spread, local = now.means.copy(), now.mean.copy(), now.spread.copy(), now.local.copy()
+        from_here = (self.centre + anchors[told])[:, None]
+        given = np.clip((kept - from_here) / self.unit, -FARTHEST, FARTHEST)
+        means[told], mean[told] = given[:, NUMBERS:], given[:, 0]
+        spread[told], local[told] = np.maximum(kept[:, 1] / self.unit, 1e-12), kept[:, 2]
+        return Answer(means, mean, spread, local, now.inputs)
+
     def frozen(self) -> dict[str, NDArray[Any]]:
         """Copies of everything."""
-        numbers = np.array([self.recent, self.centre, self.unit, self.reach])
+        numbers = np.array([self.recent, self.centre, self.unit, self.reach, self.outcomes])
         return {
             "weights": self.weights.copy(),
             "mixture": self.mixture.copy(),
@@ -113,7 +138,7 @@ class NumberMembers:
         self.weights = arrays["weights"].copy() if copy else arrays["weights"]
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
         self.variances = arrays["variances"].copy() if copy else arrays["variances"]
-        self.recent, self.centre, self.unit, self.reach = (float(number) for number in arrays["numbers"])
+        self.recent, self.centre, self.unit, self.reach, self.outcomes = map(float, arrays["numbers"])
         self.quantiles.thaw(arrays["quantiles"])
         self.local.thaw(arrays["local"])
 
@@ -130,7 +155,6 @@ class NumberLearner:
         self._coverage = coverage
         self._banks = Banks(layout, linear_from, width)
         self._recent_decay = float(layout.decays[0])
-        self._count = 0.0
         self._squares = 0.0
         self._spread_weight = 0.0
 
@@ -142,7 +166,7 @@ class NumberLearner:
     @property
     def started(self) -> bool:
         """Whether there was an outcome: before, the label's unit means nothing."""
-        return self._count > 0
+        return self.members.outcomes > 0
 
     def grow(self, width: int) -> None:
         """Take in new features, with weight zero."""
@@ -156,16 +180,16 @@ class NumberLearner:
         """Take outcomes into the label's unit; weights are rewritten so that every prediction stays what it was."""
         members = self.members
         labels = np.minimum(np.maximum(labels, -HUGE), HUGE)
-        if self._count >= WARM_UP and self._squares > 0:
+        if members.outcomes >= WARM_UP and self._squares > 0:
             reach = OUTLIER * members.unit
             labels = np.minimum(np.maximum(labels, members.centre - reach), members.centre + reach)
-        count, n = self._count, len(labels)
+        count, n = members.outcomes, len(labels)
         mean = float(labels.mean())
         delta = mean - members.centre
-        self._count = count + n
-        self._squares += float(((labels - mean) ** 2).sum()) + delta * delta * count * n / self._count
-        centre = members.centre + delta * n / self._count if count else mean
-        deviation = float(np.sqrt(self._squares / self._count))
+        members.outcomes = count + n
+        self._squares += float(((labels - mean) ** 2).sum()) + delta * delta * count * n / members.outcomes
+        centre = members.centre + delta * n / members.outcomes if count else mean
+        deviation = float(np.sqrt(self._squares / members.outcomes))
         unit = deviation if deviation > 1e-12 * abs(centre) + 1e-150 else members.unit
         rescale, shift = members.unit / unit, (members.centre - centre) / unit
         if not count:
@@ -222,12 +246,12 @@ class NumberLearner:
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values, and copies of arrays."""
         arrays = self.members.frozen() | self._banks.save()
-        values = {"count": self._count, "squares": self._squares, "spread_weight": self._spread_weight}
+        values = {"squares": self._squares, "spread_weight": self._spread_weight}
         return values, arrays
 
     def load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
         """Become what was saved."""
         self.members.thaw(arrays, copy=True)
         self._banks.load(arrays)
-        self._count, self._squares = values["count"], values["squares"]
+        self._squares = values["squares"]
         self._spread_weight = values["spread_weight"]
