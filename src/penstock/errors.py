@@ -271,6 +271,7 @@ class BaseMissing(PenstockError):
     """The base {id} cannot be used: {reason}"""
 
     hint = "Bases stand in the service's folder under `bases`; restore it from a backup, or consolidate anew."
+    status = 503
 
 
 class TrainingFailed(PenstockError):

@@ -28,10 +28,16 @@ COMMANDS = {
     "status": ("status:status", "How services are."),
     "versions": ("versions:versions", "What was published, the newest first."),
     "why": ("versions:why", "Why a version is served, with its numbers."),
+    "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
     "bench": ("bench:bench", "Measure this machine, with floors and peers beside."),
 }
 """Name, place of the command, and what the list says of it: the list is shown without importing any of them."""
-HIDDEN = {"_server": "processes:server", "_learner": "processes:learner"}
+HIDDEN = {
+    "_server": "processes:server",
+    "_learner": "processes:learner",
+    "_consolidator": "processes:consolidator",
+    "_consolidate": "processes:consolidate",
+}
 
 
 class Commands(click.Group):

@@ -52,3 +52,27 @@ def learner(data: Path, service: str) -> None:
 
     _begin()
     run_learner(service, data)
+
+
+@click.command("_consolidator", hidden=True)
+@_data
+@click.argument("service")
+def consolidator(data: Path, service: str) -> None:
+    """What looks after a service's base."""
+    from penstock.service import run_consolidator
+
+    _begin()
+    run_consolidator(service, data)
+
+
+@click.command("_consolidate", hidden=True)
+@_data
+@click.argument("service")
+@click.option("--number", required=True, type=int)
+@click.option("--reason", required=True)
+def consolidate(data: Path, service: str, number: int, reason: str) -> int:
+    """One training of a base."""
+    from penstock.service import run_consolidation
+
+    _begin()
+    return run_consolidation(service, data, number=number, reason=reason)

@@ -32,6 +32,7 @@ LINES = (
     ("model.accuracy", "accuracy"),
     ("model.error", "mean absolute error"),
     ("model.loss", "loss, 0 to 1"),
+    ("base_shown", "base"),
     ("events.accepted", "events accepted"),
     ("events.learned", "events learned"),
     ("events.lag", "events waiting"),
@@ -68,7 +69,8 @@ def status(service: str | None, as_json: bool, as_csv: bool, wait_s: float, url:
             say(sentence(frame))
     if service and not as_csv:
         frame = frames[0]
-        shown = frame if as_json else {**frame, "updated": moment(frame["model"].get("updated"))}
+        more = {"updated": moment(frame["model"].get("updated")), "base_shown": base_line(frame["base"], time.time())}
+        shown = frame if as_json else {**frame, **more}
         show_record(shown, LINES, json=as_json)
     else:
         show(frames, COLUMNS, json=as_json, csv=as_csv)
@@ -101,3 +103,34 @@ def sentence(frame: dict[str, Any]) -> str:
     if health["status"] == "ok":
         return f"{frame['service']} is well: version {model['version']:,} answers, and {learned}."
     return f"{frame['service']} is {health['status']} ({health['worst']}); {learned}."
+
+
+def base_line(base: dict[str, Any], now: float) -> str:
+    """The slow tier in one line."""
+    parts = []
+    if base["id"]:
+        parts.append(f"{base['id'][:12]}, promoted as version {base['version']:,} {_age(base['promoted'], now)} ago")
+    else:
+        parts.append("none yet")
+    if shadow := base["shadow"]:
+        told = f"evidence {shadow['evidence']:.3g} to 1 (gain {shadow['gain']:+.4f} an event)"
+        parts.append(f"number {shadow['number']} in shadow for {shadow['events']:,} events, {told}")
+    elif base["catching_up"]:
+        parts.append(f"number {base['catching_up']} catches up with the stream")
+    elif training := base["training"]:
+        parts.append(
+            f"consolidating (number {training['number']}, {training['reason']}) for {_age(training['since'], now)}"
+        )
+    elif base["failure"]:
+        parts.append(f"the last training failed: {base['failure'].splitlines()[-1]}")
+    elif base["outcome"] and not base["id"]:
+        parts.append(base["outcome"])
+    return "; ".join(parts)
+
+
+def _age(since: float | None, now: float) -> str:
+    seconds = max(0.0, now - (since or now))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -41,7 +41,7 @@ def up(paths: tuple[Path, ...], data: Path, host: str, port: int, workers: int) 
     flight are answered, everything acknowledged is kept, a second signal kills. Killing any process at any moment
     loses no acknowledged event either.
     """
-    from penstock.service import run_house
+    from penstock.control.house import run_house
     from penstock.specfile.reader import load_all
 
     specs = load_all(paths)

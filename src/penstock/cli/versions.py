@@ -26,6 +26,11 @@ LINES = (
     ("cause", "cause"),
     ("parent", "parent"),
     ("restores", "restores version"),
+    ("base_shown", "base"),
+    ("parent_base_shown", "the parent's base"),
+    ("consolidation_shown", "consolidation"),
+    ("consolidation.shadow_events", "events in shadow"),
+    ("consolidation.evidence", "evidence of a gain, to 1"),
     ("covers", "learned from the log at"),
     ("events", "events learned since the parent"),
     ("held", "updates held back in between"),
@@ -90,6 +95,11 @@ def sentence(service: str, receipt: dict[str, Any]) -> str:
             return f"{version} is the beginning: {verdict}."
         case "rollback":
             return f"{version} restores version {receipt['restores']:,}: {verdict}."
+        case "promotion":
+            old = "no base" if not receipt["parent_base"] else f"base {receipt['parent_base'][:12]}"
+            return (
+                f"{version} reads base {receipt['base'][:12]} where version {receipt['parent']:,} had {old}: {verdict}."
+            )
     return f"{version} learned {receipt['events']:,} events more than version {receipt['parent']:,}: {verdict}."
 
 
@@ -100,8 +110,18 @@ def _readable(receipt: dict[str, Any]) -> dict[str, Any]:
         "when": moment(receipt["time"]),
         "covers": ", ".join(spans[:4]) + (f" and {len(spans) - 4} more" if len(spans) > 4 else "") or None,
         "weights": receipt["weights"] or None,
+        "base_shown": receipt.get("base") or None,
+        "parent_base_shown": receipt.get("parent_base") or None,
+        "consolidation_shown": _consolidation(receipt.get("consolidation")),
         **{f"{name}_shown": _interval(receipt.get(name)) for name in ("loss", "parent_loss", "gain")},
     }
+
+
+def _consolidation(made: dict[str, Any] | None) -> str | None:
+    if made is None:
+        return None
+    cost = f"{made['seconds']:,.0f} s, {made['cpu_s']:,.0f} s of processor time"
+    return f"number {made['number']:,} ({made['cause']}), on {made['trained']:,} events, in {cost}"
 
 
 def _interval(interval: dict[str, Any] | None) -> str | None:

@@ -31,6 +31,8 @@ class State(msgspec.Struct, kw_only=True):
     """Process ids by worker number."""
     learners: dict[str, int] = {}
     """Process ids by service."""
+    consolidators: dict[str, int] = {}
+    """Process ids by service."""
     restarts: dict[str, int] = {}
     """How often each process that died was started again."""
 

@@ -43,7 +43,7 @@ class Child:
     name: str
     argv: Sequence[str]
     group: str
-    """``servers`` or ``learners``."""
+    """``servers``, ``learners`` or ``consolidators``."""
     key: str
     """Its name within the group."""
     drain: int
@@ -148,7 +148,7 @@ class Supervisor:
             pass_fds=child.descriptors,
             # Not our group: Ctrl-C reaches the supervisor alone, which then stops the others in their order.
             process_group=0,
-            preexec_fn=_dies_with(os.getpid()),
+            preexec_fn=dies_with(os.getpid()),
         )
         kept.started_at, kept.due_at = time.monotonic(), None
         assert kept.process.stdout is not None
@@ -329,7 +329,7 @@ def _cause(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-def _dies_with(parent: int) -> Callable[[], None] | None:
+def dies_with(parent: int) -> Callable[[], None] | None:
     """What a child does between fork and exec so that the kernel kills it when its supervisor is gone.
 
     Without it, a supervisor that was killed would leave writers behind, and the next one could not take the folder. The

@@ -27,6 +27,8 @@ class SlowTier(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the consolidation whose candidate is caught up, or 0."""
     shadow: int = 0
     """The number of the consolidation whose candidate is in shadow, or 0."""
+    shadow_base: str = ""
+    """Id of that candidate's base."""
     shadow_since: float = 0.0
     shadow_events: int = 0
     """Labelled events since then."""

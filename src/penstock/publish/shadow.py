@@ -199,6 +199,7 @@ class Shadows:
             promoted_at=state.promoted_at,
             catching_up=0 if self._follower is None else self._follower.manifest.number,
             shadow=0 if current is None else current.number,
+            shadow_base=self.base,
             shadow_since=0.0 if current is None else state.since,
             shadow_events=so_far.events if so_far else 0,
             evidence=so_far.evidence if so_far else 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from penstock.errors import LiveWeightsDamaged, NotReady, PenstockError
+from penstock.errors import BaseMissing, LibraryMissing, LiveWeightsDamaged, NotReady, PenstockError
 from penstock.events import Batch, Kind, Offset, Version
 from penstock.learn.interface import Block, Predictions, Predictor
 from penstock.metrics import ServiceMetrics
@@ -35,7 +36,7 @@ class ClassAnswer(msgspec.Struct, frozen=True):
 
 
 class NumberAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer of a regression, in the label's unit."""
+    """The answer of a regression, in the label's unit, or of counts, whose interval and quantiles are counts."""
 
     id: str
     version: int
@@ -113,6 +114,11 @@ class Answers:
         self._answer(batch, [(len(batch), future, time.perf_counter())])
         return await future
 
+    def look(self) -> None:
+        """Get ready to answer from the newest version, whether anybody asks or not."""
+        with contextlib.suppress(PenstockError):
+            self._newest()
+
     def _answer_pending(self) -> None:
         pending, self._pending = self._pending, []
         # One evaluation for many rows costs little more than for one; the answers are then handed out by row.
@@ -154,7 +160,14 @@ class Answers:
                 if self._predictor is None:
                     raise NotReady(service=self._decoder.spec.name)
                 return self._predictor
-            self._predictor = self._make_predictor(block)
+            try:
+                predictor = self._make_predictor(block)
+            except (BaseMissing, LibraryMissing):
+                # Predictions never stop: the version before answers, and health says why.
+                if self._predictor is None:
+                    raise
+                return self._predictor
+            self._predictor = predictor
             self._version = block.head.version
             self._classes = block.head.classes
             self._position = ",".join(f"{p}:{offset}" for p, offset in sorted(block.head.position.items()))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from penstock.errors import BaseMissing, LibraryMissing
 from penstock.eventlog.interface import Counts, Frame
 from penstock.events import Kind, Offset, Partition, Position
 from penstock.events import decode as decode_payload
-from penstock.learn.interface import Block, Predictor
+from penstock.learn.interface import Bases, Block, Predictor
 from penstock.metrics import ServiceMetrics
 from penstock.publish.interface import LiveReader, Receipts
 from penstock.serve.answers import Answers
@@ -28,6 +30,10 @@ BEHIND_AFTER_S = 60.0
 STALLED_AFTER_S = 10.0
 """Seconds without any progress, while events wait, after which the learner is called stalled. A restart that has to
 replay half a minute's worth of a busy stream takes less."""
+
+
+THAW_AGAIN_S = 5.0
+"""After which a base that could not be opened is looked for again."""
 
 
 class LogView(Protocol):
@@ -52,6 +58,7 @@ class Service:
     receipts: Receipts
     metrics: ServiceMetrics
     folder: Path
+    thaw: Thaw
     pace: Pace = field(default_factory=lambda: Pace())
 
     def lag(self) -> int:
@@ -59,10 +66,45 @@ class Service:
         return max(0, sum(self.log.ends().values()) - sum(self.live.progress().position.values()))
 
     def look(self) -> Pace:
-        """Whether the learner keeps up, as of now."""
+        """Whether the learner keeps up, as of now; and what it published last is made ready to answer."""
+        self.answers.look()
         taken = sum(self.live.progress().position.values())
         self.pace.look(sum(self.log.ends().values()), taken, time.monotonic())
         return self.pace
+
+
+@dataclass(slots=True)
+class Thaw:
+    """Makes predictors of blocks, and remembers why the newest could not be made one."""
+
+    make: Callable[[Block], Predictor]
+    bases: Bases
+    fault: str = ""
+    """Why what was served before still answers; empty while the newest block does."""
+    has_made: bool = False
+    """Whether there is one that answers at all."""
+    _failed: str = ""
+    """The base that could not be opened."""
+    _again_at: float = 0.0
+
+    def __call__(self, block: Block) -> Predictor:
+        """Raises BaseMissing and LibraryMissing; a base that was not there a moment ago is not looked for again."""
+        base = block.head.base
+        if base and base == self._failed and time.monotonic() < self._again_at:
+            raise BaseMissing(id=base, reason=f"it could not be opened {THAW_AGAIN_S:g} s ago")
+        try:
+            predictor = self.make(block)
+        except (BaseMissing, LibraryMissing) as error:
+            self.fault, self._failed, self._again_at = str(error), base, time.monotonic() + THAW_AGAIN_S
+            raise
+        self.fault = self._failed = ""
+        self.has_made = True
+        return predictor
+
+    def prepare(self, base: str) -> None:
+        """Open a base that may soon be needed, so that nobody waits for it then; what fails now is told then."""
+        with contextlib.suppress(BaseMissing, LibraryMissing):
+            self.bases(base)
 
 
 @dataclass(slots=True)
@@ -106,7 +148,7 @@ def assemble(
     log: LogView,
     live: LiveReader,
     receipts: Receipts,
-    make_predictor: Callable[[Block], Predictor],
+    thaw: Thaw,
     folder: Path,
     loop: asyncio.AbstractEventLoop,
 ) -> Service:
@@ -118,7 +160,7 @@ def assemble(
     _remember(recent, seen, classes)
     intake = Intake(decoder, commits, partition, end, seen, metrics, loop)
     prefix = f"{partition}-{incarnation}-"
-    answers = Answers(decoder, live, make_predictor, intake, prefix, metrics, loop)
+    answers = Answers(decoder, live, thaw, intake, prefix, metrics, loop)
     return Service(
         spec=spec,
         decoder=decoder,
@@ -130,6 +172,7 @@ def assemble(
         receipts=receipts,
         metrics=metrics,
         folder=folder,
+        thaw=thaw,
     )
 
 

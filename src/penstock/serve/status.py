@@ -11,7 +11,8 @@ from typing import Literal
 import msgspec
 
 from penstock.metrics import Reading
-from penstock.publish.interface import Progress
+from penstock.publish.consolidating import Consolidating, read_consolidating
+from penstock.publish.interface import Progress, SlowTier
 from penstock.serve.served import BEHIND_AFTER_S, STALLED_AFTER_S, Service
 
 DISK_LOW_BYTES = 32 * 1024**2
@@ -73,6 +74,50 @@ class ModelState(msgspec.Struct, frozen=True):
     """Seconds since 1970 of the last step."""
 
 
+class Training(msgspec.Struct, frozen=True):
+    """A consolidation that is at work."""
+
+    number: int
+    reason: str
+    """``schedule``, ``drift`` or ``request``."""
+    since: float
+    """Seconds since 1970."""
+
+
+class ShadowState(msgspec.Struct, frozen=True):
+    """A candidate with a new base that learns beside what is served."""
+
+    number: int
+    since: float
+    events: int
+    """Labelled events since then."""
+    evidence: float
+    """That it is better than what is served, to 1."""
+    gain: float
+    """Mean loss of what is served minus its own, an event."""
+
+
+class BaseState(msgspec.Struct, frozen=True):
+    """The slow tier."""
+
+    id: str | None
+    """Of the base of what is served; null without one."""
+    version: int | None
+    """That brought it."""
+    promoted: float | None
+    """Seconds since 1970."""
+    training: Training | None
+    catching_up: int | None
+    """The number of the consolidation whose candidate is on its way into shadow."""
+    shadow: ShadowState | None
+    settled: int
+    """The number of the newest consolidation whose candidate was adopted or refused."""
+    outcome: str
+    """What became of the newest candidate, in words."""
+    failure: str
+    """The last lines of a training that failed; empty when the newest did not."""
+
+
 class Disk(msgspec.Struct, frozen=True):
     log_bytes: int
     log_max_bytes: int
@@ -89,6 +134,7 @@ class Status(msgspec.Struct, frozen=True):
     feedback: FeedbackCounts
     predictions: PredictionCounts
     model: ModelState
+    base: BaseState
     position: dict[str, int]
     """What the learner has taken: the next offset of each partition."""
     disk: Disk
@@ -129,12 +175,29 @@ def status_of(service: Service) -> Status:
             error=_known(progress.error),
             updated=progress.time or None,
         ),
+        base=_base(progress.slow, read_consolidating(service.folder / "consolidation")),
         position={str(partition): offset for partition, offset in sorted(progress.position.items())},
         disk=Disk(
             log_bytes=sum(_size(entry) for entry in _files(str(log))),
             log_max_bytes=service.spec.budget.log_max_bytes,
             free_bytes=_free_bytes(service),
         ),
+    )
+
+
+def _base(slow: SlowTier, consolidating: Consolidating) -> BaseState:
+    is_training = consolidating.phase == "training" and consolidating.number > slow.settled
+    shadow = ShadowState(slow.shadow, slow.shadow_since, slow.shadow_events, slow.evidence, slow.gain)
+    return BaseState(
+        id=slow.base or None,
+        version=slow.promoted or None if slow.base else None,
+        promoted=slow.promoted_at or None if slow.base else None,
+        training=Training(consolidating.number, consolidating.reason, consolidating.since) if is_training else None,
+        catching_up=slow.catching_up or None,
+        shadow=shadow if slow.shadow else None,
+        settled=slow.settled,
+        outcome=slow.outcome,
+        failure=consolidating.failure,
     )
 
 
@@ -152,6 +215,8 @@ def health_of(service: Service) -> Health:
         return Health("degraded", f"learner: {service.lag()} events wait, some for {pace.behind_s:.0f} s and more")
     if (free := _free_bytes(service)) < DISK_LOW_BYTES:
         return Health("degraded", f"disk: {free} bytes are free for the log and what is learned")
+    if service.thaw.fault:
+        return Health("degraded", f"base: {service.thaw.fault}; an earlier version answers")
     if service.live.progress().holding:
         return Health("degraded", "gate: updates are held back, an earlier version answers")
     return Health("ok")
@@ -164,7 +229,8 @@ def _free_bytes(service: Service) -> int:
 
 def is_ready(service: Service) -> bool:
     """Whether examples and predictions are answered."""
-    return service.live.version() > 0 and service.intake.failure is None
+    cannot_answer = service.thaw.fault and not service.thaw.has_made
+    return service.live.version() > 0 and service.intake.failure is None and not cannot_answer
 
 
 def readings(services: Iterable[Service]) -> list[Reading]:

@@ -23,12 +23,14 @@ from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Offset, Partition
 from penstock.learn.checkpoint import retention_floor
 from penstock.learn.fast.predictor import BlockPredictor
+from penstock.learn.ready import holds
+from penstock.learn.slow.base import LocalBases
 from penstock.publish.live import SharedLiveReader, live_path
 from penstock.publish.receipts import SqliteReceipts
 from penstock.serve.app import Application
 from penstock.serve.http import Patience
 from penstock.serve.protocol import Protocol
-from penstock.serve.served import RECENT_EVENTS, Service, assemble
+from penstock.serve.served import RECENT_EVENTS, Service, Thaw, assemble
 from penstock.spec import Spec
 from penstock.specfile.reader import load
 
@@ -192,6 +194,7 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
     opened.callback(live.close)
     receipts = SqliteReceipts(folder / "versions.sqlite", spec.name, read_only=True)
     opened.callback(receipts.close)
+    bases = LocalBases(folder / "bases")
     service = assemble(
         spec,
         partition=Partition(config.partition),
@@ -202,7 +205,7 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
         log=log,
         live=live,
         receipts=receipts,
-        make_predictor=lambda block: BlockPredictor(block, spec),
+        thaw=Thaw(lambda block: BlockPredictor(block, spec, bases), bases),
         folder=folder,
         loop=asyncio.get_running_loop(),
     )
@@ -214,6 +217,9 @@ async def _keep_looking(services: Sequence[Service]) -> None:
     while True:
         for service in services:
             service.look()
+            if base := service.live.progress().slow.shadow_base:
+                # The shadow may be promoted at any step, and opening a base takes tens of milliseconds.
+                await asyncio.to_thread(service.thaw.prepare, base)
         await asyncio.sleep(LOOK_EVERY_S)
 
 
@@ -232,6 +238,8 @@ def _retain(service: Service, writer: LocalLogWriter) -> None:
     kept = len(list(checkpoints.glob("[0-9]*/manifest.json")))
     floor = retention_floor(checkpoints) if kept >= service.spec.learn.checkpoints_kept else None
     needed = Offset(0) if floor is None else floor.get(writer.partition, Offset(0))
+    for hold in holds(service.folder / "consolidation"):
+        needed = min(needed, hold.needed.get(writer.partition, Offset(0)))
     budget = service.spec.budget
     removed = writer.retain(needed, budget.log_max_bytes, budget.log_max_age_s, time.time())
     if removed.segments:

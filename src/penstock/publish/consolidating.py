@@ -1,0 +1,67 @@
+"""What is known of a training beside its candidate: small files in a service's folder ``consolidation``.
+
+``request.json`` asks for a training, ``state.json`` says what the consolidator does, ``training.log`` is what the
+training said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+
+class Consolidating(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``state.json`` says."""
+
+    phase: Literal["waiting", "training", "failed"] = "waiting"
+    number: int = 0
+    """Of the consolidation that is at work, or was last."""
+    reason: str = ""
+    since: float = 0.0
+    """Seconds since 1970 at which the phase began."""
+    failures: int = 0
+    """How often in a row training has failed."""
+    failure: str = ""
+    """The last lines that the failed training said."""
+    retry_at: float = 0.0
+
+
+def read_consolidating(folder: Path) -> Consolidating:
+    """What the consolidator of this ``consolidation`` folder does."""
+    try:
+        return msgspec.json.decode((folder / "state.json").read_bytes(), type=Consolidating)
+    except (OSError, msgspec.MsgspecError):
+        return Consolidating()
+
+
+def write_consolidating(folder: Path, state: Consolidating) -> None:
+    """Say what it does; a reader sees the old state or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "state.json", msgspec.json.encode(state))
+
+
+def ask(folder: Path, now: float) -> None:
+    """Ask for a training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "request.json", msgspec.json.encode({"at": now}))
+
+
+def is_asked(folder: Path) -> bool:
+    """Whether somebody waits for a training to begin."""
+    return (folder / "request.json").exists()
+
+
+def answer(folder: Path) -> None:
+    """The training that was asked for has begun."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "request.json").unlink()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(content)
+    beside.replace(path)
