@@ -10,62 +10,91 @@ from numpy.typing import NDArray
 
 from penstock.learn.fast.heads import Bank
 from penstock.learn.fast.layout import Layout
+from penstock.learn.fast.links import LEAST_SQUARES, ROBUST, SOFTMAX
 
 Array = NDArray[np.float64]
 
 PRIOR = 0.3
 """Precision of every head's prior: how many events' worth of evidence says that a weight is zero."""
-
-ONE_BY_ONE = 8
-"""Events in a step up to which they are learned one after the other, each from where the one before left the
-weights."""
+IN_TURN_MAX = 32
+"""Events in a step up to which they are learned one after the other, each from where the one before left the weights:
+beyond, to do so costs more than to solve once."""
+FEW = 3
+"""Events from which it pays to take them through the inverse together."""
 
 
 class Banks:
     """Teaches the columns of weights (D, outputs, heads) that learn by second order, all but the first-order head."""
 
     def __init__(self, layout: Layout, linear_from: int, width: int) -> None:
-        self._split = len(layout.linear)
-        self._end = self._split + len(layout.rich)
-        self._from = linear_from
-        self._linear = Bank(width - linear_from, layout.linear, PRIOR) if layout.linear else None
-        self._rich = Bank(width, layout.rich, PRIOR)
-
-    def _views(self, weights: Array) -> tuple[Array, Array]:
-        return weights[self._from :, :, : self._split], weights[:, :, self._split : self._end]
+        split, end = len(layout.linear), layout.columns
+        kinds = [ROBUST if layout.exact is None else SOFTMAX] * end
+        if layout.exact is not None:
+            kinds[layout.exact] = LEAST_SQUARES
+        self._rich = Bank(width, layout.rich, PRIOR, kinds[split:])
+        self._parts = [("rich", self._rich, slice(None), slice(split, end))]
+        """Each bank with its name, its features and its columns."""
+        if layout.linear:
+            linear = Bank(width - linear_from, layout.linear, PRIOR, kinds[:split])
+            self._parts.insert(0, ("linear", linear, slice(linear_from, None), slice(split)))
 
     def grow(self, width: int, weights: Array) -> None:
         """Take further features at the end; the weights are those of the present width."""
-        of_linear, of_rich = self._views(weights)
-        if self._linear is not None:
-            self._linear.grow(width - self._from, of_linear)
-        self._rich.grow(width, of_rich)
+        for _, bank, inputs, columns in self._parts:
+            bank.grow(width - (inputs.start or 0), weights[inputs, :, columns])
 
-    def learn_one(self, row: Array, residual: Array, curvature: Array, weights: Array) -> None:
-        """One event: features (D,), residual (outputs, heads), curvature (heads,)."""
-        of_linear, of_rich = self._views(weights)
-        split = self._split
-        if self._linear is not None:
-            self._linear.learn_one(row[self._from :], residual[:, :split], curvature[:split], of_linear)
-        self._rich.learn_one(row, residual[:, split:], curvature[split:], of_rich)
+    def learn(
+        self,
+        rows: Array,
+        targets: Array,
+        weights: Array,
+        *,
+        scores: Array | None = None,
+        deviations: Array | None = None,
+    ) -> None:
+        """n events: (n, D) features, (n, outputs) targets; (n, outputs, heads) scores by the weights as they are, where
+        they are known, and (heads,) standard deviations for Huber's loss. Up to IN_TURN_MAX of them are learned in
+        turn, more at once."""
+        n = len(rows)
+        deviations = np.ones(weights.shape[2]) if deviations is None else deviations
+        start = 0
+        while start < n:
+            stop = min(n, start + self._rich.room) if n <= IN_TURN_MAX else n
+            if stop - start < FEW:
+                self._learn_one(rows[start], targets[start], deviations, weights)
+                start += 1
+                continue
+            part = slice(start, stop)
+            now = _scores(rows[part], weights) if scores is None or start else scores[part]
+            for _, bank, inputs, columns in self._parts:
+                learn = bank.learn_few if n <= IN_TURN_MAX else bank.learn_many
+                learn(
+                    rows[part, inputs],
+                    now[..., columns],
+                    targets[part],
+                    deviations[columns],
+                    weights[inputs, :, columns],
+                )
+            start = stop
 
-    def learn_many(self, rows: Array, residuals: Array, curvatures: Array, weights: Array, *, share: bool) -> None:
-        """n events at once: (n, D), (n, outputs, heads), (n, heads)."""
-        of_linear, of_rich = self._views(weights)
-        split = self._split
-        if self._linear is not None:
-            self._linear.learn_many(
-                rows[:, self._from :], residuals[:, :, :split], curvatures[:, :split], of_linear, share=share
-            )
-        self._rich.learn_many(rows, residuals[:, :, split:], curvatures[:, split:], of_rich, share=share)
+    def _learn_one(self, row: Array, target: Array, deviations: Array, weights: Array) -> None:
+        for _, bank, inputs, columns in self._parts:
+            bank.learn_one(row[inputs], target, deviations[columns], weights[inputs, :, columns])
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Copies of everything but the weights."""
-        saved = self._rich.save("rich")
-        return saved if self._linear is None else saved | self._linear.save("linear")
+        saved: dict[str, NDArray[Any]] = {}
+        for name, bank, _, _ in self._parts:
+            saved |= bank.save(name)
+        return saved
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Become what was saved."""
-        self._rich.load("rich", arrays)
-        if self._linear is not None:
-            self._linear.load("linear", arrays)
+        for name, bank, _, _ in self._parts:
+            bank.load(name, arrays)
+
+
+def _scores(rows: Array, weights: Array) -> Array:
+    width, outputs, heads = weights.shape
+    scores: Array = (rows @ weights.reshape(width, -1)).reshape(len(rows), outputs, heads)
+    return scores

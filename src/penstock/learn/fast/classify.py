@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.banks import ONE_BY_ONE, Banks
+from penstock.learn.fast.banks import Banks
 from penstock.learn.fast.layout import BASES, Layout
-from penstock.learn.fast.links import classification_pull, softmax
+from penstock.learn.fast.links import softmax
 from penstock.learn.fast.mixture import FLOOR, fading_counts, fixed_share, gone
 from penstock.learn.fast.said import Said, likelihoods
 
@@ -205,14 +205,7 @@ class ClassLearner:
         looks = members.looks_like(answer.scores)
         self._learn_steepness(answer, targets)
         self._learn_first_order(features, answer, targets)
-        if n <= ONE_BY_ONE:
-            for i in range(n):
-                now = answer if i == 0 else members.answer(features[i : i + 1])
-                residuals, curvatures = self._pull(now, targets[i : i + 1], slice(0, 1))
-                self._banks.learn_one(features[i], residuals[0], curvatures[0], members.weights)
-        else:
-            residuals, curvatures = self._pull(answer, targets, slice(None))
-            self._banks.learn_many(features, residuals, curvatures, members.weights, share=True)
+        self._banks.learn(features, targets, members.weights, scores=answer.scores)
         members.count(classes, looks, self._decays)
 
     def mix(self, answer: Answer, classes: NDArray[np.intp], said: Said | None = None, mark: int = 0) -> None:
@@ -221,15 +214,6 @@ class ClassLearner:
         found = likelihoods(said, answer.members, classes, mark)
         if len(found):
             self.members.mixture = fixed_share(self.members.mixture, np.log(np.maximum(found, FLOOR)))
-
-    def _pull(self, answer: Answer, targets: Array, rows: slice) -> tuple[Array, Array]:
-        """Residuals (n, classes, heads) and curvatures (n, heads), without the first-order head."""
-        end, exact = self._layout.columns, self.members.exact
-        scores = answer.scores[rows, :, :end]
-        residuals, curvatures = classification_pull(scores, answer.members[rows, :, BASES : BASES + end], targets)
-        residuals[:, :, exact] = targets - scores[:, :, exact]
-        curvatures[:, exact] = 1.0
-        return residuals, curvatures
 
     def _learn_first_order(self, features: Array, answer: Answer, targets: Array) -> None:
         column = self._layout.first_order

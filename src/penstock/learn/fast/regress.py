@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.banks import ONE_BY_ONE, Banks
+from penstock.learn.fast.banks import Banks
 from penstock.learn.fast.layout import BASES, Layout
-from penstock.learn.fast.links import huber_weights
+from penstock.learn.fast.links import FARTHEST
 from penstock.learn.fast.mixture import fixed_share
 from penstock.learn.fast.quantiles import LocalSpread, TrackedQuantiles
 from penstock.learn.fast.said import NUMBERS, Said, numbers, of_numbers
@@ -20,8 +20,6 @@ from penstock.learn.fast.said import NUMBERS, Said, numbers, of_numbers
 Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
 
-FARTHEST = 16.0
-"""Standard deviations of the label beyond which no member's mean goes."""
 HUGE = 1e100
 """Outcomes are cut here, so that their squares stay finite."""
 WARM_UP = 64
@@ -204,17 +202,8 @@ class NumberLearner:
         """From (n, width) features and (n,) outcomes in standard units; the answer is to these features as things
         are."""
         members, n = self.members, len(features)
-        heads = slice(BASES, BASES + self._layout.heads)
-        if n <= ONE_BY_ONE:
-            for i in range(n):
-                now = answer if i == 0 else members.answer(features[i : i + 1])
-                errors = targets[i : i + 1, None] - now.means[:1, heads]
-                weights = huber_weights(errors, np.sqrt(members.variances[heads]))
-                self._banks.learn_one(features[i], errors * weights, weights[0], members.weights)
-        else:
-            errors = targets[:, None] - answer.means[:, heads]
-            weights = huber_weights(errors, np.sqrt(members.variances[heads]))
-            self._banks.learn_many(features, (errors * weights)[:, None, :], weights, members.weights, share=False)
+        deviations = np.sqrt(members.variances[BASES : BASES + self._layout.heads])
+        self._banks.learn(features, targets[:, None], members.weights, deviations=deviations)
         fade = self._recent_decay ** np.arange(n - 1, -1, -1.0)
         kept = self._recent_decay**n
         members.recent = members.recent * kept + (1.0 - self._recent_decay) * float(fade @ targets)
