@@ -1,4 +1,4 @@
-"""What a service is called when its disk has next to no room."""
+"""What a service is called when its disk has next to no room, or its learner is silent."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import cast
 
 import pytest
 
+from penstock.publish.interface import Progress
+from penstock.publish.live import SharedLiveReader, SharedLiveWeights
 from penstock.serve import status
 from penstock.serve.served import Pace, Service
 
 
 def test_a_disk_with_next_to_no_room_is_not_called_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    live = SimpleNamespace(version=lambda: 1, progress=lambda: SimpleNamespace(holding=False))
+    live = SimpleNamespace(version=lambda: 1, progress=lambda: SimpleNamespace(holding=False), silence_s=lambda: 0.0)
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
     service = SimpleNamespace(**parts, look=Pace, folder=tmp_path)
     monkeypatch.setattr(status, "DISK_LOW_BYTES", 0)
@@ -21,3 +23,27 @@ def test_a_disk_with_next_to_no_room_is_not_called_well(tmp_path: Path, monkeypa
     monkeypatch.setattr(status, "DISK_LOW_BYTES", 2**63)
     health = status.health_of(cast(Service, service))
     assert (health.status, health.worst.split(":")[0]) == ("degraded", "disk")
+
+
+def test_a_learner_that_died_with_nothing_waiting_is_noticed(tmp_path: Path) -> None:
+    silence_s = 3.0
+    live = SimpleNamespace(
+        version=lambda: 1, progress=lambda: SimpleNamespace(holding=False), silence_s=lambda: silence_s
+    )
+    parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
+    service = cast(Service, SimpleNamespace(**parts, look=Pace, folder=tmp_path))
+    assert status.health_of(service).status == "ok"
+    silence_s = 40.0
+    assert status.health_of(service) == status.Health("degraded", "learner: nothing was heard of it for 40 s")
+
+
+def test_silence_is_counted_from_the_last_report(tmp_path: Path) -> None:
+    reader = SharedLiveReader(tmp_path / "live")
+    assert reader.silence_s() == 0.0
+    writer = SharedLiveWeights(tmp_path / "live")
+    writer.report(Progress())
+    reader.progress()
+    first = reader.silence_s()
+    assert 0.0 < first < reader.silence_s()
+    writer.close()
+    reader.close()

@@ -79,6 +79,12 @@ class Consolidator:
         self._note(phase="training", number=number, reason=reason, since=self._now())
         answer(self._folder)
         failure = self._train(number, reason, stop)
+        if (
+            failure is None
+            and number not in ready_numbers(self._folder)
+            and self._live.progress().slow.settled < number
+        ):
+            failure = "it ended in order and left no candidate"
         if failure is None:
             self._note(phase="waiting", since=self._now(), failures=0, failure="", retry_at=0.0)
         elif stop.is_set():

@@ -162,6 +162,11 @@ class LiveReader(Protocol):
 
     def progress(self) -> Progress: ...
 
+    def silence_s(self) -> float:
+        """Seconds since the learner was last heard of, which idles with a report five times a second; 0 before it ever
+        was."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -7,6 +7,7 @@ writer dies:
 
     control   0  magic            64  record 0      128  record 1
               8  version          4096  progress 0  4096 + 65536  progress 1
+              16 time of the last report, in nanoseconds of the machine's monotonic clock
     data      0  block 0          capacity  block 1
 
 A reader takes the record with the higher sequence among those whose checksum is right, copies the block out and
@@ -38,6 +39,7 @@ from penstock.publish.interface import Progress
 
 MAGIC = b"PSTKLV\x00\x01"
 _VERSION_AT = 8
+_REPORTED_AT = 16
 _RECORDS_AT = (64, 128)
 _RECORD = struct.Struct("<QQIIQI")
 """Sequence, version, generation, slot, size and CRC-32 of the block; the record's own CRC-32 follows."""
@@ -153,6 +155,7 @@ class SharedLiveWeights:
         at = _PROGRESS_AT[sequence % 2]
         self._control[at : at + len(whole)] = whole
         self._progress_sequence = sequence
+        self._version[_REPORTED_AT // 8] = time.monotonic_ns()
         self._reached("live.progress")
 
     def close(self) -> None:
@@ -247,6 +250,12 @@ class SharedLiveReader:
             if attempt > 10:
                 time.sleep(0.0005)
         raise LiveWeightsDamaged(file=self.path, reason="no whole progress was found in it")
+
+    def silence_s(self) -> float:
+        numbers = self._numbers
+        if numbers is None or not numbers[_REPORTED_AT // 8]:
+            return 0.0
+        return max(0.0, (time.monotonic_ns() - numbers[_REPORTED_AT // 8]) / 1e9)
 
     def close(self) -> None:
         if self._numbers is not None:

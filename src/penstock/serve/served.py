@@ -36,6 +36,10 @@ THAW_AGAIN_S = 5.0
 """After which a base that could not be opened is looked for again."""
 
 
+SILENT_AFTER_S = 15.0
+"""Seconds without a sign of the learner after which it is called silent; a checkpoint of a large state takes less."""
+
+
 class LogView(Protocol):
     """What a server wants to know of a log that it does not read events from."""
 

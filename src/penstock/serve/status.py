@@ -13,7 +13,7 @@ import msgspec
 from penstock.metrics import Reading
 from penstock.publish.consolidating import Consolidating, read_consolidating
 from penstock.publish.interface import Progress, SlowTier
-from penstock.serve.served import BEHIND_AFTER_S, STALLED_AFTER_S, Service
+from penstock.serve.served import BEHIND_AFTER_S, SILENT_AFTER_S, STALLED_AFTER_S, Service
 
 DISK_LOW_BYTES = 32 * 1024**2
 """Less is soon too little for a segment of the log and a checkpoint; small writes may still succeed by chance."""
@@ -213,6 +213,8 @@ def health_of(service: Service) -> Health:
         return Health("degraded", f"learner: {service.lag()} events wait, none was taken for {pace.stalled_s:.0f} s")
     if pace.behind_s > BEHIND_AFTER_S:
         return Health("degraded", f"learner: {service.lag()} events wait, some for {pace.behind_s:.0f} s and more")
+    if (silence_s := service.live.silence_s()) > SILENT_AFTER_S:
+        return Health("degraded", f"learner: nothing was heard of it for {silence_s:.0f} s")
     if (free := _free_bytes(service)) < DISK_LOW_BYTES:
         return Health("degraded", f"disk: {free} bytes are free for the log and what is learned")
     if service.thaw.fault:

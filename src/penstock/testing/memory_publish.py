@@ -34,6 +34,9 @@ class MemoryLiveWeights:
     def progress(self) -> Progress:
         return self._progress
 
+    def silence_s(self) -> float:
+        return 0.0
+
     def close(self) -> None:
         """Nothing is held."""
 
