@@ -52,6 +52,10 @@ class DriftDetector:
     def take(self, losses: NDArray[np.float64]) -> Drift | None:
         """(n,) losses in [0, 1] in their order; the newest rise that shows with them, if one does."""
         drift, at = None, 0
+        if len(losses) == 1:
+            # The usual step of an idle stream, for which arrays are slow.
+            loss = float(losses[0])
+            return self._take_one(loss if 0.0 <= loss <= 1.0 else 1.0)
         clean = np.clip(np.nan_to_num(losses, nan=1.0), 0.0, 1.0)
         while at < len(clean):
             part = clean[at : at + BLOCK_EVENTS - int(self._open[0])]
@@ -59,11 +63,21 @@ class DriftDetector:
             self._open[0] += len(part)
             self._open[1] += float(part.sum())
             self._open[2] += float(part @ part)
-            if self._open[0] == BLOCK_EVENTS:
-                self._insert(self._open)
-                self._open = [0, 0.0, 0.0]
-                drift = self._cut() or drift
+            drift = self._look() or drift
         return drift
+
+    def _take_one(self, loss: float) -> Drift | None:
+        self._open[0] += 1
+        self._open[1] += loss
+        self._open[2] += loss * loss
+        return self._look()
+
+    def _look(self) -> Drift | None:
+        if self._open[0] < BLOCK_EVENTS:
+            return None
+        self._insert(self._open)
+        self._open = [0, 0.0, 0.0]
+        return self._cut()
 
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""

@@ -76,6 +76,8 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     """The journal's entries behind this step."""
     needed: dict[Partition, Offset]
     """Events from these offsets on."""
+    pid: int = 0
+    """The process that reads them: with its end it needs nothing any more."""
 
 
 def write_ready(folder: Path, ready: Ready, reached: Reached = nothing) -> Path:
@@ -157,16 +159,20 @@ def hold(folder: Path, step: int, needed: dict[Partition, Offset]) -> None:
     """Keep the journal and the log from forgetting what is still read."""
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f"tmp-hold-{os.getpid()}"
-    beside.write_bytes(msgspec.json.encode(Hold(step=step, needed=needed)))
+    beside.write_bytes(msgspec.json.encode(Hold(step=step, needed=needed, pid=os.getpid())))
     os.replace(beside, folder / "hold.json")
 
 
 def held(folder: Path) -> Hold | None:
-    """What is held now, if anything is."""
+    """What is held now, if anything is; what a process that was killed held is free."""
     try:
-        return msgspec.json.decode((folder / "hold.json").read_bytes(), type=Hold)
+        hold = msgspec.json.decode((folder / "hold.json").read_bytes(), type=Hold)
+        os.kill(hold.pid, 0)
+    except PermissionError:
+        return hold
     except (OSError, msgspec.MsgspecError):
         return None
+    return hold
 
 
 def release(folder: Path) -> None:
