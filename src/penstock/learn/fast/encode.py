@@ -173,6 +173,20 @@ class Encoder:
         """Values of the best known standardised column so far; infinite where there is none."""
         return float(self._count.max()) if len(self._count) else np.inf
 
+    @property
+    def categories(self) -> int:
+        """Features that are categories."""
+        return len(self._places())
+
+    def codes(self, batch: Batch) -> Matrix:
+        """(categories, n) the places of categories' values; NaN for a missing value and for one not taken in yet."""
+        found = np.full((self.categories, len(batch)), np.nan)
+        for row, (i, places) in zip(found, self._places(), strict=True):
+            for event, value in enumerate(batch.strings[i]):
+                if value is not None and (place := places.of(value)) >= 0:
+                    row[event] = place
+        return found
+
     def _raw(self, batch: Batch) -> Matrix:
         """(n, standardised columns) values before standardising; NaN is missing."""
         numbers = batch.numbers if self._all_plain else batch.numbers[:, self._plain]

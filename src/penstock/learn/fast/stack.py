@@ -1,0 +1,156 @@
+"""Members' probabilities multiplied, each to a power that is learned: further members of the mixture.
+
+A weighted sum of probabilities follows the best member. A product of powers, as in logarithmic opinion pools and in
+the mixers of compressors (Mahoney 2005), adds up evidence where members know different things, and sharpens or softens
+it; the powers are learned online by Newton's step (Hazan et al. 2007) at several memories, with a prior that says that
+all members count alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.learn.fast.links import softmax
+
+Array = NDArray[np.float64]
+
+HALF_LIVES = (256.0, 2048.0, float("inf"))
+"""Events after which what a stack has seen counts half."""
+PRIOR = 4.0
+"""Curvature that says that all powers are alike."""
+FLOOR = 1e-4
+"""Probabilities below count as this, so that no member alone rules a class out."""
+SHARP_DECAY = 2.0 ** (-1.0 / 4096.0)
+SHARP_PRIOR = 100.0
+"""Curvature that says that the mixture is as sure as it should be."""
+SHARP_RANGE = (0.5, 2.0)
+KNOTS = np.arange(-2.0, 7.1, 0.75)
+"""Log odds of the largest probability, between which its calibration is a straight line."""
+KNOT_DECAY = 2.0 ** (-1.0 / 4096.0)
+KNOT_PRIOR = 30.0
+"""Events at a knot that say that nothing is to be moved."""
+TINY = 1e-9
+
+
+class Stacks:
+    """What answering needs: a power for each member below and for their mixture, by stack; the weights of that mixture
+    and of the stacks; and the calibration of what comes out of all."""
+
+    def __init__(self, below: int) -> None:
+        self.powers = np.full((len(HALF_LIVES), below + 1), 1.0 / (below + 1))
+        self.weights = np.full(1 + len(HALF_LIVES), 1.0 / (1 + len(HALF_LIVES)))
+        """(1 + stacks,) of the members' mixture and of each stack in the end."""
+        self.sharpness = 1.0
+        """The power that the mixture's own probabilities are taken to."""
+        self.shifts = np.zeros(len(KNOTS))
+        """What the largest of them is moved by in the end, between these log odds."""
+
+    def answer(self, members: Array, mixture: Array) -> Array:
+        """(n, classes) probabilities, not calibrated yet, from (n, classes, members) of which those that know something
+        of their own are given, and the (below,) weights of these. Fills in their mixture and the stacks behind them."""
+        below = len(mixture)
+        mixed = members[:, :, :below] @ mixture
+        mixed /= mixed.sum(axis=1, keepdims=True)
+        members[:, :, below] = mixed
+        logs = np.log(np.maximum(members[:, :, : below + 1], FLOOR))
+        members[:, :, below + 1 :] = softmax(logs @ self.powers.T)
+        return self.sharpened(members[:, :, below:] @ self.weights)
+
+    def sharpened(self, mixed: Array) -> Array:
+        """(n, classes) probabilities to the power that has suited those before them."""
+        powered = np.maximum(mixed, TINY) ** self.sharpness
+        powered /= powered.sum(axis=1, keepdims=True)
+        return powered
+
+    def calibrated(self, sharp: Array) -> Array:
+        """(n, classes) probabilities whose largest is moved to what became of such before; the others share the rest as
+        they did. The largest stays the largest."""
+        rows, tops = np.arange(len(sharp)), sharp.argmax(axis=1)
+        top = np.minimum(sharp[rows, tops], 1.0 - TINY)
+        rest = 1.0 - top
+        moved = top + np.interp(np.log(top / rest), KNOTS, self.shifts)
+        if sharp.shape[1] > 1:
+            others = sharp.copy()
+            others[rows, tops] = 0.0
+            second = others.max(axis=1)
+            moved = np.maximum(moved, second / (second + rest) + TINY)
+        moved = np.minimum(moved, 1.0 - TINY)
+        answered: Array = sharp * ((1.0 - moved) / rest)[:, None]
+        answered[rows, tops] = moved
+        return answered
+
+    def frozen(self) -> dict[str, NDArray[Any]]:
+        """Copies of everything."""
+        return {
+            "stack.powers": self.powers.copy(),
+            "stack.weights": self.weights.copy(),
+            "stack.sharpness": np.array([self.sharpness]),
+            "stack.shifts": self.shifts.copy(),
+        }
+
+    def thaw(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Become what was frozen."""
+        self.powers = arrays["stack.powers"].copy()
+        self.weights = arrays["stack.weights"].copy()
+        self.sharpness = float(arrays["stack.sharpness"][0])
+        self.shifts = arrays["stack.shifts"].copy()
+
+
+class StackLearner:
+    """What learning needs beside: how sure the powers are."""
+
+    def __init__(self, stacks: Stacks) -> None:
+        self._stacks = stacks
+        below = stacks.powers.shape[1]
+        self._information = np.repeat(np.eye(below)[None] * PRIOR, len(HALF_LIVES), axis=0)
+        self._decays = np.array([2.0 ** (-1.0 / half_life) for half_life in HALF_LIVES])
+        self._sharp_information = np.array([SHARP_PRIOR])
+        self._knots = np.zeros((2, len(KNOTS)))
+        """(2, knots) events, and by how much more often than it was said their largest probability was right."""
+
+    def learn(self, members: Array, sharp: Array, classes: NDArray[np.intp]) -> None:
+        """From what (n, classes, members) were answered, stacks last, and (n, classes) what came of them before it was
+        calibrated; (n,) the classes that came, all of them known then."""
+        # The compiler is loaded by whoever learns, and by nobody else.
+        from penstock.learn.fast.stacking import learn, sharpen
+
+        stacks = self._stacks
+        learn(members, classes, self._decays, PRIOR, FLOOR, stacks.powers, self._information)
+        moved = sharpen(sharp, classes, stacks.sharpness, SHARP_DECAY, SHARP_PRIOR, self._sharp_information)
+        low, high = SHARP_RANGE
+        if moved == moved:
+            stacks.sharpness = min(max(moved, low), high)
+        self._calibrate(sharp, classes)
+
+    def _calibrate(self, sharp: Array, classes: NDArray[np.intp]) -> None:
+        """Take what came of the largest probabilities into the counts of the knots on both sides of each."""
+        n = len(classes)
+        top = np.minimum(sharp.max(axis=1), 1.0 - TINY)
+        error = (sharp.argmax(axis=1) == classes) - top
+        place = (np.log(top / (1.0 - top)) - KNOTS[0]) / (KNOTS[1] - KNOTS[0])
+        place = np.minimum(np.maximum(place, 0.0), len(KNOTS) - 1.001)
+        below = place.astype(np.intp)
+        beyond = place - below
+        self._knots *= KNOT_DECAY**n
+        for at, weight in ((below, 1.0 - beyond), (below + 1, beyond)):
+            self._knots[0] += np.bincount(at, weight, minlength=len(KNOTS))
+            self._knots[1] += np.bincount(at, weight * error, minlength=len(KNOTS))
+        self._stacks.shifts = self._knots[1] / (self._knots[0] + KNOT_PRIOR)
+
+    def save(self) -> dict[str, NDArray[Any]]:
+        """Copies of everything but what is frozen."""
+        return {
+            "stack.information": self._information.copy(),
+            "stack.sharp_information": self._sharp_information.copy(),
+            "stack.knots": self._knots.copy(),
+        }
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Become what was saved; the stacks themselves are thawed apart."""
+        self._information = arrays["stack.information"].copy()
+        self._sharp_information = arrays["stack.sharp_information"].copy()
+        self._knots = arrays["stack.knots"].copy()

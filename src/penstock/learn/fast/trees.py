@@ -1,0 +1,148 @@
+"""Boosted trees, grown: what predicting with them needs. NumPy alone, since servers predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.events import Batch, Schema
+from penstock.learn.fast.encode import Encoder
+from penstock.learn.fast.links import STEEP, softmax
+from penstock.spec import Spec
+
+Array = NDArray[np.float64]
+
+COLUMNS_MAX = 64
+"""Columns that trees ask about at most: vectors (embeddings, pixels) stay out where they would make more."""
+HUGE = 1e300
+DAY_S = 86_400.0
+
+
+class Columns:
+    """What trees ask about: values as they come, neither standardised nor mixed, since only their order counts."""
+
+    def __init__(self, spec: Spec, encoder: Encoder, most: int = COLUMNS_MAX) -> None:
+        schema = Schema.of(spec)
+        self._encoder = encoder
+        self._times = [i for i, name in enumerate(schema.numbers) if spec.features[name].type == "timestamp"]
+        plain = len(schema.numbers) + 2 * len(self._times)
+        widths = sum(width for _, width in schema.vectors)
+        self._takes_vectors = plain + widths + encoder.categories <= most
+        ordered = min(plain + (widths if self._takes_vectors else 0), most)
+        self._ordered = ordered
+        categories = min(encoder.categories, most - ordered)
+        self.category = np.zeros(ordered + categories, dtype=np.bool_)
+        """(columns,) whether a value is the code of a category, which has no order."""
+        self.category[ordered:] = True
+
+    @property
+    def count(self) -> int:
+        """Columns."""
+        return len(self.category)
+
+    def of(self, batch: Batch) -> Array:
+        """(columns, n) values; NaN is missing, or a category's value that has no code."""
+        parts = [batch.numbers]
+        if self._times:
+            seconds = batch.numbers[:, self._times]
+            # The epoch began on a Thursday.
+            parts += [seconds % DAY_S, (seconds // DAY_S + 3.0) % 7.0]
+        if self._takes_vectors:
+            parts += [entries.astype(np.float64) for entries in batch.vectors]
+        ordered = (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))[:, : self._ordered]
+        columns = np.empty((self.count, len(batch)))
+        # Within what can be told from no bound at all; NaN stays.
+        np.clip(ordered.T, -HUGE, HUGE, out=columns[: self._ordered])
+        if self.count > self._ordered:
+            columns[self._ordered :] = self._encoder.codes(batch)[: self.count - self._ordered]
+        return columns
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """Symmetric trees (Prokhorenkova et al. 2018): ``depth`` questions each, and a table of what their answers say."""
+
+    columns: NDArray[np.int64]
+    """(trees, depth) which column is asked about."""
+    bounds: Array
+    """(1 or 2, trees, depth): the answer is yes for values above the first, and up to the second where any is a
+    category's."""
+    leaves: Array
+    """(trees, 2^depth, outputs) added up over trees; the first question is the lowest bit of a leaf's place."""
+    groups: NDArray[np.int64]
+    """(groups,) the classes that are told apart, -1 for all others together; empty for numbers. Of two groups the one
+    output is the second one's log odds."""
+    spare: float
+    """Probability that is left for classes in none of the groups."""
+
+    def scores(self, columns: Array) -> Array:
+        """(n, outputs) sums of leaves for (columns, n) values."""
+        trees, depth, outputs = *self.columns.shape, self.leaves.shape[2]
+        asked = columns[self.columns.reshape(-1)]
+        bounds = self.bounds.reshape(len(self.bounds), -1, 1)
+        # NaN is never beyond anything.
+        far = asked > bounds[0]
+        if len(bounds) > 1:
+            far &= asked <= bounds[1]
+        # The answers are the bits of a leaf's place, the first question's the lowest.
+        at = np.packbits(far.reshape(trees, depth, -1), axis=1, bitorder="little")[:, 0].astype(np.intp)
+        at += np.arange(0, trees << depth, 1 << depth)[:, None]
+        if outputs == 1:
+            one: Array = self.leaves.reshape(-1).take(at).sum(axis=0)[:, None]
+            return one
+        sums: Array = self.leaves.reshape(-1, outputs).take(at, axis=0).sum(axis=0)
+        return sums
+
+    def probabilities(self, columns: Array, classes: int) -> Array:
+        """(n, classes) probabilities for (columns, n) values."""
+        n, groups = columns.shape[1], self.groups
+        if len(groups) <= 1:
+            found = np.ones((n, 1))
+        else:
+            scores = self.scores(columns)
+            if len(groups) == 2:
+                second = 1.0 / (1.0 + np.exp(np.minimum(np.maximum(-scores, -STEEP), STEEP)))
+                found = np.concatenate((1.0 - second, second), axis=1)
+                if classes == 2 and groups[0] == 0:
+                    return found
+            else:
+                found = softmax(scores[:, :, None])[:, :, 0]
+        answers = np.zeros((n, classes))
+        modelled = groups[groups >= 0]
+        others = classes - len(modelled)
+        if not others:
+            answers[:, modelled] = found
+            return answers
+        rest = np.zeros((n, 1))
+        if groups[-1] < 0:
+            rest, found = found[:, -1:], found[:, :-1]
+        answers += (self.spare + (1.0 - self.spare) * rest) / others
+        answers[:, modelled] = (1.0 - self.spare) * found
+        return answers
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Under names that start with this one; they are never changed, so they need no copies."""
+        return {
+            f"{name}.columns": self.columns,
+            f"{name}.bounds": self.bounds,
+            f"{name}.leaves": self.leaves,
+            f"{name}.groups": self.groups,
+            f"{name}.spare": np.array([self.spare]),
+        }
+
+    @classmethod
+    def of(cls, name: str, arrays: Mapping[str, NDArray[Any]]) -> Trees | None:
+        """What stands under these names; None where nothing has grown yet."""
+        if f"{name}.columns" not in arrays:
+            return None
+        return cls(
+            columns=arrays[f"{name}.columns"],
+            bounds=arrays[f"{name}.bounds"],
+            leaves=arrays[f"{name}.leaves"],
+            groups=arrays[f"{name}.groups"],
+            spare=float(arrays[f"{name}.spare"][0]),
+        )
