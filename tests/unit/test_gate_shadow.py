@@ -41,6 +41,16 @@ def test_evidence_is_what_its_formula_says_however_the_events_are_cut_into_steps
     assert process.value == pytest.approx(e_value(x), rel=1e-9)
 
 
+@given(differences)
+def test_the_least_gain_is_where_the_evidence_reaches_its_bound(x: Array) -> None:
+    process = GainProcess()
+    process.take(x)
+    least = process.least(0.05)
+    assert -1.0 <= least <= (x.mean() if len(x) else 0.0) + 1e-12
+    if abs(least) > 1e-6:
+        assert (least > 0.0) == (process.value >= 20.0)
+
+
 @pytest.mark.parametrize("outcomes", [(-1.0, 1.0), (-0.25, 0.25), (-1.0, 0.5, 0.5), (0.0, 0.0)])
 def test_evidence_is_not_expected_to_grow_where_there_is_no_gain(outcomes: tuple[float, ...]) -> None:
     values = []
@@ -125,6 +135,8 @@ def test_a_gain_is_seen_within_about_the_events_that_a_fixed_test_takes(seed: in
     assert events <= 3000
     assert (verdict.events, verdict.gain.events) == (events, events)
     assert verdict.evidence >= 20.0
+    assert 0.0 <= verdict.gain.low < verdict.gain.mean < verdict.gain.high
+    assert verdict.gain.low == pytest.approx(0.0, abs=0.01), "it was seen as soon as it could be"
     assert f"on {events} events" in verdict.reason
     assert "that it is better than what was served" in verdict.reason
 

@@ -166,18 +166,20 @@ class MeanInterval:
         self._events, self._sum, self._squares = int(state[0]), state[1], state[2]
 
 
-def _radius(squares: float, bound: float) -> float:
+def _radius(
+    squares: float, bound: float, tilts: tuple[float, ...] = TILTS, costs: tuple[float, ...] = _PENALTIES
+) -> float:
     """Where the logarithm of sum over l of exp(l r - psi(l) squares) reaches the bound: Newton from the right."""
-    penalties = [penalty * squares for penalty in _PENALTIES]
+    penalties = [cost * squares for cost in costs]
     # One l alone reaches the bound at or beyond the root; the function is convex and increasing, so that the steps from
     # there go down to the root without passing it, and stopping early only widens the interval.
-    r = min((bound + penalty) / tilt for tilt, penalty in zip(TILTS, penalties, strict=True))
+    r = min((bound + penalty) / tilt for tilt, penalty in zip(tilts, penalties, strict=True))
     for _ in range(20):
-        exponents = [tilt * r - penalty for tilt, penalty in zip(TILTS, penalties, strict=True)]
+        exponents = [tilt * r - penalty for tilt, penalty in zip(tilts, penalties, strict=True)]
         top = max(exponents)
         parts = [math.exp(e - top) for e in exponents]
         total = math.fsum(parts)
-        step = (top + math.log(total) - bound) * total / sum(map(mul, TILTS, parts))
+        step = (top + math.log(total) - bound) * total / sum(map(mul, tilts, parts))
         r -= step
         if step < 1e-4 * r:
             break
@@ -216,9 +218,27 @@ class GainProcess:
 
     @property
     def value(self) -> float:
-        """Evidence for a gain: 1 before the first event."""
+        """Evidence for a gain, to 1; 1 before the first event."""
         exponents = [tilt * self._sum - cost * self._squares for tilt, cost in zip(STAKED, _COSTS, strict=True)]
         return math.fsum(math.exp(min(e, EXPONENT_MAX)) for e in exponents) / len(STAKED)
+
+    @property
+    def events(self) -> int:
+        """How many were taken."""
+        return self._events
+
+    @property
+    def mean(self) -> float:
+        """Of the differences so far; 0 before the first."""
+        return self._sum / self._events if self._events else 0.0
+
+    def least(self, alpha: float) -> float:
+        """What the running mean of the conditional means is not below, with 1 - alpha at every look at once: positive
+        where the evidence for a gain has reached 1 / alpha (within the 0.01 % at which Newton stops)."""
+        if not self._events:
+            return -1.0
+        radius = _radius(self._squares, math.log(len(STAKED) / alpha), STAKED, _COSTS)
+        return max(-1.0, (self._sum - radius) / self._events)
 
     def take(self, differences: Array) -> float:
         """(n,) loss of what is compared with minus that of the newcomer, in [-1, 1]; returns the value after them."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.interface import Interval, ShadowVerdict
-from penstock.gate.sequential import GainProcess, MeanInterval
+from penstock.gate.sequential import GainProcess
 from penstock.learn.interface import HeldOut
 from penstock.spec import Gate as GateSettings
 
@@ -37,7 +37,6 @@ class ShadowWatch:
         self._better = GainProcess()
         self._worse = GainProcess()
         self._not_worse = GainProcess()
-        self._gain = MeanInterval(settings.alpha)
 
     @property
     def is_on(self) -> bool:
@@ -60,12 +59,10 @@ class ShadowWatch:
         self._claim = None
         self._labelled = 0
         self._better, self._worse, self._not_worse = GainProcess(), GainProcess(), GainProcess()
-        self._gain = MeanInterval(self._alpha)
 
     def take(self, served: Array, shadow: Array) -> None:
         """(n,) losses in [0, 1] of what is served and of the shadow on events that neither has learned."""
         gain = served - shadow
-        self._gain.take(gain)
         self._better.take(gain)
         self._worse.take(-gain)
         self._not_worse.take((gain + MARGIN) / (1.0 + MARGIN))
@@ -112,8 +109,11 @@ class ShadowWatch:
 
     @property
     def gain(self) -> Interval:
-        """Loss of what is served minus loss of the shadow."""
-        return self._gain.interval
+        """Loss of what is served minus loss of the shadow; each bound holds with 1 - alpha, and says the same as the
+        evidence on its side."""
+        better = self._better
+        low, high = better.least(self._alpha), -self._worse.least(self._alpha)
+        return Interval(mean=better.mean, low=low, high=high, events=better.events)
 
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""
@@ -123,7 +123,6 @@ class ShadowWatch:
             "better": self._better.save(),
             "worse": self._worse.save(),
             "not_worse": self._not_worse.save(),
-            "gain": self._gain.save(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -133,7 +132,6 @@ class ShadowWatch:
         self._better.load(state["better"])
         self._worse.load(state["worse"])
         self._not_worse.load(state["not_worse"])
-        self._gain.load(state["gain"])
 
     @property
     def _has_won_elsewhere(self) -> bool:
@@ -141,7 +139,7 @@ class ShadowWatch:
 
     @property
     def _told(self) -> str:
-        return signed(self._gain.interval)
+        return signed(self.gain)
 
     def _promoted(self, reason: str) -> ShadowVerdict:
         return self._verdict("promote", f"The new base is promoted: {reason}.")
@@ -153,7 +151,7 @@ class ShadowWatch:
         return ShadowVerdict(
             action=action,
             reason=reason,
-            gain=self._gain.interval,
+            gain=self.gain,
             evidence=self._better.value,
             events=self._labelled,
         )

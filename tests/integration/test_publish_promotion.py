@@ -1,0 +1,258 @@
+"""The learner's own models, gate and files with a base that knows what the stream's labels follow: it is promoted, a
+restart comes back to it, and a rollback goes back to the old line."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from penstock.errors import BaseMissing
+from penstock.eventlog.interface import Entry
+from penstock.events import Batch, Kind, encode
+from penstock.gate.interface import Evidence, Verdict
+from penstock.gate.rule import HarmGate
+from penstock.join.window import JoinWindow
+from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.fast.model import FastModel
+from penstock.learn.fast.predictor import BlockPredictor
+from penstock.learn.interface import Base, Embedded, HeldOut
+from penstock.learn.learner import Learner
+from penstock.learn.ready import Ready, ReadyManifest, write_ready
+from penstock.learn.steps import StepJournal, read_steps
+from penstock.publish.live import SharedLiveReader, SharedLiveWeights
+from penstock.publish.publisher import Publisher
+from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.rooms import Clocks, Rooms, SlowRooms
+from penstock.publish.snapshots import LocalSnapshots
+from penstock.spec import ClassName, Consolidate, Feature, Gate, Learn, Spec
+from penstock.testing.memory_log import MemoryLog
+
+SPEC = Spec(
+    name="promoted",
+    task="binary",
+    features={name: Feature(type="number") for name in "ab"},
+    learn=Learn(step_max=8, random_features=0, half_lives=(64.0, float("inf")), catch_up_s=1.0),
+    consolidate=Consolidate(replay=100),
+    gate=Gate(good_after_events=64, shadow_events_max=4000),
+)
+IDS = {frequency: f"{frequency:02d}" * 32 for frequency in (3, 5)}
+
+
+@dataclass(frozen=True)
+class Waves:
+    """A base whose features are the signs of waves over the inputs."""
+
+    frequency: int
+
+    @property
+    def id(self) -> str:
+        return IDS[self.frequency]
+
+    width = 2
+    classes = (ClassName("0"), ClassName("1"))
+
+    def embed(self, batch: Batch) -> Embedded:
+        waves = np.sin(self.frequency * np.nan_to_num(batch.numbers))
+        features = np.column_stack([waves[:, 0] * waves[:, 1], waves[:, 0]])
+        chance = np.where(features[:, :1] > 0, 0.9, 0.1)
+        return Embedded(features=features, probabilities=np.hstack([1.0 - chance, chance]))
+
+
+def find(base_id: str) -> Base:
+    for frequency, known in IDS.items():
+        if base_id == known:
+            return Waves(frequency)
+    raise BaseMissing(id=base_id, reason="it was never made")
+
+
+class House:
+    """A learner over a log in memory, whose labels follow waves of one frequency."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rng = np.random.default_rng(4)
+        self.log = MemoryLog(clock=lambda: 1000.0)
+        self.writer = self.log.writer()
+
+    def send(self, n: int, frequency: int = 3) -> None:
+        for _ in range(n // 8):
+            numbers = self.rng.uniform(-3, 3, (8, 2))
+            waves = np.sin(frequency * numbers)
+            batch = Batch(
+                kind=Kind.EXAMPLE,
+                times=np.zeros(8),
+                ids=None,
+                sources=None,
+                numbers=numbers,
+                vectors=(),
+                strings=(),
+                labels=[ClassName(str(int(wave > 0))) for wave in waves[:, 0] * waves[:, 1]],
+                versions=None,
+            )
+            self.writer.append([Entry(kind=batch.kind, count=8, payload=encode(batch))])
+
+    def learner(self) -> Learner:
+        join = JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max)
+        return Learner(SPEC, self.log.reader(), join, FastModel(SPEC, find))
+
+    def publisher(self, gate: HarmGate | None = None) -> Publisher:
+        rooms = Rooms(
+            journal=StepJournal(self.folder / "steps"),
+            checkpoints=Checkpoints(self.folder / "checkpoints", 3),
+            live=SharedLiveWeights(self.folder / "live"),
+            snapshots=LocalSnapshots(self.folder / "snapshots", SPEC.name),
+            receipts=SqliteReceipts(self.folder / "versions.sqlite", SPEC.name),
+        )
+        slow = SlowRooms(
+            consolidation=self.folder / "consolidation", bases=self.folder / "bases", follower=self.learner
+        )
+        learner, clocks = self.learner(), Clocks(now=lambda: 5.0, elapsed=lambda: 5.0, cpu=lambda: 0.0)
+        gate = gate or HarmGate(SPEC.gate)
+        return Publisher(SPEC, learner, gate, lambda block: BlockPredictor(block, SPEC, find), rooms, clocks, slow=slow)
+
+    def leave(self, number: int, frequency: int) -> None:
+        """What a consolidation leaves: heads that learned all recorded steps on the features of this base."""
+        join = JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max)
+        learner = Learner(SPEC, self.log.reader(), join, FastModel(SPEC, find, Waves(frequency)))
+        step = 0
+        for entry in read_steps(self.folder / "steps"):
+            if entry.ranges:
+                learner.again(entry.number, entry.ranges)
+            step = entry.number
+        values, model = learner.save()
+        manifest = ReadyManifest(
+            number=number,
+            reason="schedule",
+            step=step,
+            base=IDS[frequency],
+            needed=learner.needed(),
+            held_out=HeldOut(events=100, gained=40, lost=5, forgotten=0.0),
+            events=900,
+            seconds=12.0,
+            cpu_s=11.0,
+        )
+        write_ready(self.folder / "consolidation", Ready(manifest=manifest, learner=values, model=model))
+
+
+def run(publisher: Publisher, until: Callable[[], bool] = lambda: False) -> None:
+    while not until() and (publisher.take_up() or publisher.step() or publisher.has_backlog()):
+        pass
+
+
+def served(folder: Path) -> bytes:
+    reader = SharedLiveReader(folder / "live")
+    packed = reader.packed()
+    reader.close()
+    assert packed is not None
+    return packed
+
+
+def test_a_better_base_is_promoted_and_outlives_a_restart(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    publisher = house.publisher()
+    publisher.start()
+    house.send(800)
+    run(publisher)
+    before = publisher.progress
+    house.leave(1, 3)
+    house.send(2400)
+    run(publisher, until=lambda: publisher.progress.slow.promoted > 0)
+    slow = publisher.progress.slow
+    assert (slow.base, slow.shadow, slow.settled) == (IDS[3], 0, 1)
+    assert slow.outcome.startswith("The new base is promoted: evidence ")
+    run(publisher)
+    assert publisher.progress.accuracy > before.accuracy + 0.1
+    state, packed = publisher.state_hash(), served(tmp_path)
+    publisher._rooms.journal.close()
+
+    again = house.publisher()
+    again.start()
+    assert again.state_hash() == state
+    assert served(tmp_path) == packed
+    again._rooms.receipts.flush()
+    receipt = again._rooms.receipts.receipt(slow.promoted)
+    assert (receipt.cause, receipt.base, receipt.parent_base) == ("promotion", IDS[3], "")
+    assert receipt.gain is not None
+    assert receipt.gain.low > 0.0
+    assert receipt.consolidation is not None
+    assert (receipt.consolidation.trained, receipt.consolidation.seconds) == (900, 12.0)
+    again.close()
+
+
+class Alarmed(HarmGate):
+    """Rolls back at the first step after a promotion."""
+
+    promoted = False
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        if self.promoted:
+            self.promoted = False
+            return self._roll_back("What is served does harm: the test says so.", None)
+        verdict = super().judge(evidence)
+        self.promoted = verdict.shadow is not None
+        return verdict
+
+
+def test_a_rollback_after_a_promotion_answers_and_learns_without_the_base_again(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    publisher = house.publisher(Alarmed(SPEC.gate))
+    publisher.start()
+    house.send(800)
+    run(publisher)
+    house.leave(1, 3)
+    house.send(800)
+    run(publisher, until=lambda: publisher.progress.rollbacks > 0)
+    slow = publisher.progress.slow
+    assert slow.promoted > 0
+    assert slow.base == ""
+    model, state = publisher._learner.model, publisher._learner.model.save()
+    assert isinstance(model, FastModel)
+    assert state.values["base"] == ""
+    house.send(400)
+    run(publisher)
+    publisher._rooms.receipts.flush()
+    receipts = publisher._rooms.receipts.newest(1000)
+    assert [r.cause for r in receipts if r.version in (slow.promoted, slow.promoted + 1)] == ["rollback", "promotion"]
+    assert publisher.progress.version > slow.promoted + 1, "what it learns is published again"
+    publisher.close()
+
+
+def test_a_base_that_knows_nothing_of_the_stream_is_not_promoted(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    publisher = house.publisher()
+    publisher.start()
+    house.send(800)
+    run(publisher)
+    house.leave(1, 5)
+    house.send(1600)
+    run(publisher)
+    slow = publisher.progress.slow
+    assert slow.promoted == 0
+    assert slow.base == ""
+    publisher.close()
+
+
+def test_the_loop_takes_a_candidate_up_while_events_arrive(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    publisher = house.publisher()
+    publisher.start()
+    house.send(400)
+    run(publisher)
+    publisher.checkpoint()
+    publisher.close()
+    house.leave(1, 3)
+    stop = threading.Event()
+    publisher = house.publisher()
+    running = threading.Thread(target=publisher.run, args=(stop,))
+    running.start()
+    reader = SharedLiveReader(tmp_path / "live")
+    while not reader.progress().slow.promoted:
+        house.send(16)
+    stop.set()
+    running.join()
+    assert reader.progress().slow.base == IDS[3]
+    reader.close()
