@@ -271,11 +271,11 @@ def test_residuals_and_curvatures_are_those_of_the_link_and_fade_with_age(classe
     n, decay = 7, 0.9
     scores = np.random.default_rng(seed).normal(size=(n, classes)) * size
     targets = np.eye(classes)[np.arange(n) % classes]
-    residuals, curvatures = np.empty((n, classes)), np.empty(n)
+    residuals, curvatures = np.empty((classes, n)), np.empty(n)
     pull_many(SOFTMAX, scores, targets, 1.0, decay, residuals, curvatures)
     for i in range(n):
         residual, curvature = _pull(SOFTMAX, scores[i], targets[i], 1.0)
         fade = decay ** (n - 1 - i)
-        assert residuals[i] == pytest.approx(fade * residual, abs=1e-12)
+        assert residuals[:, i] == pytest.approx(fade * residual, abs=1e-12)
         assert curvatures[i] == pytest.approx(fade * curvature, abs=1e-12)
         assert 0 < curvature <= 0.5 + 1e-9

@@ -187,11 +187,8 @@ class Bank:
         events = slice(self._run - count, self._run)
         ages = np.arange(count - 1, -1, -1.0)
         scaled = self._rows[events] * np.sqrt(self._curvatures[events, k] * self._decay[k] ** ages)[:, None]
-        kept = float(self._decay[k]) ** count
-        given = (1.0 - kept) * self._prior
-        self.information[k] *= kept
+        given = self._fade(k, float(self._decay[k]) ** count)
         self.information[k] += np.matmul(scaled.T, scaled, out=self._square)
-        self.information[k].ravel()[:: self.width + 1] += given
         return given
 
     def _renew(self, k: int, given: float, weights: Array) -> None:
@@ -233,12 +230,14 @@ class Bank:
         outcomes are outliers: no mean of many events stands for theirs.
         """
         n, heads, outputs = len(rows), len(self._half_lives), scores.shape[1]
-        residuals, curvatures = np.empty((heads, n, outputs)), np.empty((heads, n))
+        residuals, curvatures = np.empty((heads, outputs, n)), np.empty((heads, n))
+        used = [int(min(REACH * half_life, n)) for half_life in self._half_lives]
         for k, kind in enumerate(self._kinds.tolist()):
             self._kernels.pull_many(
                 kind, scores[:, :, k], targets, deviations[k], self._decay[k], residuals[k], curvatures[k]
             )
-        used = [int(min(REACH * half_life, n)) for half_life in self._half_lives]
+            residuals[k, :, : n - used[k]] = 0.0
+        gradients = (residuals.reshape(-1, n) @ rows).reshape(heads, outputs, -1)
         shares = n >= SHARED_FROM and self.width >= SHARED_WIDTH and ROBUST not in self._kinds
         shared = [k for k, count in enumerate(used) if shares and count == n]
         grams = dict(zip(shared, self._shared(rows, curvatures[shared]), strict=True)) if shared else {}
@@ -246,40 +245,33 @@ class Bank:
             # What was given back during events in turn has not pulled the weights yet: it fades like everything else.
             given = self._catch_up(k, self._run % self._periods[k])
             last = slice(n - count, None)
-            self._take(k, rows[last], residuals[k, last], curvatures[k, last], n, given, weights, grams.get(k))
+            kept = float(self._decay[k]) ** n
+            self._fade(k, kept)
+            if k in grams:
+                self.information[k] += grams[k]
+            else:
+                scaled = rows[last] * np.sqrt(curvatures[k, last])[:, None]
+                self.information[k] += np.matmul(scaled.T, scaled, out=self._square)
+            gradients[k] -= weights[:, :, k].T * (given * kept + (1.0 - kept) * self._prior)
+            weights[:, :, k] += self._solve(k, gradients[k]).T
         self._run = 0
         self._inverse = None
 
-    def _take(
-        self,
-        k: int,
-        rows: Array,
-        residuals: Array,
-        curvatures: Array,
-        faded: int,
-        given: float,
-        weights: Array,
-        gram: Array | None,
-    ) -> None:
-        """One Newton step of one head, after fading by so many events, from faded residuals and curvatures; ``gram``
-        is the weighted Gram matrix where there is one already."""
-        kept = float(self._decay[k]) ** faded
-        information = self.information[k]
-        information *= kept
-        information.ravel()[:: self.width + 1] += (1.0 - kept) * self._prior
-        if gram is None:
-            scaled = rows * np.sqrt(curvatures)[:, None]
-            gram = np.matmul(scaled.T, scaled, out=self._square)
-        information += gram
-        gradient = residuals.T @ rows
-        gradient -= weights[:, :, k].T * (given * kept + (1.0 - kept) * self._prior)
+    def _fade(self, k: int, kept: float) -> float:
+        """Let a head's information fade to this share; the prior given back for it."""
+        given = (1.0 - kept) * self._prior
+        self.information[k] *= kept
+        self.information[k].ravel()[:: self.width + 1] += given
+        return given
+
+    def _solve(self, k: int, right: Array) -> Array:
+        """(outputs, D) solutions with a head's information for (outputs, D) right-hand sides, which are overwritten."""
         try:
-            factor = np.linalg.cholesky(information)
+            factor = np.linalg.cholesky(self.information[k])
         except np.linalg.LinAlgError:
-            weights[:, :, k] += np.linalg.solve(information, gradient.T)  # As in `_renew`.
-        else:
-            self._kernels.solve_triangle(factor, gradient)
-            weights[:, :, k] += gradient.T
+            return np.linalg.solve(self.information[k], right.T).T  # As in `_renew`.
+        self._kernels.solve_triangle(factor, right)
+        return right
 
     def _shared(self, rows: Array, curvatures: Array) -> Array:
         """(heads, D, D) Gram matrices for (heads, n) curvatures: those of blocks of rows, each weighted by the head's

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 # The compiler takes their values as they are: after a change of these, this file must change as well, or the code kept
 # from before is used.
-from penstock.learn.fast.links import FARTHEST, LEAST_SQUARES, LOG_FARTHEST, RATE, SOFTMAX, STEEP
+from penstock.learn.fast.links import EVIDENCE_MAX, FARTHEST, LEAST_SQUARES, LOG_LEAST, LOG_MOST, RATE, SOFTMAX, STEEP
 
 Array = NDArray[np.float64]
 Code = TypeVar("Code", bound=Callable[..., Any])
@@ -41,6 +41,15 @@ def compiled(signature: str) -> Callable[[Code], Code]:
     return made
 
 
+@compiled("UniTuple(f8, 2)(f8, f8)")
+def _pull_of_two(margin: float, target: float) -> Any:
+    """The second class's residual and the curvature, for the second score less the first; the first's is opposite."""
+    second = 1.0 / (1.0 + np.exp(-min(max(margin, -STEEP), STEEP)))
+    residual = target - second
+    bound = abs(residual) / (2.0 + 2.0 * abs(margin))
+    return residual, max(2.0 * max((1.0 - second) * second, bound), CURVATURE_FLOOR)
+
+
 @compiled("f8(i8, f8[::1], f8[::1], f8, f8[::1])")
 def pull(kind: int, scores: Array, target: Array, deviation: float, residual: Array) -> Any:
     """One event and head: writes the residual (C,) of scores (C,) and returns the curvature.
@@ -53,13 +62,9 @@ def pull(kind: int, scores: Array, target: Array, deviation: float, residual: Ar
     outputs = len(scores)
     if kind == SOFTMAX:
         if outputs == 2:
-            difference = min(max(scores[1] - scores[0], -STEEP), STEEP)
-            second = 1.0 / (1.0 + np.exp(-difference))
-            first = 1.0 - second
-            residual[0] = target[0] - first
-            residual[1] = target[1] - second
-            bound = abs(residual[1]) / (2.0 + 2.0 * abs(scores[1] - scores[0]))
-            return max(2.0 * max(first * second, bound), CURVATURE_FLOOR)
+            residual[1], curvature = _pull_of_two(scores[1] - scores[0], target[1])
+            residual[0] = -residual[1]
+            return curvature
         top = scores[0]
         for c in range(1, outputs):
             top = max(top, scores[c])
@@ -80,15 +85,16 @@ def pull(kind: int, scores: Array, target: Array, deviation: float, residual: Ar
             residual[c] = target[c] - scores[c]
         return 1.0
     if kind == RATE:
-        log = min(max(scores[0], -LOG_FARTHEST), LOG_FARTHEST)
+        log = min(max(scores[0], LOG_LEAST), LOG_MOST)
         rate = np.exp(log)
-        residual[0] = (target[0] - rate) * deviation
         curvature = rate
         if target[0] > rate * 1.001:
             # Newton's step for an exponential overshoots where the outcome is far above; with the slope of the chord
             # up to the outcome, the logarithmic mean of the two, it never passes it.
             curvature = (target[0] - rate) / (np.log(target[0]) - log)
-        return max(curvature * deviation, 1e-9)
+        evidence = deviation * min(1.0, EVIDENCE_MAX / max(curvature * deviation, 1e-300))
+        residual[0] = (target[0] - rate) * evidence
+        return max(curvature * evidence, 1e-12)
     error = target[0] - min(max(scores[0], -FARTHEST), FARTHEST)
     weight = min(1.0, HUBER * deviation / max(abs(error), 1e-300))
     residual[0] = error * weight
@@ -99,9 +105,19 @@ def pull(kind: int, scores: Array, target: Array, deviation: float, residual: Ar
 def pull_many(
     kind: int, scores: Array, targets: Array, deviation: float, decay: float, residuals: Array, curvatures: Array
 ) -> None:
-    """n events of one head at the same weights: residuals (n, C) and curvatures (n,), each faded by the events after
+    """n events of one head at the same weights: residuals (C, n) and curvatures (n,), each faded by the events after
     it. Scores (n, C) may be strided."""
     events, outputs = scores.shape
+    if kind == SOFTMAX and outputs == 2:
+        # The common case apart: without a row at a time it is several times as fast.
+        fade = 1.0
+        for i in range(events - 1, -1, -1):
+            of_second, curvature = _pull_of_two(scores[i, 1] - scores[i, 0], targets[i, 1])
+            curvatures[i] = fade * curvature
+            residuals[1, i] = fade * of_second
+            residuals[0, i] = -fade * of_second
+            fade *= decay
+        return
     row = np.empty(outputs)
     residual = np.empty(outputs)
     fade = 1.0
@@ -110,7 +126,7 @@ def pull_many(
             row[c] = scores[i, c]
         curvatures[i] = fade * pull(kind, row, targets[i], deviation, residual)
         for c in range(outputs):
-            residuals[i, c] = fade * residual[c]
+            residuals[c, i] = fade * residual[c]
         fade *= decay
 
 
