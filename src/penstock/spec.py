@@ -64,6 +64,9 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     the stream."""
     random_features: Annotated[int, Meta(ge=0, le=4096)] = 128
     """Random non-linear features beside the linear ones; 0 for a linear model. Time per event grows with the square."""
+    tree_window: Annotated[int, Meta(ge=0, le=65_536)] = 4096
+    """Latest events that boosted trees are grown from, beside the heads (and from the last quarter and sixteenth of
+    them): they follow rules and boundaries parallel to axes. 0 for no trees."""
     step_max: Annotated[int, Meta(ge=1, le=65_536)] = 1024
     """Events learned in one step at most when there is a backlog; when idle a step is a single event."""
     catch_up_s: Annotated[float, Meta(ge=0, le=3600)] = 0.5

@@ -72,7 +72,7 @@ def test_counts_do_not_depend_on_the_steps(classes: list[int], cut: int) -> None
 
 def test_a_class_is_gone_by_its_missing_events_and_not_by_time() -> None:
     frequent, rare = gone(np.array([1000.0, 1000.0]), np.array([0.5, 0.001]), np.zeros(2))
-    assert frequent > 0.99
+    assert frequent > 0.9
     assert rare < 0.02
 
 

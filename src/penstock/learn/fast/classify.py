@@ -14,6 +14,7 @@ from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import softmax
 from penstock.learn.fast.mixture import FLOOR, fading_counts, fixed_share, gone
 from penstock.learn.fast.said import Said, likelihoods
+from penstock.learn.fast.stack import StackLearner, Stacks
 
 Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
@@ -42,6 +43,8 @@ class Answer:
     """(n, classes, members) probabilities."""
     mixed: Array
     """(n, classes) probabilities."""
+    sharp: Array
+    """(n, classes) what they were before they were calibrated, and before the exact head had its say."""
 
 
 class ClassMembers:
@@ -61,7 +64,8 @@ class ClassMembers:
         the benefit of the doubt."""
         self.alike = np.zeros(classes)
         """(classes,) share of recent events that looked like each class to the exact head and were of another."""
-        self.mixture = np.full(layout.members, 1.0 / layout.members)
+        self.mixture = np.full(layout.below, 1.0 / layout.below)
+        self.stacks = Stacks(layout.below)
         self.steepness = np.ones(layout.heads)
         self.steepness[self.exact] = STEEPNESS_FIRST
         self.refresh()
@@ -72,9 +76,7 @@ class ClassMembers:
         ends = counts[[0, -1]]
         self._bases = (ends / ends.sum(axis=1, keepdims=True)).T
         rates = self.counts[-1] / np.maximum(self.seen[1], 1.0)
-        absent = gone(self.seen[0], rates, self.alike)
-        self._say = (1.0 - absent)[:, None] * self.mixture
-        self._say[:, BASES + self.exact] += absent
+        self._absent = gone(self.seen[0], rates, self.alike)
 
     def looks_like(self, scores: Array) -> NDArray[np.intp]:
         """(n,) the class that the exact head sees in each of n events."""
@@ -112,20 +114,23 @@ class ClassMembers:
 
     def answer(self, features: Array, others: Array | None = None) -> Answer:
         """Of (n, width) features, and of (n, classes, others) probabilities of the members that are no heads; without
-        these what is mixed has no meaning, and what the heads say has."""
+        these nothing is mixed, and only what the heads say has a meaning."""
         n = len(features)
         width, classes, heads = self.weights.shape
         scores = (features @ self.weights.reshape(width, -1)).reshape(n, classes, heads)
         members = np.empty((n, classes, self.layout.members))
         members[:, :, :BASES] = self._bases
         members[:, :, BASES : BASES + heads] = softmax(scores * self.steepness)
-        members[:, :, BASES + heads :] = 0.0 if others is None else others
-        if not classes:
-            return Answer(scores, members, np.zeros((n, 0)))
-        say = self._say[self.looks_like(scores)]
-        mixed = np.einsum("ncm,nm->nc", members, say)
-        mixed /= mixed.sum(axis=1, keepdims=True)
-        return Answer(scores, members, mixed)
+        if others is None or not classes:
+            members[:, :, BASES + heads :] = 0.0
+            return Answer(scores, members, np.zeros((n, classes)), np.zeros((n, classes)))
+        below = self.layout.below
+        members[:, :, BASES + heads : below] = others
+        sharp = self.stacks.answer(members, self.mixture)
+        mixed = self.stacks.calibrated(sharp)
+        absent = self._absent[self.looks_like(scores)][:, None]
+        mixed += absent * (members[:, :, BASES + self.exact] - mixed)
+        return Answer(scores, members, mixed, sharp)
 
     def frozen(self) -> dict[str, NDArray[Any]]:
         """Copies of everything."""
@@ -137,7 +142,7 @@ class ClassMembers:
             "alike": self.alike.copy(),
             "mixture": self.mixture.copy(),
             "steepness": self.steepness.copy(),
-        }
+        } | self.stacks.frozen()
 
     def thaw(self, arrays: Arrays, *, copy: bool) -> None:
         """Become what was frozen; without copies for predicting alone."""
@@ -148,6 +153,7 @@ class ClassMembers:
         self.alike = arrays["alike"].copy() if copy else arrays["alike"]
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
         self.steepness = arrays["steepness"].copy() if copy else arrays["steepness"]
+        self.stacks.thaw(arrays)
         self.refresh()
 
 
@@ -157,6 +163,7 @@ class ClassLearner:
     def __init__(self, layout: Layout, linear_from: int, width: int, classes: int) -> None:
         self.members = ClassMembers(layout, width, classes)
         self._layout = layout
+        self._stacks = StackLearner(self.members.stacks)
         self._banks = Banks(layout, linear_from, width)
         self._slopes = np.full((width, classes), 1e-8)
         """(width, classes) sums of squared gradients of the first-order head (Duchi et al. 2011)."""
@@ -213,7 +220,13 @@ class ClassLearner:
         what they answer now elsewhere; classes unknown then say nothing."""
         found = likelihoods(said, answer.members, classes, mark)
         if len(found):
-            self.members.mixture = fixed_share(self.members.mixture, np.log(np.maximum(found, FLOOR)))
+            members, below = self.members, self._layout.below
+            logs = np.log(np.maximum(found, FLOOR))
+            members.mixture = fixed_share(members.mixture, logs[:, :below])
+            members.stacks.weights = fixed_share(members.stacks.weights, logs[:, below:])
+        known = np.flatnonzero(classes < answer.members.shape[1])
+        if len(known):
+            self._stacks.learn(answer.members[known], answer.sharp[known], classes[known])
 
     def _learn_first_order(self, features: Array, answer: Answer, targets: Array) -> None:
         column = self._layout.first_order
@@ -243,12 +256,13 @@ class ClassLearner:
 
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values, and copies of arrays."""
-        arrays = self.members.frozen() | self._banks.save() | {"slopes": self._slopes.copy()}
+        arrays = self.members.frozen() | self._stacks.save() | self._banks.save() | {"slopes": self._slopes.copy()}
         return {"steepness_information": self._steepness_information}, arrays
 
     def load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
         """Become what was saved."""
         self.members.thaw(arrays, copy=True)
+        self._stacks.load(arrays)
         self._banks.load(arrays)
         self._slopes = arrays["slopes"].copy()
         self._steepness_information = values["steepness_information"]

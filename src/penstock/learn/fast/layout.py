@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.learn.fast.stack import HALF_LIVES
 from penstock.spec import Spec
 
 BASES = 2
@@ -29,7 +30,9 @@ class Layout:
     first_order: int | None
     """The column of the AdaGrad head; None in regression."""
     others: int = 0
-    """Members that are no columns: the stable base alone, where there is one."""
+    """Members that are no columns: the stable base alone, where there is one, and experts."""
+    above: int = 0
+    """Members made of those, the last ones: their mixture, and stacks of them and it; none for numbers."""
 
     @classmethod
     def of(cls, spec: Spec, others: int = 0) -> Layout:
@@ -42,7 +45,15 @@ class Layout:
             return cls(memories=memories, linear=linear, rich=half_lives, exact=None, first_order=None, others=others)
         rich = (*half_lives, infinite)
         columns = len(linear) + len(rich)
-        return cls(memories=memories, linear=linear, rich=rich, exact=columns - 1, first_order=columns, others=others)
+        return cls(
+            memories=memories,
+            linear=linear,
+            rich=rich,
+            exact=columns - 1,
+            first_order=columns,
+            others=others,
+            above=1 + len(HALF_LIVES),
+        )
 
     @property
     def heads(self) -> int:
@@ -50,9 +61,14 @@ class Layout:
         return self.columns + (self.first_order is not None)
 
     @property
-    def members(self) -> int:
-        """What is mixed: two bases, the heads, and the others."""
+    def below(self) -> int:
+        """Members that know something of their own: two bases, the heads, and the others."""
         return BASES + self.heads + self.others
+
+    @property
+    def members(self) -> int:
+        """Those, and what is made of them."""
+        return self.below + self.above
 
     @property
     def columns(self) -> int:

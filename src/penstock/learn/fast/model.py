@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from penstock.errors import BadEvent, CheckpointDamaged
 from penstock.events import Batch, Offset, Partition, Schema, Version
 from penstock.learn.fast.anchor import Anchor
+from penstock.learn.fast.boosting import boosting
+from penstock.learn.fast.classify import Answer as ClassAnswer
 from penstock.learn.fast.classify import ClassLearner
 from penstock.learn.fast.encode import Encoder
+from penstock.learn.fast.experts import answers
 from penstock.learn.fast.layout import Layout
 from penstock.learn.fast.predictor import (
     class_losses,
@@ -20,6 +23,7 @@ from penstock.learn.fast.predictor import (
     number_losses,
     number_predictions,
 )
+from penstock.learn.fast.regress import Answer as NumberAnswer
 from penstock.learn.fast.regress import NumberLearner
 from penstock.learn.fast.said import mark_of
 from penstock.learn.fast.stable import Stable, found
@@ -28,7 +32,7 @@ from penstock.spec import ClassName, Spec
 
 Array = NDArray[np.float64]
 
-FORMAT = 2
+FORMAT = 3
 """Of the saved state; another number is refused."""
 SETTLING = 64.0
 """Events before which the statistics of the inputs still move so much that a step is encoded again, with its own events
@@ -51,8 +55,9 @@ class FastModel:
         """Know nothing yet but the base."""
         spec = self._spec
         self._stable = Stable(base)
-        self._layout = Layout.of(spec, self._stable.members)
         self._encoder = Encoder(spec)
+        self._experts = boosting(spec, self._encoder)
+        self._layout = Layout.of(spec, self._stable.members + sum(expert.members for expert in self._experts))
         self._map = feature_map(spec, self._encoder)
         self._classes: list[ClassName] = []
         self._index: dict[ClassName, int] = {}
@@ -131,6 +136,21 @@ class FastModel:
     def _features(self, batch: Batch, embedded: Embedded) -> Array:
         return self._map.features(self._encoder.encode(batch), embedded.features)
 
+    def _answer_classes(self, batch: Batch, embedded: Embedded, features: Array) -> ClassAnswer:
+        """What all members say of the classes known now, and their mixture."""
+        assert isinstance(self._learner, ClassLearner)
+        known = len(self._classes)
+        alone = self._stable.probabilities(embedded, self._index, known)
+        return self._learner.members.answer(features, answers(self._experts, batch, known, alone))
+
+    def _answer_numbers(self, batch: Batch, embedded: Embedded, features: Array, anchors: Array) -> NumberAnswer:
+        """The same of numbers, in standard units of what is beyond the anchors."""
+        assert isinstance(self._learner, NumberLearner)
+        members = self._learner.members
+        alone = self._stable.means(embedded, anchors, members.centre, members.unit)
+        others = members.standard(answers(self._experts, batch, None, np.empty((len(batch), 0))))
+        return members.answer(features, np.concatenate((alone, others), axis=1))
+
     def _absorb(self, batch: Batch, embedded: Embedded, features: Array) -> tuple[Array, bool]:
         """Take the step's inputs into the statistics; the features to learn from, and whether they are others now."""
         settling = self._encoder.seen < SETTLING
@@ -145,7 +165,7 @@ class FastModel:
         embedded = self._stable.embed(batch)
         features = self._features(batch, embedded)
         known = len(self._classes)
-        answer = learner.members.answer(features, self._stable.probabilities(embedded, self._index, known))
+        answer = self._answer_classes(batch, embedded, features)
         self._name(names)
         index = self._index
         classes = np.array([index[name] for name in names], dtype=np.intp)
@@ -157,6 +177,8 @@ class FastModel:
             others = True
         answer_now = learner.members.answer(features_now) if others else answer
         learner.learn(features_now, answer_now, classes)
+        for expert in self._experts:
+            expert.learn(batch, classes)
         return Learned(predictions=class_predictions(answer), losses=losses, finite=True, jump=0.0)
 
     def _checked(self, labels: object) -> list[ClassName]:
@@ -185,7 +207,7 @@ class FastModel:
         embedded = self._stable.embed(batch)
         features = self._features(batch, embedded)
         anchors = self._anchor.values(batch)
-        answer = members.answer(features, self._stable.means(embedded, anchors, members.centre, members.unit))
+        answer = self._answer_numbers(batch, embedded, features, anchors)
         predictions = number_predictions(answer, members, anchors)
         scale = members.unit
         assert predictions.mean is not None
@@ -195,6 +217,7 @@ class FastModel:
             learner.mix(then, members.standard(batch.labels - anchors))
         if self._anchor.absorb(batch, batch.labels):
             self._learner = learner = self._fresh_numbers(features.shape[1])
+            self._experts = boosting(self._spec, self._encoder)
             members = learner.members
             anchors = self._anchor.values(batch)
         outcomes = batch.labels - anchors
@@ -203,6 +226,8 @@ class FastModel:
         if features_now.shape[1] > learner.width:
             learner.grow(features_now.shape[1])
         learner.learn(features_now, members.answer(features_now), members.standard(outcomes))
+        for expert in self._experts:
+            expert.learn(batch, outcomes)
         return Learned(predictions=predictions, losses=losses, finite=True, jump=0.0, scale=scale)
 
     def freeze(self, version: Version, position: dict[Partition, Offset]) -> Block:
@@ -222,13 +247,20 @@ class FastModel:
                 "half_lives": [str(half_life) for half_life in learn.half_lives],
             },
         )
-        return Block(head=head, arrays=self._encoder.save() | self._learner.members.frozen() | self._anchor.frozen())
+        arrays = self._encoder.save() | self._learner.members.frozen() | self._anchor.frozen()
+        for expert in self._experts:
+            arrays |= expert.frozen()
+        return Block(head=head, arrays=arrays)
 
     def save(self) -> State:
         """A copy of the whole state."""
         values, arrays = self._learner.save()
         values |= {"anchor": self._anchor.save()}
         values |= {"base": self._stable.id}
+        for expert in self._experts:
+            of_expert, its_arrays = expert.save()
+            values |= of_expert
+            arrays |= its_arrays
         values |= {"format": FORMAT, "schema": self._schema.fingerprint, "classes": [str(c) for c in self._classes]}
         return State(values=values, arrays=arrays | self._encoder.save())
 
@@ -244,3 +276,5 @@ class FastModel:
         self._encoder.load(state.arrays)
         self._anchor.load(values["anchor"])
         self._learner.load(values, state.arrays)
+        for expert in self._experts:
+            expert.load(values, state.arrays)

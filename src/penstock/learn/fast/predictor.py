@@ -12,9 +12,11 @@ from penstock.errors import BlockDamaged
 from penstock.events import Batch, Schema
 from penstock.learn.fast import said
 from penstock.learn.fast.anchor import Anchor
+from penstock.learn.fast.boosting import boosted
 from penstock.learn.fast.classify import Answer as ClassAnswer
 from penstock.learn.fast.classify import ClassMembers
 from penstock.learn.fast.encode import Encoder
+from penstock.learn.fast.experts import answers
 from penstock.learn.fast.layout import Layout
 from penstock.learn.fast.maps import FeatureMap
 from penstock.learn.fast.regress import Answer as NumberAnswer
@@ -78,7 +80,8 @@ class BlockPredictor:
         self._map = feature_map(spec, self._encoder)
         self._anchor = Anchor(spec)
         self._stable = Stable(found(bases, block.head.base))
-        layout = Layout.of(spec, self._stable.members)
+        self._experts = boosted(spec, self._encoder)
+        layout = Layout.of(spec, self._stable.members + sum(expert.members for expert in self._experts))
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)
         self._members: ClassMembers | NumberMembers
@@ -92,6 +95,8 @@ class BlockPredictor:
             self._encoder.load(arrays)
             self._anchor.thaw(arrays["anchor"])
             self._members.thaw(arrays, copy=False)
+            for expert in self._experts:
+                expert.thaw(arrays)
         except KeyError as missing:
             raise BlockDamaged(reason=f"it lacks {missing}") from missing
 
@@ -101,12 +106,13 @@ class BlockPredictor:
         features = self._map.features(self._encoder.encode(batch), embedded.features)
         members, mark = self._members, said.mark_of(self._stable.id, self._anchor.mark)
         if isinstance(members, ClassMembers):
-            others = self._stable.probabilities(embedded, self._classes, len(self._classes))
-            answer = members.answer(features, others)
+            alone = self._stable.probabilities(embedded, self._classes, len(self._classes))
+            answer = members.answer(features, answers(self._experts, batch, len(self._classes), alone))
             return replace(class_predictions(answer), said=said.of_classes(answer.members, mark))
         anchors = self._anchor.values(batch)
-        others = self._stable.means(embedded, anchors, members.centre, members.unit)
-        numbers = members.answer(features, others)
+        alone = self._stable.means(embedded, anchors, members.centre, members.unit)
+        others = members.standard(answers(self._experts, batch, None, np.empty((len(batch), 0))))
+        numbers = members.answer(features, np.concatenate((alone, others), axis=1))
         return replace(number_predictions(numbers, members, anchors), said=members.said(numbers, anchors, mark))
 
     def losses(self, predictions: Predictions, batch: Batch, scale: float | None = None) -> Array:
