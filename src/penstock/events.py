@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import PenstockError
-from penstock.spec import ClassName, Spec
+from penstock.spec import NUMBER_TASKS, ClassName, Spec
 
 Partition = NewType("Partition", int)
 """One writer's part of a service's log, counted from 0."""
@@ -67,7 +67,7 @@ class Schema:
                 vectors.append((name, feature.width))
             else:
                 by_storage["strings" if feature.type in ("category", "text") else "numbers"].append(name)
-        label_is_class = spec.task != "regression"
+        label_is_class = spec.task not in NUMBER_TASKS
         described = msgspec.json.encode([by_storage, vectors, label_is_class])
         return cls(
             numbers=tuple(by_storage["numbers"]),

@@ -14,7 +14,11 @@ from msgspec import Meta
 ClassName = NewType("ClassName", str)
 """The name of a class; integers and booleans in events are written as ``"7"``, ``"true"``."""
 
-Task = Literal["binary", "multiclass", "regression"]
+Task = Literal["binary", "multiclass", "regression", "counts"]
+NUMBER_TASKS: tuple[Task, ...] = ("regression", "counts")
+"""Tasks whose label is a number; those of all others are classes."""
+COUNT_MAX = 2**53
+"""The largest label of counts: beyond, doubles are no longer whole numbers one by one."""
 FeatureType = Literal["number", "category", "boolean", "vector", "text", "timestamp"]
 
 # What the reader of the file holds values to. Numbers are finite unless their setting says otherwise.
@@ -130,10 +134,10 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     body_max_bytes: Annotated[int, Meta(ge=1024, le=2**31 - 1)] = 8 * 1024 * 1024
     """The largest request body (``8MiB`` in the file)."""
     interval: Share = 0.9
-    """The share of outcomes that a regression's predictive interval should cover."""
+    """The share of outcomes that the predictive interval of a regression or of counts should cover."""
     quantiles: Quantiles = ()
-    """Levels, ascending, such as ``[0.1, 0.5, 0.9]``: a regression's answer says for each below what number that share
-    of outcomes should lie."""
+    """Levels, ascending, such as ``[0.1, 0.5, 0.9]``: the answer of a regression or of counts says for each up to what
+    number that share of outcomes should lie."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,7 +157,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: Name
     """Letters, digits, ``-`` and ``_``; part of the service's addresses and folders."""
     task: Task
-    """``binary`` (two classes), ``multiclass`` (two or more, new ones may arrive) or ``regression`` (a number)."""
+    """``binary`` (two classes), ``multiclass`` (two or more, new ones may arrive), ``regression`` (a number) or
+    ``counts`` (how many: 0, 1, 2, ...)."""
     features: Annotated[dict[Text, Feature], Meta(min_length=1)]
     """Name and type of each input, such as ``price: number`` or ``city: {type: category, buckets: 64}``."""
     label: Label = Label()

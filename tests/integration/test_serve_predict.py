@@ -24,15 +24,18 @@ BINARY = Spec(name="two", task="binary", features=NUMBERS, learn=SMALL)
 DURABLE = Serve(record_predictions="durable", quantiles=(0.1, 0.5, 0.9))
 FLOW = Spec(name="flow", task="regression", features=NUMBERS, learn=SMALL, serve=DURABLE)
 QUIET = Spec(name="quiet", task="multiclass", features=NUMBERS, learn=SMALL, serve=Serve(record_predictions="never"))
-SPECS = {spec.name: spec for spec in (BINARY, FLOW, QUIET)}
+CALLS = Spec(name="calls", task="counts", features=NUMBERS, learn=SMALL, serve=Serve(quantiles=(0.5,)))
+SPECS = {spec.name: spec for spec in (BINARY, FLOW, QUIET, CALLS)}
 
 
 def taught(spec: Spec, seed: int = 0) -> FastModel:
     model = FastModel(spec)
     generator = np.random.default_rng(seed)
-    label = {"binary": lambda x: str(int(x > 0)).encode(), "regression": lambda x: str(x).encode()}.get(
-        spec.task, lambda x: b'"up"' if x > 0 else b'"down"'
-    )
+    label = {
+        "binary": lambda x: str(int(x > 0)).encode(),
+        "regression": lambda x: str(x).encode(),
+        "counts": lambda x: str(int(8 + 2 * x)).encode(),
+    }.get(spec.task, lambda x: b'"up"' if x > 0 else b'"down"')
     lines = [
         b'{"features": {"x": %f, "y": %f}, "label": %s}' % (x, y, label(x)) for x, y in generator.normal(size=(50, 2))
     ]
@@ -130,7 +133,7 @@ def test_answers_are_recorded_with_their_version_so_that_feedback_can_come(serve
     assert record.said is not None
     row = (record.ids or []).index(said["id"])
     np.testing.assert_allclose(record.said[row], told[row], atol=1e-3)
-    assert record.said.nbytes < 64 * len(record)
+    assert record.said.nbytes < 128 * len(record)
     assert recorded["mine"] == (0.25, 3, None)
 
 
@@ -144,6 +147,21 @@ def test_a_durable_record_is_there_before_the_answer(server: ServerProcess) -> N
         ids = [i for batch in server.logged("flow", Kind.PREDICTION) for i in batch.ids or ()]
         assert ids[-1] == said["id"]
         assert len(ids) == number + 1
+
+
+def test_counts_are_answered_with_counts_and_nothing_else_is_taken_for_one(server: ServerProcess) -> None:
+    said = server.post("/v1/calls/predict", {"features": {"x": 0.5, "y": 0}, "id": "call"}).json()
+    assert set(said) == {"id", "version", "mean", "spread", "low", "high", "quantiles"}
+    assert 4 < said["mean"] < 16
+    assert said["low"] <= said["quantiles"]["0.5"] <= said["high"]
+    assert all(float(said[end]).is_integer() for end in ("low", "high"))
+    refused = server.post("/v1/calls/feedback", {"id": "call", "label": -3})
+    assert (refused.status, refused.json()["pointer"]) == (422, "/label")
+    assert "a count: a whole number, 0 or more" in refused.json()["detail"]
+    assert server.post("/v1/calls/feedback", {"id": "call", "label": 12}).status == 201
+    schemas = server.get("/openapi.json")["components"]["schemas"]
+    assert schemas["calls.label"] == {"type": "integer", "minimum": 0, "maximum": 2**53}
+    assert schemas["calls.answer"]["properties"].keys() >= {"mean", "quantiles"}
 
 
 def test_where_nothing_is_recorded_nothing_is(server: ServerProcess) -> None:

@@ -197,6 +197,14 @@ def test_the_task_follows_the_label(tmp_path: Path, values: list[str], task: str
     assert (spec.task, spec.label.classes) == (task, classes)
 
 
+def test_counts_are_asked_for_and_read_as_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "calls.csv"
+    file.write_text("hour,calls\n" + "".join(f"{i},{i % 3}\n" for i in range(60)))
+    spec, _ = infer(str(file), task="counts")
+    assert (spec.task, spec.label.classes, list(spec.features)) == ("counts", (), ["hour"])
+    assert [row["calls"] for row in rows_of(file, spec)][:4] == [0.0, 1.0, 2.0, 0.0]
+
+
 def test_a_byte_order_mark_before_json_lines_is_no_fault(tmp_path: Path) -> None:
     path = tmp_path / "marked.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"n": 1, "y": "a"}\r\n\r\n{"n": 2, "y": "b"}')

@@ -162,6 +162,17 @@ def test_regression_labels_are_finite():
     assert caught.value.pointer == "/1/label"
 
 
+def test_counts_are_whole_and_not_negative():
+    decoder = Decoder(Spec(name="calls", task="counts", features={"x": Feature(type="number")}))
+    assert example(decoder, pa.table({"x": [1.0, 2.0], "label": [2.0, 0.0]})).labels.tolist() == [2.0, 0.0]
+    for label in (-1.0, 0.5, 2.0**54, float("nan")):
+        with pytest.raises(BadEvent, match="row 1") as caught:
+            example(decoder, pa.table({"x": [1.0, 1.0], "label": [2.0, label]}))
+        assert (caught.value.pointer, caught.value.row) == ("/1/label", 1)
+    with pytest.raises(BadEvent, match="a count: a whole number, 0 or more"):
+        example(decoder, pa.table({"x": [1.0], "label": ["2"]}))
+
+
 def test_feedback_by_columns():
     batch = rich.decode(Kind.FEEDBACK, stream(pa.table({"id": ["p"], "kind": ["a"]})), Media.ARROW, 1.0)
     assert (batch.ids, batch.labels, batch.numbers.shape) == (["p"], ["a"], (1, 0))

@@ -28,6 +28,7 @@ REGRESSION = Spec(name="flow", task="regression", features={"x": Feature(type="n
 rich = Decoder(RICH)
 binary = Decoder(BINARY)
 regression = Decoder(REGRESSION)
+counts = Decoder(Spec(name="calls", task="counts", features={"x": Feature(type="number")}))
 
 
 def example(decoder: Decoder, body: bytes, media: Media = Media.JSON):
@@ -175,6 +176,17 @@ def test_regression_labels_are_finite_numbers():
         with pytest.raises(BadEvent) as caught:
             example(regression, b'{"features": {"x": 1}, "label": ' + label + b"}")
         assert caught.value.pointer == "/label"
+
+
+def test_counts_are_whole_and_not_negative():
+    body = b'[{"features": {}, "label": 0}, {"features": {}, "label": 3.0}, {"features": {}, "label": 9007199254740992}]'
+    assert example(counts, body).labels.tolist() == [0.0, 3.0, 2.0**53]
+    for label in (b"-1", b"2.5", b"9007199254740994", b"1e300", b"true", b'"3"', b"null", b"[3]"):
+        with pytest.raises(BadEvent, match="the label should be a count: a whole number, 0 or more") as caught:
+            example(counts, b'[{"features": {}, "label": 1}, {"features": {}, "label": ' + label + b"}]")
+        assert (caught.value.pointer, caught.value.row) == ("/1/label", 1)
+    with pytest.raises(BadEvent, match="a count"):
+        counts.decode(Kind.FEEDBACK, b'{"id": "p", "label": 0.5}', Media.JSON, now=0.0)
 
 
 def test_what_is_asked_may_be_one_or_instances():

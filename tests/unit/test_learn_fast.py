@@ -21,16 +21,16 @@ from penstock.learn.fast.layout import BASES
 from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.interface import State
-from penstock.spec import ClassName, Feature, Label, Learn, Serve, Spec, Task
+from penstock.spec import NUMBER_TASKS, ClassName, Feature, Label, Learn, Serve, Spec, Task
 
 Labels = list[ClassName] | NDArray[np.float64]
-TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
+TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression", "counts")
 
 
 def _spec(task: Task, numbers: int = 3, *, label: Label | None = None, **learn: Any) -> Spec:
     learn = {"random_features": 16, "half_lives": (16.0, float("inf"))} | learn
     features = {f"f{i}": Feature(type="number") for i in range(numbers)}
-    serve = Serve(quantiles=(0.1, 0.5, 0.9) if task == "regression" else ())
+    serve = Serve(quantiles=(0.1, 0.5, 0.9) if task in NUMBER_TASKS else ())
     return Spec(name="s", task=task, features=features, label=label or Label(), learn=Learn(**learn), serve=serve)
 
 
@@ -60,6 +60,8 @@ def _events(task: Task, n: int, seed: int = 0, missing: float = 0.1) -> Batch:
     numbers[rng.random(numbers.shape) < missing] = np.nan
     if task == "regression":
         return _batch(numbers, 10.0 + 3.0 * score)
+    if task == "counts":
+        return _batch(numbers, np.floor(4.0 * np.exp(0.5 * score)))
     return _batch(numbers, _names((score > 0).astype(int) if task == "binary" else np.digitize(score, [-1.0, 1.0])))
 
 
@@ -113,7 +115,7 @@ def test_a_block_answers_what_the_model_answers_and_later_learning_does_not_touc
     assert np.array_equal(travelled.losses(answers, steps[-1], learned.scale), learned.losses)
     assert digest(block) == before
     single = travelled.predict(steps[-1].rows(slice(3, 4)))
-    whole, part = (answers.mean, single.mean) if task == "regression" else (answers.probabilities, single.probabilities)
+    whole, part = (answers.mean, single.mean) if task in NUMBER_TASKS else (answers.probabilities, single.probabilities)
     assert whole is not None
     assert part is not None
     assert part[0] == pytest.approx(whole[3], abs=1e-5)
@@ -135,6 +137,9 @@ def test_nothing_wild_makes_an_answer_that_is_no_number(task: Task, data: st.Dat
         if task == "regression":
             wild = st.sampled_from([0.0, 1.0, 1e300, -1e300, 1e-300, 7.0])
             labels = np.array(data.draw(st.lists(wild, min_size=n, max_size=n)))
+        elif task == "counts":
+            many = st.sampled_from([0.0, 1.0, 2.0, 7.0, 300.0, 2.0**53])
+            labels = np.array(data.draw(st.lists(many, min_size=n, max_size=n)))
         else:
             most = 1 if task == "binary" else 8
             labels = _names(data.draw(st.lists(st.integers(0, most), min_size=n, max_size=n)))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.errors import BadFile
-from penstock.spec import Feature, Spec
+from penstock.spec import NUMBER_TASKS, Feature, Spec
 
 WANTED = {
     "number": "a number",
@@ -65,7 +65,7 @@ class Columns:
             if name in self._skip or name in ("id", "source"):
                 read[name] = pa.string()
             elif name == self._label:
-                read[name] = pa.float64() if self._spec.task == "regression" else pa.string()
+                read[name] = pa.float64() if self._spec.task in NUMBER_TASKS else pa.string()
             elif name in self._spec.features:
                 kind = types.get(self._spec.features[name].type, pa.string())
                 if kind is not None:
@@ -94,7 +94,7 @@ class Columns:
 
     def _labels(self, column: pa.Array, first: int) -> pa.Array:
         name = self._label
-        if self._spec.task == "regression":
+        if self._spec.task in NUMBER_TASKS:
             column = self._numbers(column, name, first)
         elif not pa.types.is_boolean(column.type):
             # True and false go as they are: the server knows that they may stand for 1 and 0.

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from penstock.cli.tables import Source, open_source
 from penstock.errors import BadFile
-from penstock.spec import Spec
+from penstock.spec import NUMBER_TASKS, Spec
 from penstock.specfile.reader import Service
 
 SAMPLE_ROWS = 20_000
@@ -59,7 +59,7 @@ def infer(
             notes[column] = note
     named = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-_")[:63] or "my-service"
     about: dict[str, object] = {"name": label}
-    if task != "regression":
+    if task not in NUMBER_TASKS:
         classes = sorted({_class_name(value) for value in pc.unique(answer.drop_null()).to_pylist()}, key=_by_number)
         if (task == "binary" and classes != ["0", "1"]) or (task == "multiclass" and len(classes) <= CLASSES_MAX):
             about["classes"] = classes

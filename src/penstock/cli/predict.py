@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.cli.connect import connect
 from penstock.cli.show import as_csv, as_json, at, next_commands, show, show_json, url_option
+from penstock.spec import NUMBER_TASKS
 
 CLASS_COLUMNS = (("label", "LABEL"), ("probability", "PROBABILITY"), ("version", "VERSION"), ("id", "ID"))
 NUMBER_COLUMNS = (("mean", "MEAN"), ("low", "LOW"), ("high", "HIGH"), ("version", "VERSION"), ("id", "ID"))
@@ -51,11 +52,11 @@ def predict(service: str, features: str, as_json: bool, as_csv: bool, url: str |
 def feedback(service: str, prediction_id: str, label: str, as_json: bool, url: str | None) -> None:
     """Tell the answer to an earlier prediction.
 
-    ID is the prediction's id; LABEL a class, or a number for a regression. The model learns from the pair.
+    ID is the prediction's id; LABEL a class, or a number for a regression or counts. The model learns from the pair.
     """
     with connect(url) as client:
         value: str | float = label
-        if client.status(service)["task"] == "regression":
+        if client.status(service)["task"] in NUMBER_TASKS:
             try:
                 value = float(label)
             except ValueError:

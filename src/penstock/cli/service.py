@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
@@ -12,10 +13,10 @@ import msgspec
 from penstock.cli.show import as_json, next_commands, say, show_json
 from penstock.cli.starter import EXAMPLE, starter
 from penstock.errors import SpecInvalid
-from penstock.spec import Spec
+from penstock.spec import Spec, Task
 from penstock.specfile.reader import load_all
 
-TASKS = ("binary", "multiclass", "regression")
+TASKS = get_args(Task)
 
 
 @click.command()

@@ -14,7 +14,7 @@ from penstock.events import Batch, Kind, Strings
 from penstock.serve import faults
 from penstock.serve.arrow_size import unpacked_bytes
 from penstock.serve.forms import TEXT_MAX, Forms, class_name
-from penstock.spec import ClassName
+from penstock.spec import COUNT_MAX, ClassName
 
 ROWS_MAX = 100_000
 """Events of one request, as for JSON."""
@@ -259,7 +259,16 @@ class _Columns:
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             raise self._not_finite(name, int(bad[0]), float(values[bad[0]]))
+        if self.forms.spec.task == "counts":
+            self._check_counts(name, values)
         return values
+
+    def _check_counts(self, name: str, values: NDArray[np.float64]) -> None:
+        bad = np.flatnonzero((values < 0) | (values > COUNT_MAX) | (values != np.floor(values)))
+        if bad.size:
+            row = int(bad[0])
+            said = f"Column {name!r} should hold {faults.wanted_label(self.forms)}, but is {values[row]:g} in row {row}"
+            raise BadEvent(said, pointer=f"/{row}/label", row=row)
 
     def _classes(self, name: str, column: Any) -> list[ClassName]:
         kind = column.type

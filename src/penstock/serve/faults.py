@@ -74,6 +74,8 @@ def wanted(forms: Forms, name: str) -> str:
 
 def wanted_label(forms: Forms) -> str:
     """What a label should be, in words."""
+    if forms.spec.task == "counts":
+        return "a count: a whole number, 0 or more"
     if not forms.schema.label_is_class:
         return "a finite number"
     if forms.classes is None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol, cast
 import msgspec
 
 from penstock.events import Kind, Schema
-from penstock.spec import ClassName, Feature, Spec
+from penstock.spec import COUNT_MAX, ClassName, Feature, Spec
 
 TEXT_MAX = 512
 """Characters of an id, a source or a class name: the ids of up to 200,000 events a partition are kept in memory."""
@@ -21,6 +21,7 @@ SINGLE_MAX = 3.4028234663852886e38
 """The largest number of 32 bits, in which vectors are kept; one beyond it would silently become infinite."""
 
 Single = Annotated[float, msgspec.Meta(ge=-SINGLE_MAX, le=SINGLE_MAX)]
+Count = Annotated[float, msgspec.Meta(ge=0, le=COUNT_MAX, multiple_of=1)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_MAX)]
 ClassValue = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_MAX)] | int | bool
@@ -45,7 +46,7 @@ class Forms:
         self.order = (*self.schema.numbers, *(name for name, _ in self.schema.vectors), *self.schema.strings)
         """The features in the order of the struct's fields."""
         features = _features_form(spec, self.order)
-        label: Any = ClassValue if self.schema.label_is_class else float
+        label: Any = ClassValue if self.schema.label_is_class else Count if spec.task == "counts" else float
         common: list[Any] = [("time", float | Moment | None, None), ("source", Name | None, None)]
         own_id = ("id", Name | None, None)
         self.by_kind: dict[Kind, type[msgspec.Struct]] = {

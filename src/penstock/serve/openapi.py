@@ -13,7 +13,7 @@ from penstock.serve.answers import ClassAnswer, NumberAnswer
 from penstock.serve.forms import TEXT_MAX
 from penstock.serve.problems import PROBLEM_TYPE, Problem
 from penstock.serve.status import Status
-from penstock.spec import Feature, Spec
+from penstock.spec import COUNT_MAX, NUMBER_TASKS, Feature, Spec
 
 Json = dict[str, Any]
 
@@ -76,6 +76,8 @@ def label_schema(spec: Spec) -> Json:
     """The JSON schema of a service's label."""
     if spec.task == "regression":
         return {"type": "number"}
+    if spec.task == "counts":
+        return {"type": "integer", "minimum": 0, "maximum": COUNT_MAX}
     if spec.task == "multiclass":
         return {"type": ["string", "integer", "boolean"], "minLength": 1, "maxLength": TEXT_MAX}
     classes = [str(name) for name in spec.label.classes or ("0", "1")]
@@ -96,7 +98,7 @@ def _schemas(spec: Spec) -> Json:
         "additionalProperties": False,
     }
     own: Json = {"features": _ref(spec, "features"), "id": text, **common}
-    answer = ClassAnswer if spec.task != "regression" else NumberAnswer
+    answer = NumberAnswer if spec.task in NUMBER_TASKS else ClassAnswer
     _, (answers) = msgspec.json.schema_components([answer], ref_template=REF)
     return {
         _name(spec, "features"): features,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, get_args
 
-from penstock.spec import Feature, FeatureType, Label, Spec, Task
+from penstock.spec import NUMBER_TASKS, Feature, FeatureType, Label, Spec, Task
 
 EVENT_FIELDS = ("id", "time", "source")
 """What an event says beside its features and label, so no feature may have these names."""
@@ -36,7 +36,7 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
         yield "learn.half_lives", "holds one half-life twice"
     quantiles = getattr(spec.serve, "quantiles", ())
     if isinstance(quantiles, tuple) and quantiles:
-        if spec.task in ("binary", "multiclass"):
+        if spec.task in get_args(Task) and spec.task not in NUMBER_TASKS:
             yield "serve.quantiles", "are of numbers, and this task's answer is a class"
         elif any(a >= b for a, b in pairwise(quantiles)):
             yield "serve.quantiles", "must ascend, such as [0.1, 0.5, 0.9]"
@@ -50,8 +50,8 @@ def _label_contradictions(task: Task, label: Label) -> Iterator[tuple[str, str]]
         return
     if len(set(classes)) < len(classes):
         yield "label.classes", "holds one class twice"
-    elif task == "regression" and classes:
-        yield "label.classes", "a regression has no classes"
+    elif task in NUMBER_TASKS and classes:
+        yield "label.classes", "a regression has no classes" if task == "regression" else "counts have no classes"
     elif task == "binary" and len(classes) not in (0, 2):
         yield "label.classes", f"a binary task has exactly two classes, not {len(classes)}"
     elif isinstance(label.classes_max, int) and len(classes) > label.classes_max:

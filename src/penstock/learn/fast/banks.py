@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from penstock.learn.fast.heads import Bank
 from penstock.learn.fast.layout import Layout
-from penstock.learn.fast.links import LEAST_SQUARES, ROBUST, SOFTMAX
+from penstock.learn.fast.links import LEAST_SQUARES, RATE, ROBUST, SOFTMAX
 
 Array = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class Banks:
 
     def __init__(self, layout: Layout, linear_from: int, width: int) -> None:
         split, end = len(layout.linear), layout.columns
-        kinds = [ROBUST if layout.exact is None else SOFTMAX] * end
+        kinds = [RATE if layout.counts else ROBUST if layout.exact is None else SOFTMAX] * end
         if layout.exact is not None:
             kinds[layout.exact] = LEAST_SQUARES
         self._rich = Bank(width, layout.rich, PRIOR, kinds[split:])

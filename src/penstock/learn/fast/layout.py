@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.learn.fast.stack import HALF_LIVES
-from penstock.spec import Spec
+from penstock.spec import NUMBER_TASKS, Spec
 
 BASES = 2
 """Members before the heads: what is usual lately, and what was usual ever."""
@@ -29,6 +29,8 @@ class Layout:
     regression."""
     first_order: int | None
     """The column of the AdaGrad head; None in regression."""
+    counts: bool = False
+    """Whether heads say logarithms of rates."""
     others: int = 0
     """Members that are no columns: the stable base alone, where there is one, and experts."""
     above: int = 0
@@ -41,8 +43,16 @@ class Layout:
         half_lives = tuple(spec.learn.half_lives)
         linear = half_lives if spec.learn.random_features else ()
         memories = (*(h for h in half_lives if h != infinite), infinite)
-        if spec.task == "regression":
-            return cls(memories=memories, linear=linear, rich=half_lives, exact=None, first_order=None, others=others)
+        if spec.task in NUMBER_TASKS:
+            return cls(
+                memories=memories,
+                linear=linear,
+                rich=half_lives,
+                exact=None,
+                first_order=None,
+                counts=spec.task == "counts",
+                others=others,
+            )
         rich = (*half_lives, infinite)
         columns = len(linear) + len(rich)
         return cls(

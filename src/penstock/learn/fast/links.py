@@ -14,8 +14,10 @@ STEEP = 30.0
 """Scores are cut here before exponentials: exp(-30) is far below what the mixture tells apart."""
 FARTHEST = 16.0
 """Standard deviations of the label beyond which no member's mean goes."""
-LOG_FARTHEST = 12.0
-"""How far the logarithm of a rate goes from that of the mean count: a factor of 160,000."""
+LOG_LEAST, LOG_MOST = -40.0, 12.0
+"""How far the logarithm of a rate goes from that of the mean count: 160,000 times as much at most."""
+EVIDENCE_MAX = 1e4
+"""What one count can say of its rate at most, as a curvature: that of ten thousand, which tells it to a hundredth."""
 SOFTMAX, LEAST_SQUARES, ROBUST, RATE = 0, 1, 2, 3
 """What a head makes of its scores: probabilities of classes; one-hot targets themselves; a number, with Huber's
 loss; the logarithm of a rate, with Poisson's."""

@@ -13,12 +13,14 @@ from penstock.learn.fast.anchor import Anchor
 from penstock.learn.fast.boosting import boosting
 from penstock.learn.fast.classify import Answer as ClassAnswer
 from penstock.learn.fast.classify import ClassLearner
+from penstock.learn.fast.counts import CountLearner, count_losses, places_of_counts
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.experts import answers
 from penstock.learn.fast.layout import Layout
 from penstock.learn.fast.predictor import (
     class_losses,
     class_predictions,
+    count_predictions,
     feature_map,
     number_losses,
     number_predictions,
@@ -63,9 +65,12 @@ class FastModel:
         self._index: dict[ClassName, int] = {}
         width = self._linear_from + 1 + self._encoder.width
         self._anchor = Anchor(spec)
-        self._learner: ClassLearner | NumberLearner
+        self._learner: ClassLearner | NumberLearner | CountLearner
         if spec.task == "regression":
             self._learner = self._fresh_numbers(width)
+        elif spec.task == "counts":
+            serve = spec.serve
+            self._learner = CountLearner(self._layout, self._linear_from, width, serve.interval, serve.quantiles)
         else:
             first = spec.label.classes
             if spec.task == "binary":
@@ -97,7 +102,7 @@ class FastModel:
     def takes(self, batch: Batch) -> NDArray[np.intp] | None:
         """Places of the events whose label it knows or has room for, in their order; None where it takes them all."""
         if not isinstance(batch.labels, list):
-            return None
+            return None if self._spec.task != "counts" or batch.labels is None else places_of_counts(batch.labels)
         room = self._room
         if len(set(batch.labels) - self._index.keys()) <= room:
             return None
@@ -115,7 +120,8 @@ class FastModel:
         before = self._learner.members.weights
         largest = max(1.0, float(np.abs(before).max(initial=0.0)))
         before = before.copy()
-        learned = self._learn_classes(batch) if isinstance(self._learner, ClassLearner) else self._learn_numbers(batch)
+        learn = {"regression": self._learn_numbers, "counts": self._learn_counts}
+        learned = learn.get(self._spec.task, self._learn_classes)(batch)
         after = self._learner.members.weights
         finite = bool(np.isfinite(after).all())
         width, classes = before.shape[:2]
@@ -229,6 +235,28 @@ class FastModel:
         for expert in self._experts:
             expert.learn(batch, outcomes)
         return Learned(predictions=predictions, losses=losses, finite=True, jump=0.0, scale=scale)
+
+    def _learn_counts(self, batch: Batch) -> Learned:
+        learner = self._learner
+        assert isinstance(learner, CountLearner)
+        members = learner.members
+        if not isinstance(batch.labels, np.ndarray):
+            raise BadEvent("labels are class names, but the task needs counts", pointer="/label")
+        embedded = self._stable.embed(batch)
+        features = self._features(batch, embedded)
+        answer = members.answer(features, self._stable.rates(embedded))
+        predictions = count_predictions(answer, members)
+        assert predictions.spread is not None
+        losses = count_losses(answer.mean, predictions.spread**2, batch.labels)
+        counts = learner.within_reach(answer, batch.labels)
+        if members.outcomes:
+            learner.mix(members.asked(answer, batch.said, mark_of(self._stable.id)), counts)
+        learner.absorb(counts)
+        features_now, _ = self._absorb(batch, embedded, features)
+        if features_now.shape[1] > learner.width:
+            learner.grow(features_now.shape[1])
+        learner.learn(features_now, counts)
+        return Learned(predictions=predictions, losses=losses, finite=True, jump=0.0)
 
     def freeze(self, version: Version, position: dict[Partition, Offset]) -> Block:
         """A block that later learning does not touch."""

@@ -15,6 +15,8 @@ from penstock.learn.fast.anchor import Anchor
 from penstock.learn.fast.boosting import boosted
 from penstock.learn.fast.classify import Answer as ClassAnswer
 from penstock.learn.fast.classify import ClassMembers
+from penstock.learn.fast.counts import Answer as CountAnswer
+from penstock.learn.fast.counts import CountMembers, count_losses
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.experts import answers
 from penstock.learn.fast.layout import Layout
@@ -46,6 +48,12 @@ def number_predictions(answer: NumberAnswer, members: NumberMembers, anchors: Ar
     half = members.reach * spread
     quantiles = members.quantiles.of(mean, spread)
     return Predictions(mean=mean, spread=spread, low=mean - half, high=mean + half, quantiles=quantiles)
+
+
+def count_predictions(answer: CountAnswer, members: CountMembers) -> Predictions:
+    """The mixture's mean, spread, interval and quantiles, the last two whole numbers."""
+    low, high, quantiles = members.numbers(answer)
+    return Predictions(mean=answer.mean, spread=np.sqrt(answer.variance), low=low, high=high, quantiles=quantiles)
 
 
 def class_losses(probabilities: Array, classes: NDArray[np.intp]) -> Array:
@@ -84,8 +92,12 @@ class BlockPredictor:
         layout = Layout.of(spec, self._stable.members + sum(expert.members for expert in self._experts))
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)
-        self._members: ClassMembers | NumberMembers
-        if spec.task == "regression":
+        self._members: ClassMembers | NumberMembers | CountMembers
+        if spec.task == "counts":
+            serve = spec.serve
+            linear_from = self._stable.width + self._map.count
+            self._members = CountMembers(layout, linear_from, 0, serve.interval, serve.quantiles)
+        elif spec.task == "regression":
             self._members = NumberMembers(
                 layout, self._stable.width + self._map.count, 0, spec.serve.interval, spec.serve.quantiles
             )
@@ -109,6 +121,9 @@ class BlockPredictor:
             alone = self._stable.probabilities(embedded, self._classes, len(self._classes))
             answer = members.answer(features, answers(self._experts, batch, len(self._classes), alone))
             return replace(class_predictions(answer), said=said.of_classes(answer.members, mark))
+        if isinstance(members, CountMembers):
+            counts = members.answer(features, self._stable.rates(embedded))
+            return replace(count_predictions(counts, members), said=members.said(counts, mark))
         anchors = self._anchor.values(batch)
         alone = self._stable.means(embedded, anchors, members.centre, members.unit)
         others = members.standard(answers(self._experts, batch, None, np.empty((len(batch), 0))))
@@ -123,4 +138,7 @@ class BlockPredictor:
             names: list[ClassName] = batch.labels  # type: ignore[assignment]
             return class_losses(predictions.probabilities, np.array([of(c, -1) for c in names], dtype=np.intp))
         assert predictions.mean is not None
+        if isinstance(self._members, CountMembers):
+            assert predictions.spread is not None
+            return count_losses(predictions.mean, predictions.spread**2, np.asarray(batch.labels))
         return number_losses(predictions.mean, np.asarray(batch.labels), scale or self._members.unit)

@@ -17,6 +17,9 @@ BLOCK = 16
 """Outcomes of a step that are counted against the same quantiles before these move: a step's answers were all given
 at once, and as many outcomes at one quantile would throw it far beyond where it belongs."""
 
+LEVEL_RATE = 0.01
+"""How far a level moves for one outcome."""
+LEVEL_MIN = 1e-4
 LOCAL_RATE = 0.1
 """Of the local spread's first-order steps, in AdaGrad's units."""
 NORMAL_LOG = -0.635
@@ -107,3 +110,44 @@ class TrackedQuantiles:
         self.distances = np.array(
             [kept.get(level, distance) for level, distance in zip(self.levels, self.distances.tolist(), strict=True)]
         )
+
+
+class TrackedLevels:
+    """Levels at which a distribution is asked for its quantiles, so that shares come right though it is not.
+
+    Gibbs and Candes (2021), "Adaptive conformal inference under distribution shift": a level falls by rate x
+    (1 - wanted) when the outcome lay below the quantile at it, and rises by rate x wanted otherwise. Where counts are
+    few, much of the distribution stands on one of them; an outcome there counts by the share of its probability that
+    lies below the level, as a randomised outcome would in the mean (Czado, Gneiting and Held 2009), so that a model
+    that is right stays as it is."""
+
+    def __init__(self, levels: Sequence[float]) -> None:
+        self.wanted = np.array(sorted(set(levels)))
+        self.levels = self.wanted.copy()
+
+    def asked(self) -> Array:
+        """(wanted,) ascending levels to ask for."""
+        sorted_levels: Array = np.sort(self.levels)
+        return sorted_levels
+
+    def places(self, levels: Sequence[float]) -> list[int]:
+        """Where these stand among those wanted."""
+        return [int(place) for place in np.searchsorted(self.wanted, levels)]
+
+    def track(self, before: Array, here: Array) -> None:
+        """Take (n,) probabilities that had been given to what lies before the outcomes, and to the outcomes."""
+        for start in range(0, len(before), BLOCK):
+            part = slice(start, start + BLOCK)
+            chance = np.maximum(here[part, None], 1e-12)
+            below = np.clip((self.levels - before[part, None]) / chance, 0.0, 1.0)
+            moved = self.levels + LEVEL_RATE * (len(below) * self.wanted - below.sum(axis=0))
+            self.levels = np.clip(moved, LEVEL_MIN, 1.0 - LEVEL_MIN)
+
+    def frozen(self) -> NDArray[Any]:
+        """(2, wanted) wanted and asked."""
+        return np.array([self.wanted, self.levels])
+
+    def thaw(self, array: NDArray[Any]) -> None:
+        """Go on with what was frozen; a level that was not wanted then begins anew."""
+        kept = dict(zip(array[0].tolist(), array[1].tolist(), strict=True))
+        self.levels = np.array([kept.get(level, level) for level in self.wanted.tolist()])

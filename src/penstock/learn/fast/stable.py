@@ -63,6 +63,14 @@ class Stable:
             answers[:, [index[name] for name in self.base.classes], 0] = embedded.probabilities
         return answers
 
+    def rates(self, embedded: Embedded) -> Array:
+        """(n, members) mean counts of the base alone, which knows nothing of counts and may say less than none."""
+        if self.base is None:
+            return np.empty((len(embedded.features), 0))
+        assert embedded.mean is not None
+        rates: Array = np.maximum(embedded.mean, 0.0)[:, None]
+        return rates
+
     def means(self, embedded: Embedded, anchors: Array, centre: float, unit: float) -> Array:
         """(n, members) of the base alone, in standard units of what is beyond the (n,) anchors."""
         if self.base is None:

@@ -13,7 +13,7 @@ from penstock.events import Batch
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.interface import Embedded
 from penstock.learn.slow.artifact import Artifact, read_artifact, write_artifact
-from penstock.spec import ClassName
+from penstock.spec import NUMBER_TASKS, ClassName
 
 Array32 = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ class OnnxBase:
         self.artifact = artifact
         manifest = artifact.manifest
         spec = artifact.spec
-        self._is_regression = manifest.task == "regression"
+        self._is_regression = manifest.task in NUMBER_TASKS
         self._session = _session(artifact)
         self._input = self._session.get_inputs()[0].name
         self._encoder = Encoder(spec)

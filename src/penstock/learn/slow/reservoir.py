@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from penstock.errors import CheckpointDamaged
 from penstock.events import Batch, Kind, concatenate, decode, encode
 from penstock.learn.interface import State
-from penstock.spec import ClassName, Spec
+from penstock.spec import NUMBER_TASKS, ClassName, Spec
 
 FORMAT = 1
 SPANS = 16
@@ -136,7 +136,7 @@ class Reservoir:
     def __init__(self, spec: Spec, *, seed: int | None = None) -> None:
         capacity = spec.consolidate.replay
         self._seed = spec.learn.seed if seed is None else seed
-        self._is_regression = spec.task == "regression"
+        self._is_regression = spec.task in NUMBER_TASKS
         self._replay = Pool(capacity)
         self._held = Pool(max(1, round(HELD_OUT_SHARE * capacity)))
         self._recent: deque[Kept] = deque()

@@ -15,7 +15,7 @@ from penstock.events import Batch, concatenate
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.slow.artifact import Artifact, BaseManifest
 from penstock.learn.slow.reservoir import Kept, Reservoir
-from penstock.spec import ClassName, Spec
+from penstock.spec import NUMBER_TASKS, ClassName, Spec
 
 Array32 = NDArray[np.float32]
 
@@ -175,7 +175,7 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        return self.spec.task == "regression"
+        return self.spec.task in NUMBER_TASKS
 
     def manifest(self, *, width: int, opset: int) -> BaseManifest:
         """What the new base says of itself."""
@@ -208,7 +208,7 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
     )
     champion = champion if fitting and champion is not None and champion.manifest.inputs == "encoded" else None
     classes: tuple[ClassName, ...] = ()
-    if spec.task != "regression":
+    if spec.task not in NUMBER_TASKS:
         before = champion.manifest.classes if champion else ()
         classes = tuple(dict.fromkeys((*before, *spec.label.classes, *reservoir.classes)))
         if len(set(replay.batch.labels or ())) < 2:
@@ -217,7 +217,7 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
     centre, unit = _scale(spec, champion, replay.batch)
 
     def rows(kept: Kept) -> Rows:
-        if spec.task == "regression":
+        if spec.task in NUMBER_TASKS:
             labels = np.clip((np.asarray(kept.batch.labels) - centre) / unit, -1e3, 1e3)
             targets: NDArray[np.int64] | Array32 = labels.astype(np.float32)
             logits = ((kept.logits.astype(np.float64) - centre) / unit).astype(np.float32)
@@ -273,7 +273,7 @@ measured anew: it has to learn its last layer again then."""
 def _scale(spec: Spec, champion: Artifact | None, batch: Batch) -> tuple[float, float]:
     """What a regression's labels are measured from, and in: their median, and the quartiles' distance as that of a
     normal distribution, which a few wild labels do not move."""
-    if spec.task != "regression":
+    if spec.task not in NUMBER_TASKS:
         return 0.0, 1.0
     low, centre, high = np.quantile(np.asarray(batch.labels), (0.25, 0.5, 0.75)).tolist()
     unit = (high - low) / 1.349 or float(np.std(np.clip(np.asarray(batch.labels), -1e100, 1e100))) or 1.0
