@@ -69,7 +69,7 @@ def test_a_promotion_is_explained_by_its_bases_its_evidence_and_its_cost() -> No
         },
     }
     assert sentence("fraud", receipt) == (
-        "Version 1,812 of fraud reads base 0123456789ab, and version 1,811 before it read none: "
+        "Version 1,812 of fraud reads base 0123456789ab where version 1,811 had no base: "
         "The new base is promoted: evidence 21 to 1."
     )
     shown = _readable(receipt)
