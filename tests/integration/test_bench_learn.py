@@ -20,7 +20,8 @@ from penstock.cli.benchmarks import learn_streams, trial
 from penstock.cli.benchmarks.learn import QUICK, Settings, bounds
 from penstock.cli.benchmarks.learn_report import Report
 from penstock.cli.benchmarks.learn_streams import GENERATED, NotThere, Stream, from_file, load, make
-from penstock.cli.benchmarks.learners import LEARNERS, NO_CHANGE, OURS, PEERS, dictionaries, vowpal_lines
+from penstock.cli.benchmarks.learner_forms import dictionaries, vowpal_lines
+from penstock.cli.benchmarks.learners import LEARNERS, NO_CHANGE, OURS, PEERS
 from penstock.cli.benchmarks.trial import Bounds, Trial, learn
 from penstock.errors import BadFile
 from penstock.spec import ClassName, Feature

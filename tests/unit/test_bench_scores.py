@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.cli.benchmarks.learn_report import Contender, compare, row
+from penstock.cli.benchmarks.learn_report import Comparison, Contender, Row, StreamReport, aims, compare, row
 from penstock.cli.benchmarks.scores import (
     Scorer,
     Scores,
@@ -138,3 +138,48 @@ def test_a_comparison_without_ours_or_without_peers_says_nothing() -> None:
     assert nobody.best_peer is crashed.best_peer is None
     assert crashed.accuracy is crashed.difference is None
     assert row("penstock", failed("crashed"), 2000).note == "crashed"
+
+
+def _compared(name: str, difference: float | None, ratio: float | None) -> Comparison:
+    return Comparison(
+        name=name,
+        step=1,
+        events=2000,
+        accuracy=0.9,
+        best_peer="peer",
+        best_peer_events=2000,
+        best_peer_accuracy=0.9,
+        accuracy_there=0.9,
+        difference=difference,
+        fastest_peer="peer",
+        speed_ratio=ratio,
+    )
+
+
+def _rows(name: str, ece: float) -> StreamReport:
+    ours = Row(
+        model="penstock",
+        accuracy=0.9,
+        log_loss=0.3,
+        ece=ece,
+        kappa_temporal=0.5,
+        events_per_s=1.0,
+        memory_mb=1.0,
+    )
+    return StreamReport(name=name, step=1, rows=[ours])
+
+
+def test_aims_count_streams_and_name_those_that_miss() -> None:
+    summary = [
+        _compared("a", 0.01, 25.0),
+        _compared("b", -0.004, 20.0),
+        _compared("c", -0.006, 19.0),
+        _compared("d", None, None),
+    ]
+    close, best, calibrated, fast = aims(summary, [_rows("agrawal", 0.04), _rows("phishing", 0.03), _rows("sea", 0.5)])
+
+    assert (close.reached, close.of, close.is_met, close.missed) == (2, 3, False, ["c/1 -0.006"])
+    assert (best.reached, best.of, best.is_met) == (1, 3, False)
+    assert (calibrated.reached, calibrated.of, calibrated.missed) == (1, 2, ["agrawal/1 0.04"])
+    assert (fast.reached, fast.of, fast.is_met) == (2, 3, False)
+    assert aims([_compared("a", 0.01, 30.0), _compared("b", 0.01, 30.0), _compared("c", -0.001, 30.0)], [])[1].is_met

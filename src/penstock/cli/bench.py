@@ -5,13 +5,18 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from penstock.cli.show import as_json as json_option
 from penstock.cli.show import say, show, show_json
+
+if TYPE_CHECKING:
+    from penstock.cli.benchmarks.learn import Settings
 
 _DATA = "Folder with elec2/ and drift/ [default: without electricity, interchanging_rbf and transient_chessboard]"
 
@@ -102,6 +107,7 @@ def stream(
     help="Seconds that slow learners have on a stream.",
 )
 @click.option("--quick", is_flag=True, help="A minute: six short streams. For a look, not for a claim.")
+@click.option("--through-up", is_flag=True, help="Feed electricity, or FILE, to a running service, and compare.")
 def learn(
     as_json: bool,
     folder: Path | None,
@@ -114,11 +120,12 @@ def learn(
     prefix: int | None,
     slow_s: float | None,
     quick: bool,
+    through_up: bool,
 ) -> None:
     """How well and how fast streams are learned, ours and other libraries'.
 
     Each event is predicted before it is learned, one by one and in steps of 32; everybody has the settings that they
-    come with, a process and one thread. Takes 10 to 15 minutes; progress goes to stderr.
+    come with, a process and one thread. Takes some 20 minutes; progress goes to stderr.
     """
     import msgspec
 
@@ -148,6 +155,9 @@ def learn(
         label=label,
         **{name: value for name, value in given.items() if value is not None},
     )
+    if through_up:
+        _through_up(settings, as_json)
+        return
     report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), say)
     if as_json:
         show_json(report)
@@ -158,6 +168,127 @@ def learn(
     click.echo()
     for sentence in words(report):
         click.echo(sentence)
+
+
+def _through_up(settings: Settings, as_json: bool) -> None:
+    """One stream through `penstock up`, against the same steps in process; exit code 1 where they differ."""
+    from penstock.cli.benchmarks import learn_streams
+    from penstock.cli.benchmarks.through_up import through, words
+
+    if settings.file is not None:
+        stream = learn_streams.from_file(settings.file, settings.label, settings.limit, say)
+    else:
+        name = settings.streams[0] if len(settings.streams) == 1 else "electricity"
+        stream = learn_streams.load(name, settings.folder, settings.limit)
+    found = through(stream, Path(tempfile.gettempdir()), say)
+    if as_json:
+        show_json(found)
+    else:
+        for sentence in words(found):
+            click.echo(sentence)
+    if not found.is_equal and found.rolled_back_at is None:
+        sys.exit(1)
+
+
+_TASKS = "Folder with mnist/ and clinc150/ [default: data or ../shared/data; without MNIST the bundled digits]"
+
+
+@bench.command()
+@json_option
+@click.option("--data", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help=_TASKS)
+@click.option("--benchmarks", multiple=True, metavar="NAMES", help="Which of the streams of tasks.")
+@click.option("--methods", multiple=True, metavar="NAMES", help="Which methods [default: all, ablations as well]")
+@click.option("--seeds", type=click.IntRange(1, 100), help="Runs of each, for intervals [default: 1]")
+@click.option("--events", type=click.IntRange(min=16), help="Events of each task at most.")
+@click.option("--every", type=click.IntRange(min=16), metavar="EVENTS", help="From one consolidation to the next.")
+@click.option("--quick", is_flag=True, help="A minute: short streams of five tasks. For a look, not for a claim.")
+def forget(
+    as_json: bool,
+    folder: Path | None,
+    benchmarks: Sequence[str],
+    methods: Sequence[str],
+    seeds: int | None,
+    events: int | None,
+    every: int | None,
+    quick: bool,
+) -> None:
+    """What is left of old tasks when new ones arrive, ours and other methods'.
+
+    Classes that arrive in pairs, images whose pixels are shuffled or turned, intents that arrive by domain: each event
+    once, nobody is told the task. Takes half an hour; progress goes to stderr.
+    """
+    import msgspec
+
+    from penstock.cli.benchmarks.forget import QUICK, Settings, measure
+    from penstock.cli.benchmarks.forget_data import NAMES
+    from penstock.cli.benchmarks.forget_methods import METHODS
+    from penstock.cli.benchmarks.forget_report import tables, words
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the run that is under way is stopped too
+    settings = QUICK if quick else Settings()
+    given = {
+        "folder": folder,
+        "benchmarks": _known("--benchmarks", benchmarks, NAMES),
+        "methods": _known("--methods", methods, tuple(METHODS)),
+        "seeds": seeds,
+        "amount": None if events is None else msgspec.structs.replace(settings.amount, train=events),
+        "every": every,
+    }
+    settings = msgspec.structs.replace(settings, **{name: value for name, value in given.items() if value is not None})
+    with _progress() as (note, started):
+        report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), note, started)
+    if as_json:
+        show_json(report)
+        return
+    for title, rows in tables(report).items():
+        click.echo(f"\n{title}")
+        show(rows, [(name, name) for name in rows[0]])
+    click.echo()
+    for sentence in words(report):
+        click.echo(sentence)
+
+
+@bench.command()
+@json_option
+@click.option("--events", type=click.IntRange(min=1000), default=10_000_000, show_default=True)
+@click.option("--step", type=click.IntRange(1, 65_536), default=1024, show_default=True, help="Events a step.")
+@click.option("--every", type=click.IntRange(min=100), default=1_000_000, show_default=True, help="Events a line.")
+def steady(as_json: bool, events: int, step: int, every: int) -> None:
+    """That memory, state and speed stay as they are over millions of events.
+
+    A stream without end, in one process with one thread. Takes one to two minutes for ten million events.
+    """
+    from penstock.cli.benchmarks.steady import measure, rows, words
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the process that learns is stopped too
+    report = measure(events, step, every, " ".join(["penstock", *sys.argv[1:]]), say)
+    if as_json:
+        show_json(report)
+        return
+    found = rows(report)
+    show(found, [(name, name) for name in found[0]])
+    click.echo()
+    for sentence in words(report):
+        click.echo(sentence)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[str, str, int, int], None]]]:
+    """A line a result on stderr, and under them, on a terminal, how far it is."""
+    if not sys.stderr.isatty():
+        yield say, lambda benchmark, method, over, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("looking for data", total=None)
+
+        def started(benchmark: str, method: str, over: int, total: int) -> None:
+            shown.update(task, description=f"{benchmark}, {method}", completed=over, total=total)
+
+        yield shown.console.print, started
 
 
 def _listed(given: Sequence[str]) -> list[str]:

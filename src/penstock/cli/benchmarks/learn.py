@@ -25,6 +25,7 @@ from penstock.cli.benchmarks.learn_report import (
     Row,
     StreamAbout,
     StreamReport,
+    aims,
     compare,
     row,
 )
@@ -40,7 +41,7 @@ class NothingToMeasure(PenstockError):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How much to measure. The defaults take 10 to 15 minutes."""
+    """How much to measure. The defaults take some 20 minutes."""
 
     streams: tuple[str, ...] = learn_streams.NAMES
     file: str | None = None
@@ -99,6 +100,7 @@ def measure(settings: Settings, command: str, note: Callable[[str], None]) -> Re
         streams=reports,
         machine=describe(Path(tempfile.gettempdir()), probes=20),
         summary=summary,
+        aims=aims(summary, reports),
         about=about,
         left_out=left_out,
         learners={name: LEARNERS[name].how for name in (OURS, *settings.peers)},

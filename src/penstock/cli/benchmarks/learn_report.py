@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
+from penstock.cli.benchmarks.learn_streams import WITHOUT_DRIFT
 from penstock.cli.benchmarks.learners import NO_CHANGE, OURS
 from penstock.cli.benchmarks.machine import Machine
 from penstock.cli.benchmarks.trial import Bounds, Trial
@@ -14,6 +16,11 @@ POINTS = 0.02
 """Of accuracy: a learner that is no more than this behind ours is as good, and its speed is compared."""
 COMPARABLE_EVENTS = 1_000
 """Of a prefix: on fewer, the noise of an accuracy of 0.8 is more than two points (1.3 is its standard error)."""
+
+CLOSE = 0.005
+"""Of accuracy: what counts as equal to the best."""
+ECE_MAX = 0.03
+SPEED_RATIO = 20.0
 
 TableRow = dict[str, object]
 
@@ -81,12 +88,25 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Our events a second divided by theirs."""
 
 
+class Aim(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that ours is meant to reach, on each stream in each step, or on a share of them."""
+
+    aim: str
+    reached: int
+    of: int
+    """Streams in steps for which it can be told."""
+    is_met: bool
+    missed: list[str] = []
+    """Where it is not reached, by name and step, with the value there."""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, in the order in which it is read."""
 
     streams: list[StreamReport]
     machine: Machine
     summary: list[Comparison]
+    aims: list[Aim]
     about: list[StreamAbout]
     left_out: list[LeftOut]
     learners: dict[str, str]
@@ -159,6 +179,31 @@ def compare(name: str, step: int, total: int, ours: Trial, peers: list[Contender
     )
 
 
+def aims(summary: list[Comparison], streams: list[StreamReport]) -> list[Aim]:
+    """What was meant to be reached, all on equal events."""
+    differences = {f"{c.name}/{c.step}": c.difference for c in summary if c.difference is not None}
+    ratios = {f"{c.name}/{c.step}": c.speed_ratio for c in summary if c.speed_ratio is not None}
+    errors = {
+        f"{found.name}/{found.step}": row.ece
+        for found in streams
+        if found.name in WITHOUT_DRIFT
+        for row in found.rows
+        if row.model == OURS and row.ece is not None
+    }
+    return [
+        _aim("best, or at most 0.5 points behind the best peer", differences, lambda d: d >= -CLOSE),
+        _aim("strictly best, on two thirds", differences, lambda d: d > 0.0, share=2 / 3),
+        _aim(f"calibration error at most {ECE_MAX:g} without drift", errors, lambda e: e <= ECE_MAX),
+        _aim(f"{SPEED_RATIO:g} times the speed of any peer within 2 points", ratios, lambda r: r >= SPEED_RATIO),
+    ]
+
+
+def _aim(aim: str, values: dict[str, float], reaches: Callable[[float], bool], share: float = 1.0) -> Aim:
+    missed = [f"{where} {value:.4g}" for where, value in values.items() if not reaches(value)]
+    reached = len(values) - len(missed)
+    return Aim(aim=aim, reached=reached, of=len(values), is_met=reached >= share * len(values), missed=missed)
+
+
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +253,15 @@ def tables(report: Report) -> dict[str, list[TableRow]]:
         title = f"{stream.name}, steps of {stream.step}: {about.events:,} events, {about.features} features, "
         found[f"{title}{about.classes} classes"] = stream_rows(stream, about.events)
     found["Ours and the best peer, on the events that both had"] = summary_rows(report)
+    found["Aims"] = [
+        {
+            "aim": aim.aim,
+            "met": aim.is_met if aim.of else "-",
+            "reached": f"{aim.reached} of {aim.of}",
+            "missed": ", ".join(aim.missed),
+        }
+        for aim in report.aims
+    ]
     return found
 
 
@@ -216,7 +270,7 @@ def words(report: Report) -> list[str]:
     machine = report.machine
     differences = [found.difference for found in report.summary if found.difference is not None]
     ahead = sum(difference > 0 for difference in differences)
-    close = sum(-0.005 <= difference <= 0 for difference in differences)
+    close = sum(-CLOSE <= difference <= 0 for difference in differences)
     behind = len(differences) - ahead - close
     slow, others = report.bounds["slow"], report.bounds["others"]
     sentences = [
@@ -227,9 +281,9 @@ def words(report: Report) -> list[str]:
         f"{machine.blas}; one thread each.",
         f"Ran {report.command} on {report.date}, in {report.seconds:.0f} s.",
         f"Slow learners had the first {slow.events:,} events and {slow.seconds:g} s a stream, all others at most "
-        f"{others.seconds:g} s; Hoeffding trees and scikit-learn have the seconds of the slow.",
+        f"{others.seconds:g} s; the Hoeffding tree, scikit-learn and torch have the seconds of the slow.",
         f"A learner that had fewer than {COMPARABLE_EVENTS:,} events of a longer stream is not among the best peers.",
-        "Memory is how much a process grew while it learned.",
+        "Memory is how much a process grew while it learned, or the size of the learner's state where that is more.",
     ]
     return [*sentences, *(f"{found.name} is left out: {found.reason}." for found in report.left_out)]
 

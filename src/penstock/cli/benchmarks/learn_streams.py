@@ -216,6 +216,8 @@ BUNDLED = {"phishing": "Phishing", "bananas": "Bananas", "image_segments": "Imag
 """Those of River's classification streams that come with the package; the others would have to be downloaded."""
 GENERATED = ("sea", "hyperplane", "rbf_drift", "agrawal", "led_drift", "mixed", "sudden_drift", "gradual_drift")
 NAMES = (*ON_DISK, *BUNDLED, *GENERATED)
+WITHOUT_DRIFT = (*BUNDLED, "agrawal", "mixed")
+"""Those whose concept is not known to change: what is confident there should be right as often as it says."""
 
 
 def load(name: str, folder: Path | None, limit: int | None) -> Stream:

@@ -6,8 +6,8 @@ clock starts. In a step every event is predicted before any of them is learned, 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.cli.benchmarks.learn_streams import Stream
+from penstock.cli.benchmarks.learner_forms import dictionaries, hashed, vowpal_lines
 from penstock.cli.benchmarks.scores import Floats
 
-HASHED = 2**14
-"""Columns for the categories and words that scikit-learn gets; Vowpal Wabbit's own default is 2^18."""
+HASHED_DENSE = 256
+"""Columns for the categories and words that the network gets: its first layer has a weight for each column and unit."""
 
 
 class Learner(Protocol):
@@ -30,6 +31,10 @@ class Learner(Protocol):
 
     def probabilities(self, answer: Any) -> Floats:
         """(m, classes) of such an answer, in the order of the stream's classes; zeros where it said nothing."""
+        ...
+
+    def state_bytes(self) -> int:
+        """Of what it has learned, where the library tells; 0 otherwise. Events and code are not meant."""
         ...
 
 
@@ -44,6 +49,8 @@ class Penstock:
         events = stream.events
         self._steps = [events.rows(slice(at, at + step)) for at in range(0, len(events), step)]
         self._size = step
+        # Machine code is loaded, or made if it never was, as other libraries' is when they are imported.
+        FastModel(stream.spec).learn(self._steps[0])
 
     def step(self, start: int, stop: int) -> Any:
         return self._model.learn(self._steps[start // self._size]).predictions.probabilities
@@ -55,6 +62,9 @@ class Penstock:
             if name in self._places:
                 found[:, self._places[name]] = answer[:, column]
         return found
+
+    def state_bytes(self) -> int:
+        return sum(array.nbytes for array in self._model.save().arrays.values())
 
 
 class NoChange:
@@ -74,6 +84,9 @@ class NoChange:
         found: Floats = np.zeros((self._rows, self._count))
         found[:, answer] = 1.0
         return found
+
+    def state_bytes(self) -> int:
+        return 0
 
 
 # River ----------------------------------------------------------------------------------------------------------------
@@ -103,36 +116,11 @@ class River:
                 found[row, int(label)] = chance
         return found
 
-
-def dictionaries(stream: Stream) -> list[dict[str, Any]]:
-    """A dictionary an event, without the features that are missing; a text is the count of each of its words."""
-    events, features = stream.events, stream.spec.features
-    plain = [name for name, about in features.items() if about.type not in ("category", "text", "vector")]
-    rows: list[dict[str, Any]] = [
-        {name: value for name, value in zip(plain, row, strict=True) if value == value}
-        for row in events.numbers.tolist()
-    ]
-    wide = [name for name, about in features.items() if about.type == "vector"]
-    for name, matrix in zip(wide, events.vectors, strict=True):
-        for row, values in zip(rows, matrix.tolist(), strict=True):
-            row.update({f"{name}[{j}]": value for j, value in enumerate(values) if value == value})
-    for (name, is_text), strings in zip(_strings(stream), events.strings, strict=True):
-        for row, value in zip(rows, strings, strict=True):
-            for word in _words(value) if is_text else ():
-                row[f"{name}:{word}"] = row.get(f"{name}:{word}", 0) + 1
-            if value is not None and not is_text:
-                row[name] = value
-    return rows
-
-
-def _strings(stream: Stream) -> list[tuple[str, bool]]:
-    """The name of each column of strings, and whether it is a text."""
-    about = stream.spec.features.items()
-    return [(name, feature.type == "text") for name, feature in about if feature.type in ("category", "text")]
-
-
-def _words(text: str | None) -> list[str]:
-    return re.findall(r"\w+", (text or "").lower())
+    def state_bytes(self) -> int:
+        # Some of River's estimators hold what its own count cannot walk through.
+        with contextlib.suppress(Exception):
+            return int(self._model._raw_memory_usage)
+        return 0
 
 
 def _logistic(stream: Stream) -> Any:
@@ -170,7 +158,7 @@ def _leveraging(stream: Stream) -> Any:
     return ensemble.LeveragingBaggingClassifier(model=tree.HoeffdingTreeClassifier(), seed=0)
 
 
-# Vowpal Wabbit and scikit-learn ---------------------------------------------------------------------------------------
+# Vowpal Wabbit, scikit-learn and torch --------------------------------------------------------------------------------
 
 
 class VowpalWabbit:
@@ -200,19 +188,8 @@ class VowpalWabbit:
         found: Floats = np.array(answer, dtype=np.float64)
         return found if self._count > 2 else np.stack([1.0 - found, found], axis=1)
 
-
-def vowpal_lines(stream: Stream) -> Iterator[str]:
-    """Vowpal Wabbit's text format: 1 and -1 for two classes, 1 to k for more; features are named by their place."""
-    names: dict[str, str] = {}
-    two = len(stream.classes) == 2
-    for row, code in zip(dictionaries(stream), stream.codes.tolist(), strict=True):
-        parts = []
-        for name, value in row.items():
-            if isinstance(value, str):
-                parts.append(names.setdefault(f"{name}={value}", f"c{len(names)}"))
-            else:
-                parts.append(f"{names.setdefault(name, f'f{len(names)}')}:{value:.9g}")
-        yield f"{(2 * code - 1) if two else code + 1} | {' '.join(parts)}"
+    def state_bytes(self) -> int:
+        return 0
 
 
 class StochasticGradient:
@@ -228,7 +205,7 @@ class StochasticGradient:
         self._count = len(stream.classes)
         events = stream.events
         self._numbers: NDArray[Any] = np.concatenate([events.numbers, *events.vectors], axis=1)
-        self._hashed = _hashed(stream)
+        self._hashed = hashed(stream)
         self._is_fitted = False
 
     def step(self, start: int, stop: int) -> Floats:
@@ -255,21 +232,68 @@ class StochasticGradient:
     def probabilities(self, answer: Floats) -> Floats:
         return answer
 
+    def state_bytes(self) -> int:
+        learned = (*vars(self._model).values(), *vars(self._scaler).values())
+        return sum(value.nbytes for value in learned if isinstance(value, np.ndarray))
 
-def _hashed(stream: Stream) -> Any:
-    """Categories and words as (n, HASHED) sparse columns, or None where there are none."""
-    if not stream.events.strings:
-        return None
-    from sklearn.feature_extraction import FeatureHasher
 
-    rows: list[list[str]] = [[] for _ in stream.events.times]
-    for (name, is_text), strings in zip(_strings(stream), stream.events.strings, strict=True):
-        for row, value in zip(rows, strings, strict=True):
-            if is_text:
-                row += [f"{name}:{word}" for word in _words(value)]
-            elif value is not None:
-                row.append(f"{name}={value}")
-    return FeatureHasher(n_features=HASHED, input_type="string").transform(rows)
+class Perceptron:
+    """torch: two hidden layers of 64 ReLU units, Adam with its own settings, a step of events at a time. Numbers are
+    standardised by what came before; categories and words are
+    hashed."""
+
+    def __init__(self, stream: Stream, step: int) -> None:
+        import torch
+        from sklearn.preprocessing import StandardScaler
+        from torch import nn
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        self._torch = torch
+        self._scaler = StandardScaler()
+        self._count = len(stream.classes)
+        self._codes = torch.from_numpy(stream.codes)
+        events = stream.events
+        self._numbers: NDArray[Any] = np.concatenate([events.numbers, *events.vectors], axis=1)
+        sparse = hashed(stream, HASHED_DENSE)
+        self._hashed: NDArray[Any] = np.zeros((len(events), 0)) if sparse is None else sparse.toarray()
+        width = self._numbers.shape[1] + self._hashed.shape[1]
+        self._network = nn.Sequential(
+            nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, self._count)
+        )
+        self._adam = torch.optim.Adam(self._network.parameters())
+        self._is_fitted = False
+
+    def step(self, start: int, stop: int) -> Any:
+        torch = self._torch
+        numbers = self._numbers[start:stop]
+        answer = None
+        if self._is_fitted:
+            with torch.no_grad():
+                answer = torch.softmax(self._network(self._inputs(start, stop)), dim=1)
+        if numbers.shape[1]:
+            self._scaler.partial_fit(numbers)
+        self._is_fitted = True
+        self._adam.zero_grad()
+        scores = self._network(self._inputs(start, stop))
+        torch.nn.functional.cross_entropy(scores, self._codes[start:stop]).backward()
+        self._adam.step()
+        return np.zeros((stop - start, self._count)) if answer is None else answer.numpy()
+
+    def _inputs(self, start: int, stop: int) -> Any:
+        numbers = self._numbers[start:stop]
+        if numbers.shape[1]:
+            numbers = np.nan_to_num(self._scaler.transform(numbers), copy=False, nan=0.0)
+        both = np.concatenate([numbers, self._hashed[start:stop]], axis=1)
+        return self._torch.from_numpy(both.astype(np.float32))
+
+    def probabilities(self, answer: Any) -> Floats:
+        found: Floats = np.asarray(answer, dtype=np.float64)
+        return found
+
+    def state_bytes(self) -> int:
+        # Adam keeps two moments of each weight.
+        return 3 * sum(weight.numel() * weight.element_size() for weight in self._network.parameters())
 
 
 # By name --------------------------------------------------------------------------------------------------------------
@@ -317,6 +341,11 @@ LEARNERS: dict[str, Peer] = {
     "sklearn_sgd": Peer(
         how="scikit-learn: StandardScaler, SGDClassifier with log loss; it is told the classes",
         build=StochasticGradient,
+        is_bounded=True,
+    ),
+    "torch_mlp": Peer(
+        how="torch: StandardScaler, two hidden layers of 64 ReLU units, Adam; it is told the classes",
+        build=Perceptron,
         is_bounded=True,
     ),
     NO_CHANGE: Peer(how="the last label of the step before, for certain", build=NoChange),

@@ -36,6 +36,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     pid: int | None
     """Of the supervisor, where it is ours."""
+    data: Path | None = None
+    """Its data folder, where it is ours."""
 
     def status(self) -> dict[str, object]:
         """The service's status frame. Raises OSError."""
@@ -64,7 +66,7 @@ def running(spec: Spec, folder: Path) -> Iterator[Running]:
         command = [sys.executable, "-m", "penstock", "up", str(file), "--data", f"{home}/data", "--port", str(port)]
         with output.open("wb") as sink:
             child = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        service = Running(url=f"http://127.0.0.1:{port}/v1/{spec.name}", pid=child.pid)
+        service = Running(url=f"http://127.0.0.1:{port}/v1/{spec.name}", pid=child.pid, data=Path(home, "data"))
         try:
             _wait_until_ready(service, child, output)
             yield service

@@ -1,31 +1,27 @@
 """One learner on one stream in a process of its own: its speed, its memory, its scores, and its end if it comes early.
 
-Children are forked from a server that has imported the libraries, so that a trial starts in a moment and its memory is
-still its own. They run one after the other, with one thread for linear algebra.
+Trials run one after the other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
-import multiprocessing
-import os
 import resource
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from penstock.cli.benchmarks.apart import Failed, apart
 from penstock.cli.benchmarks.learn_streams import Stream
 from penstock.cli.benchmarks.learners import LEARNERS
 from penstock.cli.benchmarks.scores import Hits, Scorer, Scores
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PRELOADED = (
     "penstock.cli.benchmarks.trial",
     "penstock.learn.fast.model",
@@ -38,6 +34,7 @@ PRELOADED = (
     "sklearn.linear_model",
     "sklearn.preprocessing",
     "sklearn.feature_extraction",
+    "torch",
     "vowpalwabbit",
 )
 """Those that are not installed are passed over, and their learners say so."""
@@ -66,7 +63,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     scores: Scores | None
     events_per_s: float | None
     memory_mb: float | None
-    """How much the process grew while it learned, in 10^6 bytes of anonymous memory."""
+    """In 10^6 bytes: how much the process grew while it learned, in anonymous memory, or what the learner's state
+    comes to, where that is more because some of it was there before the first event."""
     right: bytes
     """A bit an event, which answers were right."""
     ended: str = ""
@@ -90,59 +88,12 @@ def failed(reason: str) -> Trial:
 def run(model: str, stream: Stream, step: int, bounds: Bounds, work: Work | None = None) -> Trial:
     """``work``, which is `learn`, in a process of its own. A crash or a hang is its result, nobody else's."""
     stream = _within(stream, step, bounds)
-    context = multiprocessing.get_context("forkserver")
-    with _one_thread():
-        context.set_forkserver_preload(list(PRELOADED))
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=_child, args=(sender, work or learn, model, stream, step, bounds), daemon=True)
-        child.start()
-    sender.close()
     time_s = 2 * bounds.seconds + PREPARING_S + PREPARING_EVENT_S * len(stream.events)
     try:
-        if not receiver.poll(time_s):
-            return failed(f"timed out: no result within {time_s:.0f} s")
-        return msgspec.msgpack.decode(receiver.recv_bytes(), type=Trial)
-    except (EOFError, ConnectionResetError):
-        child.join()
-        return failed(f"crashed: its process ended with {child.exitcode}")
-    finally:
-        receiver.close()
-        child.kill()
-        child.join()
-        child.close()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The environment that the server of children is started with, once: libraries look at it when they are loaded."""
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(ONE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _child(sender: Connection, work: Work, model: str, stream: Stream, step: int, bounds: Bounds) -> None:
-    os.dup2(2, 1)  # what a library prints is no result
-    warnings.simplefilter("ignore")  # of a peer's own dependencies
-    np.seterr(all="ignore")
-    try:
-        trial = work(model, stream, step, bounds)
-    except ImportError as error:
-        trial = failed(f"left out: {error}; install it with: pip install 'penstock[bench]'")
-    except MemoryError:
-        trial = failed("crashed: it ran out of memory")
-    except Exception as error:
-        # Whatever a library raises on somebody's data belongs into the table, not in place of it.
-        said = " ".join(str(error).split())[:200]
-        trial = failed(f"crashed: {type(error).__name__}: {said}")
-    sender.send_bytes(msgspec.msgpack.encode(trial))
-    sender.close()
+        answer = apart(work or learn, model, stream, step, bounds, preload=PRELOADED, time_s=time_s)
+    except Failed as failure:
+        return failed(str(failure))
+    return msgspec.msgpack.decode(answer, type=Trial)
 
 
 def learn(model: str, stream: Stream, step: int, bounds: Bounds) -> Trial:
@@ -151,8 +102,7 @@ def learn(model: str, stream: Stream, step: int, bounds: Bounds) -> Trial:
     total = len(stream.events)
     learner = LEARNERS[model].build(stream, step)
     scorer = Scorer(stream.codes, step)
-    gc.collect()
-    before = largest = resident_bytes()
+    before = largest = settled_bytes()
     spent = looked = 0.0
     done = 0
     while done < total and spent < bounds.seconds:
@@ -169,7 +119,7 @@ def learn(model: str, stream: Stream, step: int, bounds: Bounds) -> Trial:
         events=done,
         scores=scorer.scores(),
         events_per_s=done / spent,
-        memory_mb=(largest - before) / 1e6,
+        memory_mb=max(largest - before, learner.state_bytes()) / 1e6,
         right=np.packbits(scorer.hits).tobytes(),
         ended=f"stopped after {bounds.seconds:g} s" if is_out_of_time else "",
     )
@@ -179,6 +129,14 @@ def _within(stream: Stream, step: int, bounds: Bounds) -> Stream:
     """What a learner may have of it, in whole steps."""
     events = -(-bounds.events // step) * step
     return stream if events >= len(stream.events) else stream.first(events)
+
+
+def settled_bytes() -> int:
+    """The same after everything that is not needed has gone back to the system, so that what is needed next is seen."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # of the C library of GNU alone
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident_bytes()
 
 
 def resident_bytes() -> int:

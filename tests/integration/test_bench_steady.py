@@ -1,0 +1,48 @@
+"""`penstock bench steady`: what it counts, and that the state of a learner does not grow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from penstock.cli.benchmarks.steady import SteadyReport, Stretch, endless, summed_up
+
+
+def test_a_state_has_its_size_from_the_first_events_on() -> None:
+    found = endless(5_000, 250, 1_000)
+
+    assert [stretch.events for stretch in found] == [1_000, 2_000, 3_000, 4_000, 5_000]
+    assert len({stretch.state_mb for stretch in found}) == 1
+    assert found[-1].state_mb > 0
+    assert found[-1].accuracy == pytest.approx(found[-1].bayes_accuracy, abs=0.06)
+
+
+def test_growth_is_told_from_the_first_fifth_on() -> None:
+    made = [
+        Stretch(
+            events=n,
+            events_per_s=100.0 / n,
+            memory_mb=10.0 * n,
+            state_mb=float(n),
+            accuracy=0.5,
+            bayes_accuracy=0.5,
+        )
+        for n in range(1, 11)
+    ]
+    found = summed_up(made, 4, "test")
+
+    assert (found.memory_growth_mb, found.state_growth_mb) == (80.0, 8.0)
+    assert found.slowest_to_fastest == pytest.approx(0.2)
+
+
+def test_the_command_prints_stretches() -> None:
+    arguments = ("bench", "steady", "--events", "2000", "--every", "1000", "--json")
+    done = subprocess.run([sys.executable, "-m", "penstock", *arguments], capture_output=True, timeout=100, check=False)
+
+    assert done.returncode == 0, done.stderr.decode()
+    report = msgspec.json.decode(done.stdout, type=SteadyReport)
+    assert [stretch.events for stretch in report.stretches] == [1_024, 2_000]
+    assert report.step == 1024
