@@ -186,7 +186,7 @@ def _through_up(settings: Settings, as_json: bool) -> None:
     else:
         for sentence in words(found):
             click.echo(sentence)
-    if not found.is_equal and found.rolled_back_at is None:
+    if not found.is_equal:
         sys.exit(1)
 
 

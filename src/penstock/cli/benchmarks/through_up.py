@@ -22,11 +22,17 @@ import numpy as np
 from penstock.cli.benchmarks.learn_streams import Stream
 from penstock.cli.benchmarks.running import Running, running
 from penstock.errors import PenstockError
+from penstock.events import Version
 from penstock.learn.fast.model import FastModel
+from penstock.learn.interface import State
 from penstock.learn.prequential import Prequential, right
 from penstock.learn.steps import Step, read_steps
 from penstock.spec import Spec
 
+RATE = 4_000.0
+"""Events a second: sent as fast as possible a stream becomes a backlog, which is learned in the longest of steps."""
+REQUEST = 32
+"""Events a request, which are about a step."""
 WAIT_S = 300.0
 """Seconds in which everything that was ingested is learned."""
 
@@ -47,8 +53,8 @@ class Through(msgspec.Struct, frozen=True, kw_only=True):
     """Steps with the same sum of losses, bit for bit."""
     largest_difference: float
     """Between the sums of a step."""
-    rolled_back_at: int | None
-    """The event from which on the service went on from an older state; nothing is compared behind it."""
+    rollbacks: int
+    """How often the gate had the service go on from an older state, as the comparison does."""
     service_accuracy: float
     """As the service's status says: each event counts a thousandth less than the one after it."""
     replayed_accuracy: float
@@ -64,14 +70,16 @@ class Through(msgspec.Struct, frozen=True, kw_only=True):
         return self.equal_steps == self.steps and self.service_accuracy == self.replayed_accuracy
 
 
-def through(stream: Stream, folder: Path, note: Callable[[str], None]) -> Through:
-    """Run the stream through a service with its data in ``folder``. Raises NotThrough and DidNotStart."""
+def through(stream: Stream, folder: Path, note: Callable[[str], None], rate: float = RATE) -> Through:
+    """Run the stream, so many events a second, through a service with its data in ``folder``.
+
+    Raises NotThrough and DidNotStart."""
     spec = plain(stream.spec)
     with tempfile.TemporaryDirectory(prefix="penstock-through-", dir=folder) as home, running(spec, folder) as service:
         file = Path(home, "stream.csv")
         write_csv(stream, file)
         note(f"{stream.name}: {len(stream.events):,} events go through penstock up")
-        _ingest(service, spec.name, file, Path(home))
+        _ingest(service, spec.name, file, Path(home), rate)
         status = _learned(service, len(stream.events))
         assert service.data is not None, "it is ours"
         steps = list(read_steps(service.data / spec.name / "steps"))
@@ -91,9 +99,9 @@ def compared(stream: Stream, spec: Spec, steps: list[Step], said: float) -> Thro
     """Learn the rows of the recorded steps again. The log has one partition, so that offsets are rows."""
     model, prequential = FastModel(spec), Prequential()
     hits: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
-    equal, apart, loss, rolled_back_at = 0, 0.0, 0.0, None
+    equal, apart, loss, rollbacks = 0, 0.0, 0.0, 0
     taken = [step for step in steps if step.events]
-    compared_steps = 0
+    kept: dict[Version, State] = {Version(1): model.save()}
     for step in taken:
         rows = np.concatenate([np.arange(start, stop) for _, start, stop in step.ranges])
         if len(rows) != step.events:
@@ -106,20 +114,22 @@ def compared(stream: Stream, spec: Spec, steps: list[Step], said: float) -> Thro
         equal += difference == 0.0
         apart = max(apart, difference)
         loss += step.loss_sum
-        compared_steps += 1
-        if step.action == "roll_back":
-            rolled_back_at = int(rows[-1]) + 1
-            break
+        if step.probation:
+            kept[step.version] = model.save()
+        if step.action == "roll_back" and step.restored is not None:
+            rollbacks += 1
+            if spec.gate.after_rollback == "restore":
+                model.load(kept[step.restored])
     events = sum(map(len, hits))
     sizes = [step.events for step in taken]
     return Through(
         name=stream.name,
         events=events,
-        steps=compared_steps,
+        steps=len(taken),
         step_events={"median": float(np.median(sizes)), "largest": float(max(sizes))},
         equal_steps=equal,
         largest_difference=apart,
-        rolled_back_at=rolled_back_at,
+        rollbacks=rollbacks,
         service_accuracy=said,
         replayed_accuracy=prequential.accuracy.mean,
         accuracy=round(float(np.concatenate(hits).mean()), 4),
@@ -138,9 +148,21 @@ def write_csv(stream: Stream, file: Path) -> None:
             writer.writerow([*("" if value != value else repr(value) for value in row), label])
 
 
-def _ingest(service: Running, name: str, file: Path, home: Path) -> None:
+def _ingest(service: Running, name: str, file: Path, home: Path, rate: float) -> None:
     address = service.url.partition("/v1/")[0]
-    command = [sys.executable, "-m", "penstock", "ingest", name, str(file), "--url", address, "--no-resume"]
+    command = [
+        sys.executable,
+        "-m",
+        "penstock",
+        "ingest",
+        name,
+        str(file),
+        "--url",
+        address,
+        "--no-resume",
+        "--rate",
+        str(rate),
+    ]
     # What was sent before is remembered in the user's own folder, where this stream must leave no trace.
     environment = os.environ | {"XDG_STATE_HOME": str(home)}
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, env=environment, check=False)
@@ -165,10 +187,9 @@ def _learned(service: Running, events: int) -> dict[str, object]:
 
 def words(found: Through) -> list[str]:
     """Both numbers, and whether they are one."""
-    until = "" if found.rolled_back_at is None else f", up to a rollback at event {found.rolled_back_at:,}"
     return [
         f"{found.name}: {found.events:,} events in {found.steps:,} steps of {found.step_events['median']:g} in the "
-        f"median and {found.step_events['largest']:g} at most{until}.",
+        f"median and {found.step_events['largest']:g} at most, with {found.rollbacks} rollbacks.",
         f"Accuracy at the end, fading: {found.service_accuracy:.6f} in the service, {found.replayed_accuracy:.6f} in "
         f"process with the same steps; {found.accuracy:.4f} over all events alike.",
         f"{found.equal_steps:,} of {found.steps:,} steps have the same losses to the last bit"
