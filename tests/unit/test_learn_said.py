@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from penstock.events import Batch, EventId, Kind, Offset, Partition, Version, decode, encode
 from penstock.join.window import JoinWindow
-from penstock.learn.fast.layout import BASES
+from penstock.learn.fast.classify import ClassLearner
+from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
-from penstock.learn.fast.said import HEAD, likelihoods, mark_of, of_classes
+from penstock.learn.fast.said import HEAD, mark_of, members_then, of_classes
 from penstock.spec import ClassName, Feature, Label, Learn, Serve, Spec, Task
 
 Array = NDArray[np.float64]
@@ -118,26 +119,32 @@ def test_a_label_that_comes_at_once_moves_the_mixture_as_without_a_record() -> N
 def test_rows_of_other_members_or_of_none_count_as_they_answer_now() -> None:
     rng = np.random.default_rng(3)
     then, now = (rng.dirichlet(np.ones(3), size=(4, 5)).transpose(0, 2, 1) for _ in range(2))
-    classes = np.array([0, 1, 2, 2])
     mark = mark_of("ab" * 32)
     said = of_classes(then, mark)
     assert said is not None
     said[3] = np.nan
-    found = likelihoods(said, now, classes, mark)
-    assert found[:3] == pytest.approx(then[np.arange(3), classes[:3]], abs=1e-3)
-    assert np.array_equal(found[3], now[3, 2])
-    everything_now = now[np.arange(4), classes]
-    assert np.array_equal(likelihoods(said, now, classes, mark_of("cd" * 32)), everything_now)
-    assert np.array_equal(likelihoods(said, now[:, :, :4], classes, mark), everything_now[:, :4])
-    assert np.array_equal(likelihoods(None, now, classes, mark), everything_now)
+    found = members_then(said, now, mark)
+    assert found[:3] == pytest.approx(then[:3], abs=1e-3)
+    assert np.array_equal(found[3], now[3])
+    assert np.array_equal(members_then(said, now, mark_of("cd" * 32)), now)
+    assert np.array_equal(members_then(said, now[:, :, :4], mark), now[:, :, :4])
+    assert np.array_equal(members_then(None, now, mark), now)
 
 
 def test_a_class_that_the_answering_version_did_not_know_says_nothing() -> None:
     rng = np.random.default_rng(4)
     then, now = rng.dirichlet(np.ones(2), size=(3, 4)).transpose(0, 2, 1), np.full((3, 3, 4), 1 / 3)
     said = of_classes(then, 0)
-    found = likelihoods(said, now, np.array([2, 1, 3]), 0)
-    assert found == pytest.approx(then[1:2, 1], abs=1e-3)
+    found = members_then(said, now, 0)
+    assert found[:, :2] == pytest.approx(then, abs=1e-3)
+    assert np.isnan(found[:, 2]).all()
+    learner = ClassLearner(Layout.of(_spec("multiclass")), 0, 3, 3)
+    members = learner.members.layout.members
+    said = of_classes(np.full((1, 2, members), 0.5), 0)
+    answer = learner.members.answer(np.ones((1, 3)), np.zeros((1, 3, learner.members.layout.others)))
+    before = {name: array.copy() for name, array in learner.save()[1].items()}
+    learner.mix(answer, np.array([2]), said, 0)
+    assert all(np.array_equal(array, before[name]) for name, array in learner.save()[1].items())
 
 
 def test_a_record_does_not_grow_without_end() -> None:

@@ -13,7 +13,7 @@ from penstock.learn.fast.banks import Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import softmax
 from penstock.learn.fast.mixture import FLOOR, fading_counts, fixed_share, gone
-from penstock.learn.fast.said import Said, likelihoods
+from penstock.learn.fast.said import Said, members_then
 from penstock.learn.fast.stack import StackLearner, Stacks
 
 Array = NDArray[np.float64]
@@ -218,15 +218,19 @@ class ClassLearner:
     def mix(self, answer: Answer, classes: NDArray[np.intp], said: Said | None = None, mark: int = 0) -> None:
         """Move the mixture by what the members said of (n,) classes when they were asked, where that was kept, and by
         what they answer now elsewhere; classes unknown then say nothing."""
-        found = likelihoods(said, answer.members, classes, mark)
-        if len(found):
-            members, below = self.members, self._layout.below
-            logs = np.log(np.maximum(found, FLOOR))
+        members, below = self.members, self._layout.below
+        then, sharp = members_then(said, answer.members, mark), answer.sharp
+        if then is not answer.members:
+            sharp = members.stacks.sharpened(then[:, :, below:] @ members.stacks.weights)
+        known = np.flatnonzero(classes < then.shape[1])
+        known = known[~np.isnan(then[known, classes[known], 0])]
+        if len(known):
+            logs = np.log(np.maximum(then[known, classes[known]], FLOOR))
             members.mixture = fixed_share(members.mixture, logs[:, :below])
             members.stacks.weights = fixed_share(members.stacks.weights, logs[:, below:])
-        known = np.flatnonzero(classes < answer.members.shape[1])
+        known = known[~np.isnan(then[known, :, 0]).any(axis=1)]
         if len(known):
-            self._stacks.learn(answer.members[known], answer.sharp[known], classes[known])
+            self._stacks.learn(then[known], sharp[known], classes[known])
 
     def _learn_first_order(self, features: Array, answer: Answer, targets: Array) -> None:
         column = self._layout.first_order

@@ -66,24 +66,18 @@ def _told(said: Said | None, count: int, mark: int) -> NDArray[np.intp]:
     return np.flatnonzero((said[:, 0] == count) & (said[:, 1] == mark))
 
 
-def likelihoods(said: Said | None, members: Array, classes: NDArray[np.intp], mark: int) -> Array:
-    """(m, members) probabilities of the (n,) classes that came: what was said then, or, where nothing was kept, what
-    the (n, classes, members) probabilities of now say. Events of a class that was unknown then, or that has no place
-    in these (index too large), say nothing and are left out."""
-    n, known, count = members.shape
-    kept = classes < known
-    now = np.full((n, count), np.nan)
-    now[kept] = members[np.flatnonzero(kept), classes[kept]]
-    told = _told(said, count, mark)
-    if len(told):
-        assert said is not None
-        by_class = said[told, HEAD:].reshape(len(told), -1, count)
-        inside = classes[told] < by_class.shape[1]
-        then = np.full((len(told), count), np.nan)
-        then[inside] = by_class[np.flatnonzero(inside), classes[told][inside]]
-        now[told] = then
-    said_something: Array = now[~np.isnan(now).any(axis=1)]
-    return said_something
+def members_then(said: Said | None, members: Array, mark: int) -> Array:
+    """(n, classes, members) probabilities as they were given when the events were asked for, where that was kept, and
+    NaN there for classes that were unknown then; elsewhere the probabilities of now, which are given."""
+    told = _told(said, members.shape[2], mark)
+    if not len(told) or said is None:
+        return members
+    classes = members.shape[1]
+    by_class = said[told, HEAD:].reshape(len(told), -1, members.shape[2])[:, :classes]
+    then = members.copy()
+    then[told, : by_class.shape[1]] = by_class
+    then[told, by_class.shape[1] :] = np.nan
+    return then
 
 
 def numbers(said: Said | None, count: int, mark: int) -> tuple[NDArray[np.intp], Array]:
