@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from penstock.errors import BaseMissing, LibraryMissing
+from penstock.errors import BaseMissing, LibraryMissing, TrainingFailed
 from penstock.events import Batch, Kind
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.slow.artifact import Artifact, BaseManifest, read_artifact, sealed, write_artifact
 from penstock.learn.slow.base import SHAPES, LocalBases, MemoryBases, OnnxBase
-from penstock.spec import ClassName, Feature, Spec
+from penstock.learn.slow.reservoir import Reservoir
+from penstock.learn.slow.train import Training, train_base
+from penstock.spec import ClassName, Consolidate, Feature, Spec
 
 FEATURES = {"x": Feature(type="number"), "v": Feature(type="vector", width=5)}
 SPEC = Spec(name="base", task="multiclass", features=FEATURES)
@@ -202,3 +205,51 @@ def test_without_onnx_runtime_the_error_names_what_to_install(monkeypatch: pytes
     with pytest.raises(LibraryMissing, match="onnxruntime") as raised:
         OnnxBase(artifact())
     assert raised.value.advice == "pip install 'penstock[learn]'"
+
+
+def frozen_file(path: Path, width: int, rows: str | int = "rows") -> Path:
+    """A network that gives the squares of sums, (n, width), some of them of a wild size."""
+    rng = np.random.default_rng(0)
+    weights = (rng.normal(size=(INPUTS, width)) * 10.0 ** rng.integers(-2, 3, width)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["features", "w"], ["sums"]),
+            helper.make_node("Mul", ["sums", "sums"], ["outputs"]),
+        ],
+        "users",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [rows, INPUTS])],
+        [helper.make_tensor_value_info("outputs", TensorProto.FLOAT, [rows, width])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+@pytest.mark.parametrize(("width", "rows"), [(40, "rows"), (200, "rows"), (40, 1)])
+def test_a_frozen_network_gives_its_features_at_unit_size_and_an_output_layer_is_trained_on_them(
+    tmp_path: Path, width: int, rows: str | int
+) -> None:
+    path = frozen_file(tmp_path / "users.onnx", width, rows)
+    service = Spec(name="s", task="binary", features=FEATURES, consolidate=Consolidate(base=str(path), replay=400))
+    batch = events(1500, 4)
+    far = np.square(batch.vectors[0]).sum(axis=1) > 4.35
+    batch = replace(batch, labels=[ClassName(str(int(f))) for f in far], numbers=np.clip(batch.numbers, -1, 1))
+    reservoir = Reservoir(service)
+    reservoir.add(batch)
+    trained = train_base(service, reservoir, training=Training(steps_max=300))
+    assert trained is not None
+    base = LocalBases(tmp_path).put(trained.artifact)
+    said = base.embed(batch)
+    # Squares of sums of six numbers lie in 21 dimensions, however many there are.
+    assert base.width == (21 if width == 200 else width)
+    assert 0.8 < said.features.std() < 1.2
+    assert said.probabilities is not None
+    assert np.mean((said.probabilities[:, 1] > 0.5) == far) > 0.8
+
+
+def test_a_frozen_network_that_cannot_read_the_service_is_refused(tmp_path: Path) -> None:
+    reservoir = Reservoir(SPEC)
+    reservoir.add(replace(events(50, 0), labels=[ClassName(str(i % 2)) for i in range(50)]))
+    missing = msgspec.structs.replace(SPEC, consolidate=Consolidate(base=str(tmp_path / "none.onnx")))
+    with pytest.raises(TrainingFailed, match=r"none\.onnx"):
+        train_base(missing, reservoir)

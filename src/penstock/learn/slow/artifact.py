@@ -35,8 +35,9 @@ class BaseManifest(msgspec.Struct, frozen=True, kw_only=True):
     format: int = FORMAT
     kind: str
     """``mlp``, the import path of the user's module, or the name of the frozen network's file."""
-    inputs: Literal["encoded", "raw"] = "encoded"
-    """What the network reads: the encoder's columns, or the numbers and vectors as they are (missing is 0)."""
+    inputs: Literal["encoded", "raw", "tokens"] = "encoded"
+    """What the network reads: the encoder's columns, the numbers and vectors as they are (missing is 0), or the tokens
+    of a text."""
     task: Task
     features: dict[str, Feature]
     """The service's features, in its order, by which its columns are found."""
@@ -47,6 +48,10 @@ class BaseManifest(msgspec.Struct, frozen=True, kw_only=True):
     centre: float = 0.0
     unit: float = 1.0
     """Of a regression's labels: the network answers in units of ``unit`` from ``centre`` on."""
+    text: str = ""
+    """The text feature that is read as tokens."""
+    tokens_max: int = 0
+    """Tokens of it that are read at most."""
     parent: str = ""
     """The base whose weights it was trained from; empty for a beginning."""
     seed: int = 0
@@ -71,11 +76,13 @@ class Artifact:
     """Statistics of the inputs as safetensors."""
     weights: bytes = b""
     """The trained weights, and what the next training needs of this one, as safetensors; not needed for answers."""
+    tokenizer: bytes = b""
+    """JSON as the ``tokenizers`` library writes it, where the network reads a text."""
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
         hashed = hashlib.sha256()
-        for part in (msgspec.json.encode(self.manifest), self.network, self.encoder):
+        for part in (msgspec.json.encode(self.manifest), self.network, self.encoder, self.tokenizer):
             hashed.update(len(part).to_bytes(8, "little"))
             hashed.update(part)
         object.__setattr__(self, "id", hashed.hexdigest())
@@ -94,7 +101,9 @@ class Artifact:
         return unpacked(self.weights)
 
 
-def sealed(manifest: BaseManifest, network: bytes, *, encoder: Arrays, weights: Arrays) -> Artifact:
+def sealed(
+    manifest: BaseManifest, network: bytes, *, encoder: Arrays, weights: Arrays, tokenizer: bytes = b""
+) -> Artifact:
     """The artifact of these parts, its manifest naming the weights."""
     packed = to_safetensors(weights) if weights else b""
     named = hashlib.sha256(packed).hexdigest() if packed else ""
@@ -103,6 +112,7 @@ def sealed(manifest: BaseManifest, network: bytes, *, encoder: Arrays, weights: 
         network=network,
         encoder=to_safetensors(encoder) if encoder else b"",
         weights=packed,
+        tokenizer=tokenizer,
     )
 
 
@@ -110,6 +120,7 @@ FILES = {
     "network": "base.onnx",
     "encoder": "encoder.safetensors",
     "weights": "weights.safetensors",
+    "tokenizer": "tokenizer.json",
 }
 
 

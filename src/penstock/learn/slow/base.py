@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import BaseMissing, LibraryMissing
-from penstock.events import Batch
+from penstock.events import Batch, Schema
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.interface import Embedded
 from penstock.learn.slow.artifact import Artifact, read_artifact, write_artifact
+from penstock.learn.slow.tokens import Tokens
 from penstock.spec import NUMBER_TASKS, ClassName
 
 Array32 = NDArray[np.float32]
@@ -42,6 +43,9 @@ class OnnxBase:
                 self._encoder.load(artifact.statistics())
             except KeyError as missing:
                 raise BaseMissing(id=artifact.id, reason=f"its encoder lacks {missing}") from missing
+        self._texts: Tokens | None = None
+        if manifest.inputs == "tokens":
+            self._texts = Tokens(spec, manifest.text, artifact.tokenizer, manifest.tokens_max)
         self._shapes = self._sound_shapes()
 
     @property
@@ -61,6 +65,13 @@ class OnnxBase:
         """The statistics of its inputs; not to be changed."""
         return self._encoder
 
+    @property
+    def _columns(self) -> int:
+        if self.artifact.manifest.inputs == "encoded":
+            return self._encoder.width
+        schema = Schema.of(self.artifact.spec)
+        return len(schema.numbers) + sum(width for _, width in schema.vectors)
+
     def inputs(self, batch: Batch) -> Array32:
         """(n, inputs) what the network reads of each event."""
         if self.artifact.manifest.inputs == "raw":
@@ -77,27 +88,37 @@ class OnnxBase:
 
     def run(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(n, width) features and (n, classes or 1) outputs before the softmax."""
-        inputs = self.inputs(batch)
         parts: list[list[Array32]] = []
+        if self._texts is not None:
+            # One text at a time, without padding, so that it does not matter how long the others are.
+            return self._whole([self._answer(ids[None]) for ids in self._texts.each(batch)])
+        inputs = self.inputs(batch)
         at = 0
         for shape in self._shapes:
             while len(inputs) - at >= shape:
-                parts.append(self._session.run(("features", "outputs"), {self._input: inputs[at : at + shape]}))
+                parts.append(self._answer(inputs[at : at + shape]))
                 at += shape
+        return self._whole(parts)
+
+    def _answer(self, inputs: NDArray[Any]) -> list[Array32]:
+        answer: list[Array32] = self._session.run(("features", "outputs"), {self._input: inputs})
+        return answer
+
+    def _whole(self, parts: list[list[Array32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if not parts:
-            outputs = len(self.classes) or 1
-            return np.empty((0, self.width)), np.empty((0, outputs))
-        features, outs = (np.concatenate(pieces).astype(np.float64) for pieces in zip(*parts, strict=True))
-        return features, outs
+            return np.empty((0, self.width)), np.empty((0, len(self.classes) or 1))
+        features, outputs = (np.concatenate(pieces).astype(np.float64) for pieces in zip(*parts, strict=True))
+        return features, outputs
 
     def _sound_shapes(self) -> tuple[int, ...]:
         """The shapes that give every row, to the byte, what it gets alone; one row alone always does."""
-        width = self._session.get_inputs()[0].shape[1]
-        rows = np.random.default_rng(0).standard_normal((SHAPES[0], int(width))).astype(np.float32)
+        # A network of somebody else's may take one row at a time alone.
+        if self._texts is not None or not isinstance(self._session.get_inputs()[0].shape[0], str | None):
+            return (1,)
+        rows = np.random.default_rng(0).standard_normal((SHAPES[0], self._columns)).astype(np.float32)
 
         def answers(shape: int) -> list[bytes]:
-            names = ("features", "outputs")
-            runs = [self._session.run(names, {self._input: rows[at : at + shape]}) for at in range(0, len(rows), shape)]
+            runs = [self._answer(rows[at : at + shape]) for at in range(0, len(rows), shape)]
             return [np.concatenate(pieces).tobytes() for pieces in zip(*runs, strict=True)]
 
         alone = answers(1)

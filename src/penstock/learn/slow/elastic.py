@@ -69,7 +69,8 @@ def fisher(network: nn.Module, task: Task, before: Elastic) -> dict[str, NDArray
     rng = np.random.default_rng((task.seed, 7))
     rows = task.replay
     places = rng.permutation(len(rows))[:SAMPLES]
-    total = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    total = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
     network.eval()
     for place in places:
         _, outputs = network(torch.from_numpy(rows.inputs(places=np.array([place]))))
@@ -82,7 +83,7 @@ def fisher(network: nn.Module, task: Task, before: Elastic) -> dict[str, NDArray
             loss = -torch.log_softmax(outputs[0], dim=0)[label]
         network.zero_grad(set_to_none=True)
         loss.backward()
-        for name, parameter in network.named_parameters():
+        for name, parameter in trained.items():
             if parameter.grad is not None:
                 total[name] += parameter.grad.detach().square()
     for name, tensor in total.items():

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,28 +24,35 @@ EXTREME = 8.0
 """The largest input that the encoder lets through, in deviations."""
 
 
-def exported(network: nn.Module, inputs: int, outputs: int, sample: NDArray[np.float32]) -> tuple[bytes, int]:
+def exported(network: nn.Module, outputs: int, sample: NDArray[Any]) -> tuple[bytes, int]:
     """The network in ONNX, and the width of its features.
 
-    ``sample`` (n, inputs) are true inputs, on which, as on random and on extreme ones, ONNX Runtime's answers must be
-    torch's. Raises TrainingFailed."""
+    ``sample`` (n, inputs) are true inputs, numbers or tokens: on these, as on random and on extreme ones, ONNX
+    Runtime's answers must be torch's. Raises TrainingFailed."""
     network = network.to("cpu").eval()
     for parameter in network.parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise TrainingFailed(reason="its weights are no numbers any more")
-    written = _written(network, inputs)
+    written = _written(network, sample)
     onnx.checker.check_model(onnx.load_from_string(written))
-    rng = np.random.default_rng(0)
-    trials = (
-        sample,
-        rng.standard_normal((16, inputs)).astype(np.float32),
-        rng.choice(np.array([-EXTREME, 0.0, EXTREME], np.float32), (16, inputs)),
-        np.zeros((1, inputs), np.float32),
-    )
+    rng, inputs = np.random.default_rng(0), sample.shape[1]
+    trials: tuple[NDArray[Any], ...]
+    if sample.dtype == np.int64:
+        # Any number of tokens, and padding behind them.
+        random = rng.integers(0, sample.max() + 1, (16, inputs))
+        random[:8, inputs // 2 :] = -1
+        trials = (sample, random, random[:3, : inputs // 2], random[8:9, :1])
+    else:
+        trials = (
+            sample,
+            rng.standard_normal((16, inputs)).astype(np.float32),
+            rng.choice(np.array([-EXTREME, 0.0, EXTREME], np.float32), (16, inputs)),
+            np.zeros((1, inputs), np.float32),
+        )
     return written, verified(written, network, trials, outputs)
 
 
-def verified(written: bytes, network: nn.Module, trials: tuple[NDArray[np.float32], ...], outputs: int) -> int:
+def verified(written: bytes, network: nn.Module, trials: tuple[NDArray[Any], ...], outputs: int) -> int:
     """Make sure that ONNX Runtime answers as torch does, for any number of rows; the width of the features."""
     import onnxruntime
 
@@ -65,17 +73,19 @@ def verified(written: bytes, network: nn.Module, trials: tuple[NDArray[np.float3
     return width
 
 
-def _written(network: nn.Module, inputs: int) -> bytes:
-    rows = torch.export.Dim("rows")
+def _written(network: nn.Module, sample: NDArray[Any]) -> bytes:
+    shape: dict[int, Any] = {0: torch.export.Dim("rows")}
+    if sample.dtype == np.int64:
+        shape[1] = torch.export.Dim("tokens", min=1, max=sample.shape[1])
     with _quiet():
         try:
             program = torch.onnx.export(
                 network,
-                (torch.zeros(2, inputs),),
+                (torch.zeros(2, sample.shape[1], dtype=torch.from_numpy(sample).dtype),),
                 dynamo=True,
                 input_names=["inputs"],
                 output_names=["features", "outputs"],
-                dynamic_shapes=({0: rows},),
+                dynamic_shapes=(shape,),
                 opset_version=OPSET,
                 verbose=False,
             )

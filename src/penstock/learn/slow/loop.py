@@ -23,7 +23,7 @@ from penstock.errors import TrainingFailed
 from penstock.learn.slow.artifact import sealed
 from penstock.learn.slow.elastic import Elastic, fisher
 from penstock.learn.slow.export import OPSET, exported
-from penstock.learn.slow.network import make, take_over
+from penstock.learn.slow.network import make, merged, take_over
 from penstock.learn.slow.train import Report, Rows, Task, Trained, Training
 
 RATE_FALL = 0.3
@@ -83,7 +83,8 @@ class Loop:
         take_over(network, {n.removeprefix(WEIGHT): t for n, t in older.items() if n.startswith(WEIGHT)}, training.kept)
         self.network = network.to(device)
         self._elastic = Elastic.of(network, older, training.ewc, training.rate, device)
-        self._optimizer = torch.optim.AdamW(network.parameters(), lr=training.rate, weight_decay=training.decay)
+        self._trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._trainable, lr=training.rate, weight_decay=training.decay)
         self._best: dict[str, Tensor] = {}
         self._progress = Progress()
         self._fingerprint = _fingerprint(task, training)
@@ -118,15 +119,29 @@ class Loop:
 
     def finish(self, ended: Literal["converged", "steps", "time"]) -> Trained:
         """The best network as a base."""
-        task, progress = self._task, self._progress
-        self.network.load_state_dict(self._best)
+        task = self._task
+        self.network.load_state_dict(self._best, strict=False)
         network = self.network.to("cpu").eval()
-        weights = {WEIGHT + name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
+        weights = {WEIGHT + name: tensor.cpu().numpy() for name, tensor in self._best.items()}
         if self._training.ewc:
             weights |= fisher(network, task, self._elastic)
+        if task.frozen is not None:
+            last = (weights[f"{WEIGHT}last.{part}"] for part in ("weight", "bias"))
+            return self._sealed(task.frozen.with_outputs(*last), task.inputs, task.frozen.opset, {}, ended)
         sample = task.held_out.inputs(np.arange(min(len(task.held_out), 64)))
-        onnx, width = exported(network, task.inputs, task.outputs, sample)
-        manifest = task.manifest(width=width, opset=OPSET)
+        onnx, width = exported(merged(network), task.outputs, sample)
+        return self._sealed(onnx, width, OPSET, weights, ended)
+
+    def _sealed(
+        self,
+        network: bytes,
+        width: int,
+        opset: int,
+        weights: dict[str, NDArray[Any]],
+        ended: Literal["converged", "steps", "time"],
+    ) -> Trained:
+        task, progress = self._task, self._progress
+        manifest = task.manifest(width=width, opset=opset)
         report = Report(
             steps=progress.step,
             replayed=manifest.replayed,
@@ -138,12 +153,16 @@ class Loop:
             seconds=progress.elapsed_s,
             ended=ended,
         )
-        return Trained(artifact=sealed(manifest, onnx, encoder=task.encoder.save(), weights=weights), report=report)
+        encoder = task.encoder.save() if manifest.inputs == "encoded" else {}
+        artifact = sealed(manifest, network, encoder=encoder, weights=weights, tokenizer=task.tokenizer)
+        return Trained(artifact=artifact, report=report)
 
     def _step(self, step: int) -> None:
         """One step down: CE(recent) + beta CE(replay) + alpha |z - z_replay|^2 + elastic penalty."""
         task, training = self._task, self._training
         self.network.train()
+        # What a network draws while it trains, as dropout does, depends on the step alone.
+        torch.manual_seed((task.seed << 32) + step)
         recent, replay = (self._minibatch(rows, step, stream) for stream, rows in enumerate((task.recent, task.replay)))
         with self._precision():
             _, outputs = self.network(torch.cat((recent.inputs, replay.inputs)))
@@ -159,7 +178,7 @@ class Loop:
             raise TrainingFailed(reason=f"its loss is no number any more after {step} steps")
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(self._trainable, 5.0)
         self._optimizer.step()
 
     def _look(self) -> None:
@@ -225,7 +244,7 @@ class Loop:
             {
                 "fingerprint": self._fingerprint,
                 "progress": progress,
-                "network": self.network.state_dict(),
+                "network": _copied(self.network),
                 "best": self._best,
                 "optimizer": self._optimizer.state_dict(),
             },
@@ -248,7 +267,7 @@ class Loop:
             return
         if saved.get("fingerprint") != self._fingerprint:
             return
-        self.network.load_state_dict(saved["network"])
+        self.network.load_state_dict(saved["network"], strict=False)
         self._best = saved["best"]
         self._optimizer.load_state_dict(saved["optimizer"])
         self._progress = Progress(**saved["progress"])
@@ -273,17 +292,21 @@ def chosen(device: Literal["auto", "cpu", "cuda"]) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in one order, and one processor left to those who serve."""
+    """Sums in one order, and one processor left to those who serve; torch's own random numbers are put back after."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         torch.set_num_threads(before)
 
 
 def _copied(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    """What training changes: not the weights of a transformer beside its adapters."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    state = network.state_dict().items()
+    return {name: tensor.detach().clone() for name, tensor in state if name not in frozen}
 
 
 def _tensors(arrays: dict[str, NDArray[Any]]) -> dict[str, Tensor]:

@@ -19,10 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from penstock.errors import TrainingFailed
+from penstock.learn.slow.tokens import PREFIX
 
-FEATURES = 64
-"""Width of the default network's features."""
-HIDDEN_MIN, HIDDEN_MAX = 64, 256
+HIDDEN_MIN, HIDDEN_MAX = 128, 512
+"""The first layer of the default network is twice as wide as the inputs within these."""
+FEATURES_MIN, FEATURES_MAX = 32, 128
+"""Its features are a quarter as many within these: the heads' cost grows with their square."""
+WIDE = 128
+"""Inputs from which on they say much the same, as pixels and buckets do: DROPPED of them are left out of each step."""
+DROPPED = 0.2
 REACH = 8.0
 """Features that are the outputs of a user's network are cut here, to be of the order of 1."""
 
@@ -33,18 +38,31 @@ class Perceptron(nn.Module):
     Features are normalised row by row without parameters (Ba, Kiros and Hinton 2016): they have mean 0 and variance 1
     whatever the weights have become, which is what the heads' priors are made for."""
 
-    def __init__(self, inputs: int, outputs: int, features: int = FEATURES) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         hidden = min(max(16 * ((2 * inputs + 15) // 16), HIDDEN_MIN), HIDDEN_MAX)
+        features = min(max(16 * ((hidden + 32) // 64), FEATURES_MIN), FEATURES_MAX)
+        self.drop = nn.Dropout(DROPPED if inputs >= WIDE else 0.0)
         self.first = nn.Linear(inputs, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.second = nn.Linear(hidden, features)
         self.last = nn.Linear(features, outputs)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = functional.relu(self.norm(self.first(inputs)))
+        hidden = functional.relu(self.norm(self.first(self.drop(inputs))))
         features = functional.layer_norm(functional.relu(self.second(hidden)), (self.second.out_features,))
         return features, self.last(features)
+
+
+class Readout(nn.Module):
+    """An output layer alone, on the features of a frozen network."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.last = nn.Linear(inputs, outputs)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs, self.last(inputs)
 
 
 class Uniform(nn.Module):
@@ -66,7 +84,13 @@ def make(kind: str, inputs: int, outputs: int, seed: int) -> nn.Module:
     """The network that ``consolidate.base`` names, with the weights that the seed gives. Raises TrainingFailed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Perceptron(inputs, outputs) if kind == "mlp" else Uniform(_users(kind, inputs, outputs))
+        if kind == "mlp":
+            return Perceptron(inputs, outputs)
+        if kind.startswith(PREFIX):
+            from penstock.learn.slow.lora import text_network
+
+            return text_network(kind.removeprefix(PREFIX), outputs)
+        return Readout(inputs, outputs) if kind.endswith(".onnx") else Uniform(_users(kind, inputs, outputs))
 
 
 def _users(path: str, inputs: int, outputs: int) -> nn.Module:
@@ -78,6 +102,12 @@ def _users(path: str, inputs: int, outputs: int) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise TrainingFailed(reason=f"{path} returned {type(made).__name__}, not a torch.nn.Module")
     return made
+
+
+def merged(network: nn.Module) -> nn.Module:
+    """The network without what is there for training alone."""
+    merge = getattr(network, "merged", None)
+    return merge() if callable(merge) and not isinstance(network, Uniform) else network
 
 
 def take_over(network: nn.Module, weights: Mapping[str, Tensor], share: float = 1.0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -15,7 +16,11 @@ from penstock.events import Batch, concatenate
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.slow.artifact import Artifact, BaseManifest
 from penstock.learn.slow.reservoir import Kept, Reservoir
+from penstock.learn.slow.tokens import PREFIX, Tokens
 from penstock.spec import NUMBER_TASKS, ClassName, Spec
+
+if TYPE_CHECKING:
+    from penstock.learn.slow.frozen import Frozen
 
 Array32 = NDArray[np.float32]
 
@@ -36,14 +41,14 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     """Of the weights, in AdamW's sense."""
     round_steps: int = 100
     """Steps between two looks at the held-out events."""
-    patience: int = 4
+    patience: int = 3
     """Looks without a gain after which the rate falls."""
-    falls: int = 2
-    """How often the rate falls, to RATE_FALL of itself, before training is over."""
+    falls: int = 1
+    """How often the rate falls, to three tenths of itself, before training is over."""
     steps_max: int = 6_000
     alpha: float = 0.1
     """Weight of the squared distance to the logits kept with replayed events (DER++, Buzzega et al. 2020)."""
-    beta: float = 1.0
+    beta: float = 2.0
     """Weight of the replayed events' own labels."""
     ewc: float = 0.0
     """Weight of online elastic weight consolidation (Schwarz et al. 2018)."""
@@ -130,18 +135,18 @@ class Rows:
     """n events as the network reads them, with their answers."""
 
     batch: Batch
-    read: Callable[[Batch], Array32]
+    read: Callable[[Batch], NDArray[Any]]
     width: int
     targets: NDArray[np.int64] | Array32
     """(n,) places of the classes, or standardised labels."""
     logits: Array32
     """(n, outputs) what an earlier base answered; NaN where none did."""
-    _encoded: Array32 | None = None
+    _encoded: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.batch)
 
-    def inputs(self, places: NDArray[np.intp]) -> Array32:
+    def inputs(self, places: NDArray[np.intp]) -> NDArray[Any]:
         """(m, width) inputs of the events at these places."""
         if self._encoded is None and 4 * len(self) * self.width <= ROWS_MAX_BYTES:
             parts = [self.read(self.batch.rows(slice(at, at + STEP))) for at in range(0, len(self), STEP)]
@@ -166,6 +171,10 @@ class Task:
     recent: Rows
     """The replayed ones again where there are no others."""
     held_out: Rows
+    frozen: Frozen | None = None
+    """The network that is not trained, where only its output layer is."""
+    tokenizer: bytes = b""
+    """Of the text that is read, where the network is a transformer."""
     count: int
     """Labelled events that came so far."""
 
@@ -181,7 +190,9 @@ class Task:
         """What the new base says of itself."""
         return BaseManifest(
             kind=self.kind,
-            inputs="encoded",
+            inputs="tokens" if self.tokenizer else "encoded" if self.frozen is None else "raw",
+            text=first_text(self.spec) if self.tokenizer else "",
+            tokens_max=self.inputs if self.tokenizer else 0,
             task=self.spec.task,
             features=self.spec.features,
             classes=self.classes,
@@ -206,13 +217,20 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
         spec.task,
         spec.features,
     )
-    champion = champion if fitting and champion is not None and champion.manifest.inputs == "encoded" else None
+    reads = "tokens" if spec.consolidate.base.startswith(PREFIX) else "encoded"
+    champion = champion if fitting and champion is not None and champion.manifest.inputs == reads else None
     classes: tuple[ClassName, ...] = ()
     if spec.task not in NUMBER_TASKS:
         before = champion.manifest.classes if champion else ()
         classes = tuple(dict.fromkeys((*before, *spec.label.classes, *reservoir.classes)))
         if len(set(replay.batch.labels or ())) < 2:
             raise TrainingFailed(reason="labelled events of one class alone were seen")
+    network = None
+    if spec.consolidate.base.endswith(".onnx"):
+        from penstock.learn.slow.frozen import frozen
+
+        # Its output layer is all that is trained, and depends on features that are measured anew.
+        champion, network = None, frozen(spec, replay.batch)
     encoder = _encoder(spec, champion, replay, recent)
     centre, unit = _scale(spec, champion, replay.batch)
 
@@ -228,17 +246,31 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
             logits[:, [index[name] for name in reservoir.classes]] = kept.logits
         return Rows(
             batch=kept.batch,
-            read=lambda batch: encoder.encode(batch).astype(np.float32),
-            width=encoder.width,
+            read=read,
+            width=width,
             targets=targets,
             logits=logits,
         )
+
+    tokens, tokenizer, width = None, b"", encoder.width if network is None else len(network.shift)
+    if reads == "tokens":
+        from penstock.learn.slow.lora import tokenizer_of
+
+        tokenizer, width = tokenizer_of(spec.consolidate.base.removeprefix(PREFIX))
+        tokens = Tokens(spec, first_text(spec), tokenizer, width)
+
+    def read(batch: Batch) -> NDArray[Any]:
+        if tokens is not None:
+            return tokens.matrix(batch, width)
+        return encoder.encode(batch).astype(np.float32) if network is None else network.read(batch)
 
     replayed = rows(replay)
     return Task(
         spec=spec,
         kind=spec.consolidate.base,
-        inputs=encoder.width,
+        inputs=width,
+        frozen=network,
+        tokenizer=tokenizer,
         classes=classes,
         centre=centre,
         unit=unit,
@@ -252,10 +284,18 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
     )
 
 
+def first_text(spec: Spec) -> str:
+    """The text feature that a transformer reads. Raises TrainingFailed."""
+    for name, feature in spec.features.items():
+        if feature.type == "text":
+            return name
+    raise TrainingFailed(reason=f"{spec.consolidate.base} reads a text, and the service has no text feature")
+
+
 def _encoder(spec: Spec, champion: Artifact | None, replay: Kept, recent: Kept | None) -> Encoder:
     """The champion's statistics with the recent events taken in; of all events at the beginning."""
     encoder = Encoder(spec)
-    if champion is not None:
+    if champion is not None and champion.encoder:
         encoder.load(champion.statistics())
     parts = [kept.batch for kept in ((recent,) if champion is not None else (replay, recent)) if kept is not None]
     if parts:
