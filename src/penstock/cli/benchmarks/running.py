@@ -122,5 +122,11 @@ def _role(pid: int) -> str:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return "gone"
-    roles = {"_server": "server", "_learner": "learner", "up": "supervisor"}
+    roles = {
+        "_server": "server",
+        "_learner": "learner",
+        "_consolidator": "consolidator",
+        "_consolidate": "consolidator",
+        "up": "supervisor",
+    }
     return next((roles[argument] for argument in arguments if argument in roles), "other")
