@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from penstock.events import Batch
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.experts import Arrays
-from penstock.learn.fast.trees import COLUMNS_MAX, Columns, Trees
+from penstock.learn.fast.trees import COLUMNS_MAX, Columns, Trees, together, two
 from penstock.spec import Spec
 
 Array = NDArray[np.float64]
@@ -53,7 +53,7 @@ HELD = 2
 def earned(n: int) -> float:
     """Nanoseconds of growing that a step of n events allows, about half of what the heads take for it. A count, not a
     clock: learning must not depend on how fast it is."""
-    return 100e3 + 15e3 * min(n, 32) + 300.0 * max(n - 32, 0)
+    return 100e3 + 10e3 * min(n, 32) + 300.0 * max(n - 32, 0)
 
 
 class Boosted:
@@ -64,6 +64,8 @@ class Boosted:
         self._grown: list[Trees | None] = [None] * len(SHORTER)
         self._last = np.empty((columns.count, 0))
         """(columns, n) of what was answered last, which is what is learned from next."""
+        self._together: Trees | None = None
+        """All of them as one where that can be, which is asked in a third of the time."""
 
     @property
     def members(self) -> int:
@@ -74,6 +76,12 @@ class Boosted:
         """(n, classes, members) probabilities, or (n, members) means; as good as none before anything has grown."""
         values = self._last = self._columns.of(batch)
         n = len(batch)
+        if self._together is not None:
+            scores = self._together.each(values, self.members)
+            if classes is None:
+                return scores
+            if classes == 2:
+                return two(scores)
         if classes is None:
             means = np.zeros((n, self.members))
             for member, trees in enumerate(self._grown):
@@ -96,6 +104,7 @@ class Boosted:
     def thaw(self, arrays: Arrays) -> None:
         """Answer as the trees among these arrays."""
         self._grown = [Trees.of(f"trees.{member}", arrays) for member in range(len(SHORTER))]
+        self._together = together(self._grown)
 
 
 def _asked(spec: Spec, encoder: Encoder) -> Columns:
@@ -137,6 +146,7 @@ class Boosting(Boosted):
         self._seen += n
         self._since = [since + n for since in self._since]
         self._credit = max(self._credit, min(self._credit + earned(n), CREDIT_MAX_NS))
+        before = list(self._grown)
         while self._credit > 0:
             lateness = [since / self._every(member) for member, since in enumerate(self._since)]
             member = int(np.argmax(lateness))
@@ -149,6 +159,8 @@ class Boosting(Boosted):
                 self._grown[member + 1] = self._grown[member]
                 member += 1
                 self._since[member] = 0
+        if any(new is not old for new, old in zip(self._grown, before, strict=True)):
+            self._together = together(self._grown)
 
     def _every(self, member: int) -> int:
         """Events between two growings: an eighth of the window, or of what there was so far."""

@@ -18,12 +18,13 @@ from penstock.learn.fast.links import softmax
 
 Array = NDArray[np.float64]
 
-HALF_LIVES = (256.0, 2048.0, float("inf"))
+HALF_LIVES = (256.0, float("inf"))
 """Events after which what a stack has seen counts half."""
 PRIOR = 4.0
 """Curvature that says that all powers are alike."""
-FLOOR = 1e-4
-"""Probabilities below count as this, so that no member alone rules a class out."""
+FLOOR = 1e-2
+"""Probabilities below count as this: what is said for certain is soon wrong where labels are noisy, and no member
+alone is to rule a class out."""
 SHARP_DECAY = 2.0 ** (-1.0 / 4096.0)
 SHARP_PRIOR = 100.0
 """Curvature that says that the mixture is as sure as it should be."""
@@ -34,6 +35,8 @@ KNOT_DECAY = 2.0 ** (-1.0 / 4096.0)
 KNOT_PRIOR = 30.0
 """Events at a knot that say that nothing is to be moved."""
 TINY = 1e-9
+AHEAD = 1e-6
+"""What the largest probability stays ahead by, well above rounding."""
 
 
 class Stacks:
@@ -73,11 +76,13 @@ class Stacks:
         top = np.minimum(sharp[rows, tops], 1.0 - TINY)
         rest = 1.0 - top
         moved = top + np.interp(np.log(top / rest), KNOTS, self.shifts)
-        if sharp.shape[1] > 1:
+        if sharp.shape[1] == 2:
+            moved = np.maximum(moved, 0.5 + AHEAD)
+        elif sharp.shape[1] > 2:
             others = sharp.copy()
             others[rows, tops] = 0.0
             second = others.max(axis=1)
-            moved = np.maximum(moved, second / (second + rest) + TINY)
+            moved = np.maximum(moved, second / (second + rest) + AHEAD)
         moved = np.minimum(moved, 1.0 - TINY)
         answered: Array = sharp * ((1.0 - moved) / rest)[:, None]
         answered[rows, tops] = moved
@@ -116,7 +121,7 @@ class StackLearner:
         """From what (n, classes, members) were answered, stacks last, and (n, classes) what came of them before it was
         calibrated; (n,) the classes that came, all of them known then."""
         # The compiler is loaded by whoever learns, and by nobody else.
-        from penstock.learn.fast.stacking import learn, sharpen
+        from penstock.learn.fast.stacking import calibrate, learn, sharpen
 
         stacks = self._stacks
         learn(members, classes, self._decays, PRIOR, FLOOR, stacks.powers, self._information)
@@ -124,22 +129,8 @@ class StackLearner:
         low, high = SHARP_RANGE
         if moved == moved:
             stacks.sharpness = min(max(moved, low), high)
-        self._calibrate(sharp, classes)
-
-    def _calibrate(self, sharp: Array, classes: NDArray[np.intp]) -> None:
-        """Take what came of the largest probabilities into the counts of the knots on both sides of each."""
-        n = len(classes)
-        top = np.minimum(sharp.max(axis=1), 1.0 - TINY)
-        error = (sharp.argmax(axis=1) == classes) - top
-        place = (np.log(top / (1.0 - top)) - KNOTS[0]) / (KNOTS[1] - KNOTS[0])
-        place = np.minimum(np.maximum(place, 0.0), len(KNOTS) - 1.001)
-        below = place.astype(np.intp)
-        beyond = place - below
-        self._knots *= KNOT_DECAY**n
-        for at, weight in ((below, 1.0 - beyond), (below + 1, beyond)):
-            self._knots[0] += np.bincount(at, weight, minlength=len(KNOTS))
-            self._knots[1] += np.bincount(at, weight * error, minlength=len(KNOTS))
-        self._stacks.shifts = self._knots[1] / (self._knots[0] + KNOT_PRIOR)
+        calibrate(sharp, classes, KNOTS, KNOT_DECAY, self._knots)
+        stacks.shifts = self._knots[1] / (self._knots[0] + KNOT_PRIOR)
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Copies of everything but what is frozen."""

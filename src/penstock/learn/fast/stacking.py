@@ -123,6 +123,28 @@ def learn(
     return largest
 
 
+@compiled("void(f8[:,::1], i8[::1], f8[::1], f8, f8[:,::1])")
+def calibrate(sharp: Array, classes: NDArray[np.intp], knots: Array, decay: float, counts: Array) -> None:
+    """Take into the (2, knots) counts, of events and of how much more often than was said they were right, the largest
+    of (n, C) probabilities, shared between the knots on both sides of its log odds."""
+    n, outputs = sharp.shape
+    counts *= decay**n
+    for i in range(n):
+        best = 0
+        for c in range(1, outputs):
+            if sharp[i, c] > sharp[i, best]:
+                best = c
+        top = min(sharp[i, best], 1.0 - 1e-9)
+        error = (1.0 if classes[i] == best else 0.0) - top
+        place = (np.log(top / (1.0 - top)) - knots[0]) / (knots[1] - knots[0])
+        place = min(max(place, 0.0), len(knots) - 1.001)
+        below = int(place)
+        for at in range(2):
+            weight = place - below if at else 1.0 - (place - below)
+            counts[0, below + at] += weight
+            counts[1, below + at] += weight * error
+
+
 @compiled("f8(f8[:,::1], i8[::1], f8, f8, f8, f8[::1])")
 def sharpen(
     mixed: Array, classes: NDArray[np.intp], sharpness: float, decay: float, prior: float, information: Array

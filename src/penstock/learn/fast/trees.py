@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +81,12 @@ class Trees:
 
     def scores(self, columns: Array) -> Array:
         """(n, outputs) sums of leaves for (columns, n) values."""
+        return self._leaves(columns).sum(axis=0)  # type: ignore[no-any-return]
+
+    def _leaves(self, columns: Array) -> Array:
+        """(trees, n, outputs) what every tree says."""
         trees, depth, outputs = *self.columns.shape, self.leaves.shape[2]
-        asked = columns[self.columns.reshape(-1)]
+        asked = columns.take(self.columns.reshape(-1), axis=0)
         bounds = self.bounds.reshape(len(self.bounds), -1, 1)
         # NaN is never beyond anything.
         far = asked > bounds[0]
@@ -92,10 +96,14 @@ class Trees:
         at = np.packbits(far.reshape(trees, depth, -1), axis=1, bitorder="little")[:, 0].astype(np.intp)
         at += np.arange(0, trees << depth, 1 << depth)[:, None]
         if outputs == 1:
-            one: Array = self.leaves.reshape(-1).take(at).sum(axis=0)[:, None]
-            return one
-        sums: Array = self.leaves.reshape(-1, outputs).take(at, axis=0).sum(axis=0)
-        return sums
+            return self.leaves.reshape(-1).take(at)[:, :, None]
+        return self.leaves.reshape(-1, outputs).take(at, axis=0)
+
+    def each(self, columns: Array, members: int) -> Array:
+        """(n, members) scores of one output, where several members' trees are put together, as many of each."""
+        leaves = self._leaves(columns)[:, :, 0]
+        sums: Array = leaves.reshape(members, -1, leaves.shape[1]).sum(axis=1)
+        return sums.T
 
     def probabilities(self, columns: Array, classes: int) -> Array:
         """(n, classes) probabilities for (columns, n) values."""
@@ -104,13 +112,7 @@ class Trees:
             found = np.ones((n, 1))
         else:
             scores = self.scores(columns)
-            if len(groups) == 2:
-                second = 1.0 / (1.0 + np.exp(np.minimum(np.maximum(-scores, -STEEP), STEEP)))
-                found = np.concatenate((1.0 - second, second), axis=1)
-                if classes == 2 and groups[0] == 0:
-                    return found
-            else:
-                found = softmax(scores[:, :, None])[:, :, 0]
+            found = (two(scores) if len(groups) == 2 else softmax(scores[:, :, None]))[:, :, 0]
         answers = np.zeros((n, classes))
         modelled = groups[groups >= 0]
         others = classes - len(modelled)
@@ -146,3 +148,36 @@ class Trees:
             groups=arrays[f"{name}.groups"],
             spare=float(arrays[f"{name}.spare"][0]),
         )
+
+
+def two(scores: Array) -> Array:
+    """(n, 2, members) probabilities for (n, members) log odds of the second class."""
+    second = 1.0 / (1.0 + np.exp(np.minimum(np.maximum(-scores, -STEEP), STEEP)))
+    return np.stack((1.0 - second, second), axis=1)
+
+
+def together(members: Sequence[Trees | None]) -> Trees | None:
+    """The trees of all members as one, so that all are asked at once; None where one of them has none, they do not tell
+    the same two classes apart, or they have more outputs than one.
+
+    Shorter trees get questions whose answer is always no, which leave the places of their leaves as they are.
+    """
+    first = members[0]
+    if first is None or first.leaves.shape[2] > 1 or len(first.groups) == 1:
+        return None
+    depth = max(trees.columns.shape[1] for trees in members if trees is not None)
+    columns, bounds, leaves = [], [], []
+    for trees in members:
+        if trees is None or not np.array_equal(trees.groups, first.groups) or len(trees.columns) != len(first.columns):
+            return None
+        more = depth - trees.columns.shape[1]
+        limits = trees.bounds
+        if len(limits) == 1:
+            limits = np.concatenate((limits, np.full_like(limits, np.inf)))
+        columns.append(np.pad(trees.columns, ((0, 0), (0, more))))
+        bounds.append(np.pad(limits, ((0, 0), (0, 0), (0, more)), constant_values=np.inf))
+        leaves.append(np.pad(trees.leaves, ((0, 0), (0, (1 << depth) - trees.leaves.shape[1]), (0, 0))))
+    limits = np.concatenate(bounds, axis=1)
+    # A bound below which all values lie is none; where no question has another, none is looked at.
+    limits = limits if np.isfinite(limits[1]).any() else limits[:1]
+    return Trees(np.concatenate(columns), limits, np.concatenate(leaves), first.groups, first.spare)
