@@ -160,7 +160,8 @@ def test_heads_and_servers_read_its_features_from_disk_without_torch(
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_folder_with_a_transformer_is_read_as_well_and_one_without_is_refused(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_a_folder_with_a_transformer_is_read_as_well(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     transformer().save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer(), unk_token="?").save_pretrained(folder)
@@ -170,6 +171,11 @@ def test_a_folder_with_a_transformer_is_read_as_well_and_one_without_is_refused(
     trained = train_base(service, reservoir, training=Training(batch=16, steps_max=5, round_steps=5))
     assert trained is not None
     assert OnnxBase(trained.artifact).classes == reservoir.classes
+
+
+def test_a_transformer_that_is_nowhere_is_refused_by_name(tmp_path: Path) -> None:
+    reservoir = Reservoir(spec("mlp"))
+    reservoir.add(texts(200, 0))
     for missing in (f"lora:{tmp_path / 'none'}", "lora:no_such_package:tiny"):
         with pytest.raises(TrainingFailed, match="made no transformer"):
             train_base(spec(missing), reservoir)
