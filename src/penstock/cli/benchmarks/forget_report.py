@@ -155,9 +155,17 @@ def _told(found: Row) -> TableRow:
         "seconds": None if found.seconds is None else f"{found.seconds:.1f}",
         "events/s": None if found.events_per_s is None else round(found.events_per_s),
         "step": found.step,
-        "bases": "" if found.consolidations is None else f"{found.promoted:g} of {found.consolidations:g} promoted",
+        "bases": _bases(found),
         "": found.note,
     }
+
+
+def _bases(found: Row) -> str:
+    if found.consolidations is None:
+        return ""
+    # Without a gate between the tiers nothing is promoted: the newest base answers.
+    decided = METHODS[found.method].tier == "both"
+    return f"{found.promoted:g} of {found.consolidations:g} promoted" if decided else f"{found.consolidations:g}"
 
 
 def words(report: Report) -> list[str]:
