@@ -201,7 +201,7 @@ _TASKS = "Folder with mnist/ and clinc150/ [default: data or ../shared/data; wit
 @click.option("--seeds", type=click.IntRange(1, 100), help="Runs of each, for intervals [default: 1]")
 @click.option("--events", type=click.IntRange(min=16), help="Events of each task at most.")
 @click.option("--every", type=click.IntRange(min=16), metavar="EVENTS", help="From one consolidation to the next.")
-@click.option("--quick", is_flag=True, help="A minute or two: short streams of four tasks. For a look, not for a claim.")
+@click.option("--quick", is_flag=True, help="A minute or two: four short tasks each. For a look, not for a claim.")
 def forget(
     as_json: bool,
     folder: Path | None,
