@@ -58,6 +58,8 @@ def test_trees_learn_a_chessboard_of_which_no_column_says_anything_alone() -> No
         batch = _batch(numbers[start : start + 50])
         right.append(trees.answer(batch, 2).argmax(axis=1) == classes[start : start + 50, None])
         trees.learn(batch, classes[start : start + 50])
+    alone = np.concatenate([trees.answer(_batch(numbers[i : i + 1]), 2) for i in range(100)])
+    assert np.allclose(alone, trees.answer(_batch(numbers[:100]), 2))
     # The longest window and the deepest trees, of three.
     assert np.concatenate(right[-20:])[:, 2].mean() > 0.93
 

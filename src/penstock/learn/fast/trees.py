@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 COLUMNS_MAX = 64
 """Columns that trees ask about at most: vectors (embeddings, pixels) stay out where they would make more."""
 HUGE = 1e300
+MANY = 32
+"""Events from which bits are added up level by level: NumPy packs those of columns one by one."""
 DAY_S = 86_400.0
 
 
@@ -93,7 +95,15 @@ class Trees:
         if len(bounds) > 1:
             far &= asked <= bounds[1]
         # The answers are the bits of a leaf's place, the first question's the lowest.
-        at = np.packbits(far.reshape(trees, depth, -1), axis=1, bitorder="little")[:, 0].astype(np.intp)
+        bits = far.reshape(trees, depth, -1)
+        if bits.shape[2] < MANY:
+            at = np.packbits(bits, axis=1, bitorder="little")[:, 0].astype(np.intp)
+        else:
+            places = bits[:, depth - 1].astype(np.uint8)
+            for level in range(depth - 2, -1, -1):
+                places += places
+                places += bits[:, level]
+            at = places.astype(np.intp)
         at += np.arange(0, trees << depth, 1 << depth)[:, None]
         if outputs == 1:
             return self.leaves.reshape(-1).take(at)[:, :, None]
