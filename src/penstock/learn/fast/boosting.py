@@ -44,6 +44,8 @@ FIRST = 8
 CREDIT_FIRST_NS = 20e6
 """Lets trees grow as often as they like over the first thousand events or so, where it helps most."""
 CREDIT_MAX_NS = 2e6
+PRICE_MAX_NS = 40e6
+"""Of one growing, which holds up the step that it happens in: with many classes there are fewer trees."""
 HUGE = 1e100
 """Outcomes are cut here, so that their squares stay finite."""
 HELD = 2
@@ -223,17 +225,19 @@ class Boosting(Boosted):
         cuts, counted = cut(values, category, min(BINS, max(4, n // EVENTS_A_BIN)))
         bins = place_in_bins(values, cuts, counted)
         scores = np.repeat(start[None], n, axis=0)
+        levels = depth * min(d, COLUMNS) * min(n, ROWS)
+        nodes = (1 << depth) * min(d, COLUMNS) * min(BINS, CODES)
+        price: float = outputs * (1.2 * levels + 6.0 * nodes) + 3.0 * depth * n
+        trees = max(1, min(TREES, int(PRICE_MAX_NS / price)))
         asked, beyond, leaves = grow(
-            bins, targets, scores, counted + 2, category, self._numeric, TREES, depth, RATE, RIDGE,
+            bins, targets, scores, counted + 2, category, self._numeric, trees, depth, RATE, RIDGE,
             min(1.0, ROWS / n), COLUMNS, self._grown_times,
         )  # fmt: skip
         leaves *= unit
         leaves[0] += start + centre
         leaves = leaves[:, _first_is_lowest(depth)]
         self._grown[member] = Trees(*_questions(asked, beyond, cuts, counted, category), leaves, groups, spare)
-        levels = depth * min(d, COLUMNS) * min(n, ROWS)
-        nodes = (1 << depth) * min(d, COLUMNS) * min(BINS, CODES)
-        return float(TREES * outputs * (1.2 * levels + 6.0 * nodes) + 3.0 * TREES * depth * n)
+        return price * trees
 
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Counters; the window and the trees."""
