@@ -56,6 +56,14 @@ def test_one_in_shadow_is_waited_for_even_when_somebody_asks() -> None:
     assert why(10, asked=True, when="never") == ""
 
 
+def test_a_long_training_is_rested_from_unless_somebody_asks() -> None:
+    ended = Consolidating(phase="waiting", number=1, since=1e9, took_s=100.0)
+    assert why(1000, state=ended, now=1e9 + 299.0) == ""
+    assert why(550, drifted_events=500, state=ended, now=1e9 + 299.0) == ""
+    assert why(1000, state=ended, now=1e9 + 301.0) == "schedule"
+    assert why(1000, state=ended, now=1e9 + 1.0, asked=True) == "request"
+
+
 def test_nothing_is_due_before_the_first_version() -> None:
     assert why_now(Consolidate(), Progress(examples_learned=10**6), Consolidating(), asked=True, now=0.0) == ""
 

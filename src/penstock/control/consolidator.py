@@ -78,6 +78,7 @@ class Consolidator:
         number = 1 + max([progress.slow.settled, *ready_numbers(self._folder)])
         self._note(phase="training", number=number, reason=reason, since=self._now())
         answer(self._folder)
+        began = self._now()
         failure = self._train(number, reason, stop)
         if (
             failure is None
@@ -86,7 +87,8 @@ class Consolidator:
         ):
             failure = "it ended in order and left no candidate"
         if failure is None:
-            self._note(phase="waiting", since=self._now(), failures=0, failure="", retry_at=0.0)
+            now = self._now()
+            self._note(phase="waiting", since=now, took_s=now - began, failures=0, failure="", retry_at=0.0)
         elif stop.is_set():
             self._note(phase="waiting", since=self._now())
         else:

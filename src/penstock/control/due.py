@@ -13,6 +13,9 @@ from penstock.spec import Consolidate
 FIRST_RETRY_S = 30.0
 RETRY_MAX_S = 3600.0
 """A training that fails is tried again after twice as long each time, and never in a hot loop."""
+REST = 3.0
+"""Times its own duration for which the next training is put off, unless somebody asks: where events come fast, a base
+would otherwise be trained all the time."""
 AFTER_DRIFT_SHARE = 0.05
 AFTER_DRIFT_MAX = 1000
 """Labelled events of the changed stream that are waited for before a base is trained on it: this share of
@@ -28,7 +31,8 @@ def why_now(settings: Consolidate, progress: Progress, state: Consolidating, *, 
         return ""
     if asked:
         return "request"
-    if settings.when == "request" or now < state.retry_at:
+    resting = state.phase == "waiting" and now < state.since + REST * state.took_s
+    if settings.when == "request" or resting or now < state.retry_at:
         return ""
     if labelled - slow.settled_events >= settings.every_events:
         return "schedule"

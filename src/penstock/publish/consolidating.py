@@ -28,6 +28,8 @@ class Consolidating(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     """The last lines that the failed training said."""
     retry_at: float = 0.0
+    took_s: float = 0.0
+    """Seconds of the last training that left a candidate."""
 
 
 def read_consolidating(folder: Path) -> Consolidating:
