@@ -253,8 +253,16 @@ def test_what_retention_removed_from_the_log_is_learned_again_from_what_was_kept
     assert kept.reservoir.count == in_log + kept.gone
 
 
+def test_what_came_since_the_checkpoint_is_trained_on(house: House) -> None:
+    house.checkpoint()
+    house.send(10)
+    house.learn()
+    manifest = consolidate(SPEC, house.folder, number=1, reason="drift", training=SHORT)
+    assert manifest is not None
+    assert manifest.events > 300
+
+
 def test_without_a_checkpoint_or_labels_there_is_nothing_to_train_on(house: House) -> None:
-    house.send(1)
     with pytest.raises(TrainingFailed, match="checkpoint"):
         consolidate(SPEC, house.folder, number=1, reason="r", training=SHORT)
     house.checkpoint()

@@ -74,13 +74,13 @@ def consolidate(
     try:
         work = _Work(spec, folder, reader, stop)
         # 1. Keep what is read from being forgotten, then read what is new into the reservoir.
-        checkpoint = work.begin()
-        kept = work.read(checkpoint, number)
+        work.begin()
+        kept = work.read(number)
         reached("consolidation.read")
         if kept is None:
             return None
         # 2. Train; a stop leaves what was done so far for the next call.
-        trained = work.train(checkpoint, kept.reservoir, training)
+        trained = work.train(kept.reservoir, training)
         if trained is None:
             return None
         base = work.bases.put(trained.artifact)
@@ -202,8 +202,8 @@ class _Work:
         hold(self._folder / "consolidation", checkpoint.step, self._reader.starts())
         return checkpoint
 
-    def read(self, checkpoint: Checkpoint, number: int) -> Kept | None:
-        """The reservoir filled up to the checkpoint, or as it was when this consolidation began before; None where it
+    def read(self, number: int) -> Kept | None:
+        """The reservoir filled up to the log's end, or as it was when this consolidation began before; None where it
         was stopped."""
         kept = Kept.read(self.kept_path, self._spec)
         if kept.number == number:
@@ -214,7 +214,7 @@ class _Work:
             if self._stop():
                 return None
         kept.gone = max(0, kept.reservoir.count - history.count)
-        for batch in history.until(checkpoint.position):
+        for batch in history.until(self._reader.ends()):
             if self._stop():
                 return None
             kept.reservoir.add(batch)
@@ -222,9 +222,9 @@ class _Work:
         kept.write(self.kept_path)
         return kept
 
-    def train(self, checkpoint: Checkpoint, reservoir: Reservoir, training: Training | None) -> Trained | None:
+    def train(self, reservoir: Reservoir, training: Training | None) -> Trained | None:
         """A base from the one that the learner is on; None where it was stopped."""
-        parent = model_state(checkpoint).values.get("base", "")
+        parent = model_state(self.begin()).values.get("base", "")
         return train_base(
             self._spec,
             reservoir,
