@@ -13,7 +13,7 @@ FLOOR = 1e-6
 """Probabilities below count as this: a member that was certain and wrong once can come back."""
 BLOCK = 32
 """Events mixed between two givings back in a long step."""
-PATIENCE = 200.0
+PATIENCE = 100.0
 """Expected events of a class whose absence makes it count as gone, to a factor e."""
 
 
