@@ -151,7 +151,7 @@ class Boosting(Boosted):
         before = list(self._grown)
         while self._credit > 0:
             lateness = [since / self._every(member) for member, since in enumerate(self._since)]
-            member = int(np.argmax(lateness))
+            member = lateness.index(max(lateness))
             if lateness[member] < 1.0:
                 break
             self._credit -= self._grow(member)

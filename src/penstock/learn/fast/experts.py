@@ -57,4 +57,6 @@ def answers(experts: Sequence[Answering], batch: Batch, classes: int | None, fir
     """What all of them say, behind what another has said already: (n, classes, members) or (n, members)."""
     if not experts:
         return first
+    if len(experts) == 1 and not first.shape[-1]:
+        return experts[0].answer(batch, classes)
     return np.concatenate((first, *(expert.answer(batch, classes) for expert in experts)), axis=-1)

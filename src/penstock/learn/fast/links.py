@@ -33,8 +33,9 @@ def softmax(scores: Array) -> Array:
         np.exp(difference, out=difference)
         difference += 1.0
         probabilities = np.empty_like(scores)
-        np.divide(1.0, difference, out=probabilities[:, 1])
-        np.subtract(1.0, probabilities[:, 1], out=probabilities[:, 0])
+        second = probabilities[:, 1]
+        np.divide(1.0, difference, out=second)
+        np.subtract(1.0, second, out=probabilities[:, 0])
         return probabilities
     if not scores.shape[1]:
         return scores

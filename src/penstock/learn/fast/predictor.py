@@ -120,7 +120,7 @@ class BlockPredictor:
         if isinstance(members, ClassMembers):
             alone = self._stable.probabilities(embedded, self._classes, len(self._classes))
             answer = members.answer(features, answers(self._experts, batch, len(self._classes), alone))
-            return replace(class_predictions(answer), said=said.of_classes(answer.members, mark))
+            return Predictions(probabilities=answer.mixed, said=said.of_classes(answer.members, mark))
         if isinstance(members, CountMembers):
             counts = members.answer(features, self._stable.rates(embedded))
             return replace(count_predictions(counts, members), said=members.said(counts, mark))

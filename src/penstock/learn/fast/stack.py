@@ -8,6 +8,7 @@ all members count alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ SHARP_PRIOR = 100.0
 SHARP_RANGE = (0.5, 2.0)
 KNOTS = np.arange(-2.0, 7.1, 0.75)
 """Log odds of the largest probability, between which its calibration is a straight line."""
+FIRST_KNOT, KNOT_STEP, LAST_KNOT = float(KNOTS[0]), float(KNOTS[1] - KNOTS[0]), float(len(KNOTS) - 1)
 KNOT_DECAY = 2.0 ** (-1.0 / 4096.0)
 KNOT_PRIOR = 30.0
 """Events at a knot that say that nothing is to be moved."""
@@ -55,23 +57,29 @@ class Stacks:
     def answer(self, members: Array, mixture: Array) -> Array:
         """(n, classes) probabilities, not calibrated yet, from (n, classes, members) of which those that know something
         of their own are given, and the (below,) weights of these. Fills in their mixture and the stacks behind them."""
-        below = len(mixture)
-        mixed = members[:, :, :below] @ mixture
-        mixed /= mixed.sum(axis=1, keepdims=True)
+        n, classes, below = *members.shape[:2], len(mixture)
+        # Rows of two dimensions are multiplied at once, those of three one matrix after the other.
+        rows = members.reshape(n * classes, -1)
+        mixed = (rows[:, :below] @ mixture).reshape(n, classes)
+        mixed /= np.add.reduce(mixed, axis=1, keepdims=True)
         members[:, :, below] = mixed
-        logs = np.log(np.maximum(members[:, :, : below + 1], FLOOR))
-        members[:, :, below + 1 :] = softmax(logs @ self.powers.T)
-        return self.sharpened(members[:, :, below:] @ self.weights)
+        logs = np.maximum(rows[:, : below + 1], FLOOR)
+        np.log(logs, out=logs)
+        members[:, :, below + 1 :] = softmax((logs @ self.powers.T).reshape(n, classes, -1))
+        return self.sharpened((rows[:, below:] @ self.weights).reshape(n, classes))
 
     def sharpened(self, mixed: Array) -> Array:
         """(n, classes) probabilities to the power that has suited those before them."""
-        powered = np.maximum(mixed, TINY) ** self.sharpness
-        powered /= powered.sum(axis=1, keepdims=True)
+        powered: Array = np.maximum(mixed, TINY)
+        powered **= self.sharpness
+        powered /= np.add.reduce(powered, axis=1, keepdims=True)
         return powered
 
     def calibrated(self, sharp: Array) -> Array:
         """(n, classes) probabilities whose largest is moved to what became of such before; the others share the rest as
         they did. The largest stays the largest."""
+        if sharp.shape == (1, 2):
+            return self._calibrated_one(*sharp[0].tolist())
         rows, tops = np.arange(len(sharp)), sharp.argmax(axis=1)
         top = np.minimum(sharp[rows, tops], 1.0 - TINY)
         rest = 1.0 - top
@@ -87,6 +95,18 @@ class Stacks:
         answered: Array = sharp * ((1.0 - moved) / rest)[:, None]
         answered[rows, tops] = moved
         return answered
+
+    def _calibrated_one(self, first: float, second: float) -> Array:
+        """The same of one event of two classes, for which arrays are slow."""
+        top = min(max(first, second), 1.0 - TINY)
+        rest = 1.0 - top
+        place = (math.log(top / rest) - FIRST_KNOT) / KNOT_STEP if top == top else 0.0
+        below = int(min(max(place, 0.0), LAST_KNOT - 1.0))
+        share = min(max(place - below, 0.0), 1.0)
+        moved = top + (1.0 - share) * float(self.shifts[below]) + share * float(self.shifts[below + 1])
+        moved = min(max(moved, 0.5 + AHEAD), 1.0 - TINY)
+        other = min(first, second) * ((1.0 - moved) / rest)
+        return np.array([[other, moved] if second > first else [moved, other]])
 
     def frozen(self) -> dict[str, NDArray[Any]]:
         """Copies of everything."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,9 @@ class Columns:
         ordered = (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))[:, : self._ordered]
         columns = np.empty((self.count, len(batch)))
         # Within what can be told from no bound at all; NaN stays.
-        np.clip(ordered.T, -HUGE, HUGE, out=columns[: self._ordered])
+        first = columns[: self._ordered]
+        np.maximum(ordered.T, -HUGE, out=first)
+        np.minimum(first, HUGE, out=first)
         if self.count > self._ordered:
             columns[self._ordered :] = self._encoder.codes(batch)[: self.count - self._ordered]
         return columns
@@ -88,26 +92,43 @@ class Trees:
     def _leaves(self, columns: Array) -> Array:
         """(trees, n, outputs) what every tree says."""
         trees, depth, outputs = *self.columns.shape, self.leaves.shape[2]
-        asked = columns.take(self.columns.reshape(-1), axis=0)
-        bounds = self.bounds.reshape(len(self.bounds), -1, 1)
-        # NaN is never beyond anything.
-        far = asked > bounds[0]
-        if len(bounds) > 1:
-            far &= asked <= bounds[1]
         # The answers are the bits of a leaf's place, the first question's the lowest.
-        bits = far.reshape(trees, depth, -1)
-        if bits.shape[2] < MANY:
-            at = np.packbits(bits, axis=1, bitorder="little")[:, 0].astype(np.intp)
+        if columns.shape[1] < MANY:
+            asked = columns.take(self.columns.reshape(-1), axis=0)
+            bounds = self.bounds.reshape(len(self.bounds), -1, 1)
+            # NaN is never beyond anything.
+            far = asked > bounds[0]
+            if len(bounds) > 1:
+                far &= asked <= bounds[1]
+            places = np.packbits(far.reshape(trees, depth, -1), axis=1, bitorder="little")[:, 0]
         else:
-            places = bits[:, depth - 1].astype(np.uint8)
-            for level in range(depth - 2, -1, -1):
-                places += places
-                places += bits[:, level]
-            at = places.astype(np.intp)
-        at += np.arange(0, trees << depth, 1 << depth)[:, None]
+            places = self._places(columns)
+        at = places + _starts(trees, depth)
         if outputs == 1:
             return self.leaves.reshape(-1).take(at)[:, :, None]
         return self.leaves.reshape(-1, outputs).take(at, axis=0)
+
+    def _places(self, columns: Array) -> NDArray[np.uint8]:
+        """(trees, n) places of leaves. Questions are asked column by column, so that values are not copied for each."""
+        trees, depth = self.columns.shape
+        asked = self.columns.T.reshape(-1)
+        by_column = asked.argsort(kind="stable")
+        bounds = self.bounds.transpose(0, 2, 1).reshape(len(self.bounds), -1, 1)[:, by_column]
+        ends = np.searchsorted(asked[by_column], np.arange(len(columns) + 1)).tolist()
+        far = np.empty((trees * depth, columns.shape[1]), np.bool_)
+        for column, (start, end) in enumerate(pairwise(ends)):
+            if start < end:
+                np.greater(columns[column], bounds[0, start:end], out=far[start:end])
+                if len(bounds) > 1:
+                    far[start:end] &= columns[column] <= bounds[1, start:end]
+        level_of = np.empty_like(by_column)
+        level_of[by_column] = np.arange(len(by_column))
+        bits = far.view(np.uint8)
+        places = bits.take(level_of[(depth - 1) * trees :], axis=0)
+        for level in range(depth - 2, -1, -1):
+            places += places
+            places += bits.take(level_of[level * trees : (level + 1) * trees], axis=0)
+        return places
 
     def each(self, columns: Array, members: int) -> Array:
         """(n, members) scores of one output, where several members' trees are put together, as many of each."""
@@ -160,10 +181,25 @@ class Trees:
         )
 
 
+@lru_cache(maxsize=64)
+def _starts(trees: int, depth: int) -> NDArray[np.intp]:
+    """(trees, 1) where the leaves of each tree begin."""
+    starts = np.arange(0, trees << depth, 1 << depth)[:, None]
+    starts.flags.writeable = False
+    return starts
+
+
 def two(scores: Array) -> Array:
     """(n, 2, members) probabilities for (n, members) log odds of the second class."""
-    second = 1.0 / (1.0 + np.exp(np.minimum(np.maximum(-scores, -STEEP), STEEP)))
-    return np.stack((1.0 - second, second), axis=1)
+    n, members = scores.shape
+    answers = np.empty((n, 2, members))
+    second = answers[:, 1]
+    np.minimum(np.maximum(np.negative(scores, out=second), -STEEP, out=second), STEEP, out=second)
+    np.exp(second, out=second)
+    second += 1.0
+    np.divide(1.0, second, out=second)
+    np.subtract(1.0, second, out=answers[:, 0])
+    return answers
 
 
 def together(members: Sequence[Trees | None]) -> Trees | None:
@@ -180,13 +216,16 @@ def together(members: Sequence[Trees | None]) -> Trees | None:
     for trees in members:
         if trees is None or not np.array_equal(trees.groups, first.groups) or len(trees.columns) != len(first.columns):
             return None
-        more = depth - trees.columns.shape[1]
-        limits = trees.bounds
-        if len(limits) == 1:
-            limits = np.concatenate((limits, np.full_like(limits, np.inf)))
-        columns.append(np.pad(trees.columns, ((0, 0), (0, more))))
-        bounds.append(np.pad(limits, ((0, 0), (0, 0), (0, more)), constant_values=np.inf))
-        leaves.append(np.pad(trees.leaves, ((0, 0), (0, (1 << depth) - trees.leaves.shape[1]), (0, 0))))
+        count, its_depth = trees.columns.shape
+        deeper = np.zeros((count, depth), dtype=trees.columns.dtype)
+        deeper[:, :its_depth] = trees.columns
+        columns.append(deeper)
+        limits = np.full((2, count, depth), np.inf)
+        limits[: len(trees.bounds), :, :its_depth] = trees.bounds
+        bounds.append(limits)
+        more = np.zeros((count, 1 << depth, 1))
+        more[:, : 1 << its_depth] = trees.leaves
+        leaves.append(more)
     limits = np.concatenate(bounds, axis=1)
     # A bound below which all values lie is none; where no question has another, none is looked at.
     limits = limits if np.isfinite(limits[1]).any() else limits[:1]
