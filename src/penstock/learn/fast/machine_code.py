@@ -1,0 +1,8 @@
+"""Everything of the fast tier that is compiled: importing this compiles it, or reads what an earlier process kept.
+
+That takes some ten seconds of processor time once for an installation, which are better spent before a learner takes
+its first event than in its midst."""
+
+from penstock.learn.fast import growing, kernels, stacking
+
+__all__ = ["growing", "kernels", "stacking"]
