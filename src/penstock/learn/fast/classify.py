@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from penstock.learn.fast.banks import Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import softmax
-from penstock.learn.fast.mixture import FLOOR, fading_counts, fixed_share, gone
+from penstock.learn.fast.mixture import BLOCK, FLOOR, SHARE, gone
 from penstock.learn.fast.said import Said, members_then
 from penstock.learn.fast.stack import StackLearner, Stacks
 
@@ -85,31 +85,13 @@ class ClassMembers:
 
     def count(self, classes: NDArray[np.intp], looks: NDArray[np.intp], decays: Array) -> None:
         """Take (n,) classes, and what those events looked like before, into the counts and the gaps."""
-        n = len(classes)
-        right = looks == classes
-        # A class that was first seen after another was last seen may be a new name for it. As long as the exact head
-        # tells some of its events for what they are, it is not: the rest are only like the other.
-        other = (self.seen[1][classes] <= self.seen[0][looks]) & (self.recognised[classes] > RECOGNISED_MIN)
-        renamed = ~right & ~other
-        events = np.bincount(classes, minlength=len(self.recognised))
-        faded = RECOGNISED_DECAY**events
-        hits = np.bincount(classes, right, minlength=len(self.recognised)) / np.maximum(events, 1)
-        self.recognised = faded * self.recognised + (1.0 - faded) * hits
-        weights = (1.0 - ALIKE_DECAY) * ALIKE_DECAY ** np.arange(n - 1, -1, -1.0) * renamed
-        self.alike = self.alike * ALIKE_DECAY**n + np.bincount(looks, weights, minlength=len(self.alike))
-        ever = self.counts[-1] > 0
-        self.counts = fading_counts(self.counts, decays, classes)
-        gaps, ages = self.seen
-        gaps += n
-        ages[ever] += n
-        if n == 1:
-            gaps[classes] = 0.0
-            ages[classes] += not ever[classes[0]]
-        else:
-            places = np.arange(n)
-            gaps[classes] = n - 1 - places
-            fresh = np.flatnonzero(~ever[classes])[::-1]
-            ages[classes[fresh]] = n - fresh
+        # The compiler is loaded by whoever learns, and by nobody else.
+        from penstock.learn.fast.tallies import count
+
+        count(
+            classes, looks, decays, ALIKE_DECAY, RECOGNISED_DECAY, RECOGNISED_MIN, self.counts, self.seen,
+            self.recognised, self.alike,
+        )  # fmt: skip
         self.refresh()
 
     def answer(self, features: Array, others: Array | None = None) -> Answer:
@@ -161,13 +143,17 @@ class ClassLearner:
     """What learning needs beside the members."""
 
     def __init__(self, layout: Layout, linear_from: int, width: int, classes: int) -> None:
+        # The compiler is loaded by whoever learns, and by nobody else.
+        from penstock.learn.fast import tallies
+
+        self._tallies = tallies
         self.members = ClassMembers(layout, width, classes)
         self._layout = layout
         self._stacks = StackLearner(self.members.stacks)
         self._banks = Banks(layout, linear_from, width)
         self._slopes = np.full((width, classes), 1e-8)
         """(width, classes) sums of squared gradients of the first-order head (Duchi et al. 2011)."""
-        self._steepness_information = 1.0
+        self._steepness_information = np.ones(1)
         self._decays = layout.decays
 
     @property
@@ -210,7 +196,7 @@ class ClassLearner:
         targets = np.zeros((n, self.classes))
         targets[every, classes] = 1.0
         looks = members.looks_like(answer.scores)
-        self._learn_steepness(answer, targets)
+        self._learn_steepness(answer, classes)
         self._learn_first_order(features, answer, targets)
         self._banks.learn(features, targets, members.weights, scores=answer.scores)
         members.count(classes, looks, self._decays)
@@ -222,15 +208,12 @@ class ClassLearner:
         then, sharp = members_then(said, answer.members, mark), answer.sharp
         if then is not answer.members:
             sharp = members.stacks.sharpened(then[:, :, below:] @ members.stacks.weights)
-        known = np.flatnonzero(classes < then.shape[1])
-        known = known[~np.isnan(then[known, classes[known], 0])]
-        if len(known):
-            logs = np.log(np.maximum(then[known, classes[known]], FLOOR))
-            members.mixture = fixed_share(members.mixture, logs[:, :below])
-            members.stacks.weights = fixed_share(members.stacks.weights, logs[:, below:])
-        known = known[~np.isnan(then[known, :, 0]).any(axis=1)]
-        if len(known):
-            self._stacks.learn(then[known], sharp[known], classes[known])
+        whole = np.empty(len(classes), np.intp)
+        count = self._tallies.mix(then, classes, members.mixture, members.stacks.weights, FLOOR, SHARE, BLOCK, whole)
+        if count < len(classes):
+            then, sharp, classes = then[whole[:count]], sharp[whole[:count]], classes[whole[:count]]
+        if count:
+            self._stacks.learn(then, sharp, classes)
 
     def _learn_first_order(self, features: Array, answer: Answer, targets: Array) -> None:
         column = self._layout.first_order
@@ -238,30 +221,19 @@ class ClassLearner:
         gradient = features.T @ (answer.members[:, :, BASES + column] - targets)
         if len(features) > 1:
             gradient /= len(features)
-        self._slopes += gradient * gradient
-        gradient *= LEARNING_RATE
-        gradient /= np.sqrt(self._slopes)
-        self.members.weights[:, :, column] -= gradient
+        self._tallies.descend(gradient, LEARNING_RATE, self._slopes, self.members.weights, column)
 
-    def _learn_steepness(self, answer: Answer, targets: Array) -> None:
-        """Newton's step for the one number that makes ridge scores probabilities."""
-        exact = self.members.exact
-        scores = answer.scores[:, :, exact]
-        probabilities = answer.members[:, :, BASES + exact]
-        mean = (probabilities * scores).sum(axis=1)
-        slope = float((targets * scores).sum() - mean.sum())
-        curvature = float((probabilities * scores * scores).sum() - (mean * mean).sum())
-        self._steepness_information = self._steepness_information * STEEPNESS_MEMORY ** len(scores) + max(
-            curvature, 0.0
+    def _learn_steepness(self, answer: Answer, classes: NDArray[np.intp]) -> None:
+        exact, steepness = self.members.exact, self.members.steepness
+        change = self._tallies.steepen(
+            answer.scores, answer.members, classes, exact, BASES + exact, STEEPNESS_MEMORY, self._steepness_information
         )
-        steepness = self.members.steepness
-        moved = steepness[exact] + slope / (self._steepness_information + 1e-3)
-        steepness[exact] = min(max(moved, 0.5), 60.0)
+        steepness[exact] = min(max(steepness[exact] + change, 0.5), 60.0)
 
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values, and copies of arrays."""
         arrays = self.members.frozen() | self._stacks.save() | self._banks.save() | {"slopes": self._slopes.copy()}
-        return {"steepness_information": self._steepness_information}, arrays
+        return {"steepness_information": float(self._steepness_information[0])}, arrays
 
     def load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
         """Become what was saved."""
@@ -269,4 +241,4 @@ class ClassLearner:
         self._stacks.load(arrays)
         self._banks.load(arrays)
         self._slopes = arrays["slopes"].copy()
-        self._steepness_information = values["steepness_information"]
+        self._steepness_information[0] = values["steepness_information"]

@@ -245,29 +245,16 @@ class Encoder:
         return [(i, places) for i, (_, places) in enumerate(self._strings) if isinstance(places, Places)]
 
     def _absorb_moments(self, batch: Batch) -> None:
-        raw = self._raw(batch)
-        missing = np.isnan(raw)
-        none_missing = not missing.any()
-        if not none_missing or any(None in values for values in batch.strings):
+        # The compiler is loaded by whoever learns, and by nobody else.
+        from penstock.learn.fast.tallies import absorb
+
+        values = np.ascontiguousarray(np.minimum(np.maximum(self._raw(batch), -HUGE), HUGE))
+        is_missing = absorb(
+            values, WARM_UP, OUTLIER, self._count, self._mean, self._squares, self._centre, self._inverse
+        )
+        if is_missing or any(None in values for values in batch.strings):
             self._note_missing(batch)
-        raw = np.minimum(np.maximum(raw, -HUGE), HUGE)
-        if self.seen >= WARM_UP:
-            reach = np.where(self._inverse > 0, OUTLIER / np.where(self._inverse > 0, self._inverse, 1.0), np.inf)
-            raw = np.minimum(np.maximum(raw, self._centre - reach), self._centre + reach)
-        if none_missing:
-            count: Any = float(len(raw))
-            mean = raw.mean(axis=0)
-            raw = raw - mean
-        else:
-            count = (~missing).sum(axis=0).astype(np.float64)
-            mean = np.where(missing, 0.0, raw).sum(axis=0) / np.maximum(count, 1.0)
-            raw = np.where(missing, 0.0, raw - mean)
-        total = np.maximum(self._count + count, 1.0)
-        delta = np.where(count > 0, mean - self._mean, 0.0)
-        self._squares += (raw * raw).sum(axis=0) + delta * delta * (self._count * count / total)
-        self._mean += delta * (count / total)
-        self._count += count
-        deviation = np.sqrt(self._squares / total)
+        deviation = np.sqrt(self._squares / np.maximum(self._count, 1.0))
         self._centre = self._pool(deviation)
         # A deviation at the level of rounding is that of a constant, which carries nothing.
         usable = deviation > 1e-12 * np.abs(self._centre) + 1e-150

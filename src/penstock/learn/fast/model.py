@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,8 @@ class FastModel:
         return tuple(self._classes)
 
     def _name(self, names: tuple[ClassName, ...] | list[ClassName]) -> None:
+        if self._index.keys() >= set(names):
+            return
         for name in names:
             if name not in self._index:
                 self._index[name] = len(self._classes)
@@ -117,25 +120,19 @@ class FastModel:
 
     def learn(self, batch: Batch) -> Learned:
         """Predict every event of the step, score the predictions, then learn from all of them at once."""
-        before = self._learner.members.weights
-        largest = max(1.0, float(np.abs(before).max(initial=0.0)))
-        before = before.copy()
+        # The compiler is loaded by whoever learns, and by nobody else.
+        from penstock.learn.fast.tallies import moved
+
+        before = self._learner.members.weights.copy()
         learn = {"regression": self._learn_numbers, "counts": self._learn_counts}
         learned = learn.get(self._spec.task, self._learn_classes)(batch)
-        after = self._learner.members.weights
-        finite = bool(np.isfinite(after).all())
-        width, classes = before.shape[:2]
-        moved = np.abs(after[:width, :classes] - before).max(initial=0.0)
-        moved = max(
-            float(moved),
-            float(np.abs(after[width:]).max(initial=0.0)),
-            float(np.abs(after[:, classes:]).max(initial=0.0)),
-        )
+        largest, change = moved(before, self._learner.members.weights)
+        finite = change < inf
         return Learned(
             predictions=learned.predictions,
             losses=learned.losses,
             finite=finite,
-            jump=moved / largest if finite else float("inf"),
+            jump=change / max(1.0, largest),
             scale=learned.scale,
         )
 
@@ -174,7 +171,7 @@ class FastModel:
         answer = self._answer_classes(batch, embedded, features)
         self._name(names)
         index = self._index
-        classes = np.array([index[name] for name in names], dtype=np.intp)
+        classes = np.fromiter(map(index.__getitem__, names), np.intp, len(names))
         losses = class_losses(answer.mixed, classes)
         learner.mix(answer, classes, batch.said, mark_of(self._stable.id))
         features_now, others = self._absorb(batch, embedded, features)
@@ -191,7 +188,7 @@ class FastModel:
         """The class names, if the task can take them; nothing has changed where it cannot."""
         if not isinstance(labels, list):
             raise BadEvent("labels are numbers, but the task needs class names", pointer="/label")
-        new = {name for name in labels if name not in self._index}
+        new = set(labels) - self._index.keys()
         if new and self._spec.task == "binary":
             raise BadEvent(
                 f"label {min(new)!r} is neither {self._classes[0]!r} nor {self._classes[1]!r}", pointer="/label"

@@ -60,6 +60,11 @@ def class_losses(probabilities: Array, classes: NDArray[np.intp]) -> Array:
     """(n,) half the Brier score, sum over classes (p - y)^2 / 2, which lies in [0, 1] and is proper: it is least for
     the true probabilities. An event of a class that the predictor does not know (index -1 or too large) has loss 1."""
     n, known = probabilities.shape
+    if n == 1:
+        # The usual step of an idle stream, for which arrays are slow.
+        place, row = int(classes[0]), probabilities[0].tolist()
+        loss = 0.5 * (sum(p * p for p in row) + 1.0 - 2.0 * row[place]) if 0 <= place < known else 1.0
+        return np.array([min(max(loss, 0.0), 1.0)])
     losses = np.ones(n)
     rows = np.flatnonzero((classes >= 0) & (classes < known))
     if len(rows):

@@ -129,6 +129,10 @@ class StackLearner:
     """What learning needs beside: how sure the powers are."""
 
     def __init__(self, stacks: Stacks) -> None:
+        # The compiler is loaded by whoever learns, and by nobody else.
+        from penstock.learn.fast import stacking
+
+        self._stacking = stacking
         self._stacks = stacks
         below = stacks.powers.shape[1]
         self._information = np.repeat(np.eye(below)[None] * PRIOR, len(HALF_LIVES), axis=0)
@@ -140,16 +144,13 @@ class StackLearner:
     def learn(self, members: Array, sharp: Array, classes: NDArray[np.intp]) -> None:
         """From what (n, classes, members) were answered, stacks last, and (n, classes) what came of them before it was
         calibrated; (n,) the classes that came, all of them known then."""
-        # The compiler is loaded by whoever learns, and by nobody else.
-        from penstock.learn.fast.stacking import calibrate, learn, sharpen
-
-        stacks = self._stacks
-        learn(members, classes, self._decays, PRIOR, FLOOR, stacks.powers, self._information)
-        moved = sharpen(sharp, classes, stacks.sharpness, SHARP_DECAY, SHARP_PRIOR, self._sharp_information)
+        stacks, stacking = self._stacks, self._stacking
+        stacking.learn(members, classes, self._decays, PRIOR, FLOOR, stacks.powers, self._information)
+        moved = stacking.sharpen(sharp, classes, stacks.sharpness, SHARP_DECAY, SHARP_PRIOR, self._sharp_information)
         low, high = SHARP_RANGE
         if moved == moved:
             stacks.sharpness = min(max(moved, low), high)
-        calibrate(sharp, classes, KNOTS, KNOT_DECAY, self._knots)
+        stacking.calibrate(sharp, classes, KNOTS, KNOT_DECAY, self._knots)
         stacks.shifts = self._knots[1] / (self._knots[0] + KNOT_PRIOR)
 
     def save(self) -> dict[str, NDArray[Any]]:
