@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import msgspec
 
 from penstock.cli.main import INTERRUPTED
 from penstock.cli.show import next_commands, say, show_json
+from penstock.errors import ExtraMissing
 
 if TYPE_CHECKING:
     from penstock.cli.demonstration.board import Board
@@ -57,6 +59,8 @@ def demo(seconds: float, headless: bool, as_json: bool, keep: bool, data: Path |
     from penstock.cli.demonstration.house import House
     from penstock.cli.demonstration.summary import print_summary
 
+    if importlib.util.find_spec("torch") is None:
+        raise ExtraMissing(what="The demo", package="torch", extra="demo")
     live = not headless and not as_json and sys.stdout.isatty() and sys.stderr.isatty()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _folder(data) as folder, House(folder) as house:

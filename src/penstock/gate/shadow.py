@@ -19,7 +19,7 @@ from penstock.spec import Gate as GateSettings
 
 Array = NDArray[np.float64]
 
-MARGIN = 0.01
+MARGIN = 0.02
 """Loss an event by which a shadow may seem worse on the live stream and still be promoted, if it has won elsewhere:
 "not worse at all" cannot be shown in finite time."""
 

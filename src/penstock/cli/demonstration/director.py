@@ -25,6 +25,7 @@ from penstock.cli.demonstration.naive import NaiveSoftmax
 from penstock.cli.demonstration.streams import PHASES, PIXELS, digit_stream, flow_stream
 from penstock.cli.demonstration.summary import (
     FIRST_CLASSES,
+    BaseFigures,
     BurstFigures,
     Delays,
     DigitsFigures,
@@ -37,7 +38,7 @@ from penstock.cli.demonstration.summary import (
 )
 from penstock.cli.demonstration.wire import Wire
 from penstock.errors import Refused, Unreachable
-from penstock.facts import RolledBack
+from penstock.facts import Consolidated, GivenUp, Promoted, RolledBack
 
 WRONG = 240
 BURST_AT, BURST_SHARE = 0.48, 0.03
@@ -86,6 +87,7 @@ class Demonstration:
         self._wires: dict[str, Wire] = {}
         self._clients: list[Client] = []
         self._burst: Burst | None = None
+        self._consolidations_told = 0
         self._kills: list[tuple[str, int, float]] = []
         self._told_recovery = False
         self._complete = False
@@ -167,6 +169,7 @@ class Demonstration:
                 flow=FlowFigures(mae=flow.mae(), baseline_mae=flow.baseline_mae(), hours=len(flow.actual)),
             ),
             burst=self._burst_figures(),
+            base=self._base_figures(),
             restarts=[
                 RestartFigures(
                     service=service, killed_pid=pid, caught_up_ms=self.board.freshness[service].caught_up_ms()
@@ -251,6 +254,20 @@ class Demonstration:
             elif not fact.reason.startswith("Still"):
                 self.board.tell(f"the gate holds: {fact.reason.partition(': ')[2] or fact.reason}")
 
+    def _tell_consolidations(self) -> None:
+        """What has become of bases since they were looked at last."""
+        facts = self.house.consolidations(DIGITS)
+        for fact in facts[self._consolidations_told :]:
+            if isinstance(fact, Consolidated):
+                self.board.tell(
+                    f"a base was trained on {fact.trained:,} events in {fact.seconds:.0f} s; it learns in shadow now"
+                )
+            elif isinstance(fact, Promoted):
+                self.board.tell(f"the base is promoted as version {fact.version:,} after {fact.events:,} events")
+            else:
+                self.board.tell(f"the base is given up: {fact.reason.partition(': ')[2] or fact.reason}")
+        self._consolidations_told = len(facts)
+
     def _kill(self) -> None:
         pid = self.house.kill_learner(DIGITS)
         now = time.monotonic()
@@ -264,6 +281,7 @@ class Demonstration:
         """A tenth of a second: read the status, tell what has changed, show the board."""
         if time.monotonic() > self._status_at + STATUS_EVERY_S:
             self._read_status()
+            self._tell_consolidations()
             if self._burst is not None and self._burst.ended is None:
                 self._tell_verdicts(self._burst)
         self._follow_burst()
@@ -314,6 +332,22 @@ class Demonstration:
     def _recovered_at(self, service: str, killed_at: float) -> float:
         caught_up_ms = self.board.freshness[service].caught_up_ms()
         return float("inf") if caught_up_ms is None else killed_at + caught_up_ms / 1000
+
+    def _base_figures(self) -> BaseFigures:
+        facts = self.house.consolidations(DIGITS)
+        trained = {fact.number: fact for fact in facts if isinstance(fact, Consolidated)}
+        promoted = [fact for fact in facts if isinstance(fact, Promoted)]
+        given_up = [fact for fact in facts if isinstance(fact, GivenUp)]
+        shown = trained.get(promoted[-1].number if promoted else max(trained, default=0))
+        return BaseFigures(
+            trained=len(trained),
+            promoted=len(promoted),
+            given_up=len(given_up),
+            events=shown.trained if shown else 0,
+            seconds=round(shown.seconds, 2) if shown else 0.0,
+            shadow_events=promoted[-1].events if promoted else 0,
+            reasons=[*(fact.reason for fact in promoted), *(fact.reason for fact in given_up)],
+        )
 
     def _burst_figures(self) -> BurstFigures:
         burst = self._burst

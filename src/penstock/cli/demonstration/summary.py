@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 FIRST_CLASSES = (0, 1)
-ACCURACY_FIRST_MIN = 0.90
+ACCURACY_FIRST_MIN = 0.95
 VERDICTS_SHOWN = 4
 
 
@@ -74,6 +74,23 @@ class RestartFigures(msgspec.Struct, frozen=True, kw_only=True):
     caught_up_ms: float | None
 
 
+class BaseFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What the slow tier did for the digits."""
+
+    trained: int
+    """Bases trained beside the stream."""
+    promoted: int
+    given_up: int
+    events: int
+    """Labelled events that the promoted base was trained on, or else the newest."""
+    seconds: float
+    """That its training took, at low priority."""
+    shadow_events: int
+    """Labelled events for which it learned in shadow before it was promoted."""
+    reasons: list[str]
+    """What the gate said, in its own words."""
+
+
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """The demo's result; `--json` prints it."""
 
@@ -93,6 +110,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     freshness_ms: Delays
     services: Services
     burst: BurstFigures
+    base: BaseFigures
     restarts: list[RestartFigures]
 
 
@@ -114,6 +132,8 @@ def broken_promises(figures: Figures, failures: list[str], unseen: int) -> list[
     found += [f"the learner of {r.service} did not catch up" for r in figures.restarts if r.caught_up_ms is None]
     if not figures.versions_refused_or_rolled_back:
         found.append("the gate neither held nor rolled back anything")
+    if not figures.base.promoted:
+        found.append(f"no base was promoted; {figures.base.trained} trained, {figures.base.given_up} given up")
     if digits.accuracy_first_classes is None or digits.accuracy_first_classes < ACCURACY_FIRST_MIN:
         found.append(
             f"accuracy on the first classes ended at {_share(digits.accuracy_first_classes)}, "
@@ -146,6 +166,8 @@ def sentences(figures: Figures) -> list[str]:
         )
     if burst.events:
         said.append(_burst_sentence(burst))
+    if figures.base.trained:
+        said.append(_base_sentence(figures.base))
     for restart in figures.restarts:
         back = (
             "it never caught up"
@@ -175,6 +197,13 @@ def _burst_sentence(burst: BurstFigures) -> str:
             f"at the lowest, {_share(burst.accuracy_after)} after"
         )
     return f"{said}. In its words:" if burst.verdicts else f"{said}."
+
+
+def _base_sentence(base: BaseFigures) -> str:
+    said = f"A base was trained on {base.events:,} events in {base.seconds:.0f} s beside the stream"
+    if base.promoted:
+        return f"{said}, learned {base.shadow_events:,} events in shadow, and was promoted."
+    return f"{said}, and was {'given up' if base.given_up else 'still in shadow at the end'}."
 
 
 def table(figures: Figures) -> Table:
@@ -217,9 +246,10 @@ def print_summary(console: Console, figures: Figures) -> None:
         console.print("[bold yellow]The demo was stopped before its end; what it had measured so far:[/]")
     for sentence in sentences(figures):
         console.print(Padding(Text(sentence), (0, 0, 0, 2)))
-        if sentence.startswith(figures.burst.source):
-            for verdict in figures.burst.verdicts[:VERDICTS_SHOWN]:
-                console.print(Padding(Text(verdict, style="dim"), (0, 0, 0, 6)))
+        verdicts = figures.burst.verdicts if sentence.startswith(figures.burst.source) else []
+        verdicts = figures.base.reasons if sentence.startswith("A base") else verdicts
+        for verdict in verdicts[:VERDICTS_SHOWN]:
+            console.print(Padding(Text(verdict, style="dim"), (0, 0, 0, 6)))
     console.print()
     console.print(table(figures))
 
