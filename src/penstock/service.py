@@ -35,6 +35,7 @@ def run_learner(service: str, data: Path) -> None:
     from penstock.learn.fast.model import FastModel
     from penstock.learn.fast.predictor import BlockPredictor
     from penstock.learn.learner import Learner
+    from penstock.learn.outside.registry import outside_members
     from penstock.learn.slow.base import LocalBases
     from penstock.learn.steps import StepJournal
     from penstock.publish.live import SharedLiveWeights
@@ -49,10 +50,12 @@ def run_learner(service: str, data: Path) -> None:
     folder = data / service
     spec = load(recorded_path(data, service))
     bases = LocalBases(folder / "bases")
+    outside = outside_members(spec, folder)
     readers = [LocalLogReader(folder / "log"), LocalLogReader(folder / "log")]
 
     def learner_over(reader: LocalLogReader) -> Learner:
-        return Learner(spec, reader, JoinWindow(spec.label.wait_s, spec.label.waiting_max), FastModel(spec, bases))
+        model = FastModel(spec, bases, outside=outside)
+        return Learner(spec, reader, JoinWindow(spec.label.wait_s, spec.label.waiting_max), model)
 
     rooms = Rooms(
         journal=StepJournal(folder / "steps"),
@@ -67,7 +70,12 @@ def run_learner(service: str, data: Path) -> None:
     )
     gate = HarmGate(spec.gate)
     publisher = Publisher(
-        spec, learner_over(readers[0]), gate, lambda block: BlockPredictor(block, spec, bases), rooms, slow=slow
+        spec,
+        learner_over(readers[0]),
+        gate,
+        lambda block: BlockPredictor(block, spec, bases, outside),
+        rooms,
+        slow=slow,
     )
     publisher.run(stop)
     for reader in readers:

@@ -28,6 +28,7 @@ Positive = Annotated[float, Meta(gt=0)]
 PositiveOrInfinite = Annotated[float, Meta(gt=0, extra={"infinite": True})]
 HalfLives = Annotated[tuple[PositiveOrInfinite, ...], Meta(min_length=1, max_length=16)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
+Members = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=8)]
 Quantiles = Annotated[tuple[Share, ...], Meta(max_length=32)]
 
 
@@ -71,6 +72,9 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tree_window: Annotated[int, Meta(ge=0, le=65_536)] = 4096
     """Latest events that boosted trees are grown from, beside the heads (and from the last quarter and sixteenth of
     them): they follow rules and boundaries parallel to axes. 0 for no trees."""
+    members: Members = ()
+    """Models from outside that join the mixture (``penstock[members]``): classes of River or scikit-learn, called as in
+    Python, such as ``river.tree.HoeffdingTreeClassifier(grace_period=50)``, and paths of ``.onnx`` files."""
     step_max: Annotated[int, Meta(ge=1, le=65_536)] = 1024
     """Events learned in one step at most when there is a backlog; when idle a step is a single event."""
     catch_up_s: Annotated[float, Meta(ge=0, le=3600)] = 0.5

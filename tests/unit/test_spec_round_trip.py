@@ -30,6 +30,18 @@ features = st.one_of(
     st.integers(1, 65_536).map(lambda width: Feature(type="vector", width=width)),
     st.integers(2, 65_536).map(lambda buckets: Feature(type="category", buckets=buckets)),
 )
+members = st.lists(
+    st.sampled_from(
+        [
+            "river.tree.HoeffdingTreeClassifier",
+            "river.forest.ARFClassifier(n_models=3, leaf_prediction='nb', seed=-1)",
+            'river.compose.Select("a: b", "# c") | river.linear_model.LogisticRegression({"l2": 0.1})',
+            "sklearn.naive_bayes.GaussianNB(priors=[0.5, 0.5])",
+            "models/a fraud.onnx",
+        ]
+    ),
+    unique=True,
+).map(tuple)
 
 
 def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrategy[Any]:
@@ -38,7 +50,9 @@ def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrateg
         case inspect.Metadata(type=inner, extra=extra):
             return values_of(inner, infinite=bool(extra and extra.get("infinite")))
         case inspect.StructType(cls=cls, fields=fields):
-            return st.builds(cls, **{field.name: values_of(field.type) for field in fields})
+            return st.builds(
+                cls, **{field.name: members if field.name == "members" else values_of(field.type) for field in fields}
+            )
         case inspect.LiteralType(values=values):
             return st.sampled_from(values)
         case inspect.VarTupleType(item_type=item):

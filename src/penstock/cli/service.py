@@ -70,6 +70,10 @@ def check(files: tuple[Path, ...], as_json: bool) -> int:
     """
     try:
         specs = load_all(files)
+        if any(spec.learn.members for spec in specs.values()):
+            from penstock.learn.outside.registry import check_members
+
+            check_members(specs)
     except SpecInvalid as error:
         if not as_json:
             raise

@@ -67,6 +67,8 @@ def status(service: str | None, as_json: bool, as_csv: bool, wait_s: float, url:
     if not as_json and not as_csv:
         for frame in frames:
             say(sentence(frame))
+            for member, reason in frame["model"]["left_out"].items():
+                say(f"{frame['service']} does without its member {member}, which {reason}.")
     if service and not as_csv:
         frame = frames[0]
         more = {"updated": moment(frame["model"].get("updated")), "base_shown": base_line(frame["base"], time.time())}

@@ -45,6 +45,10 @@ def up(paths: tuple[Path, ...], data: Path, host: str, port: int, workers: int) 
     from penstock.specfile.reader import load_all
 
     specs = load_all(paths)
+    if any(spec.learn.members for spec in specs.values()):
+        from penstock.learn.outside.registry import check_members
+
+        check_members(specs)
     # Counted in a folder of its own, and only by the processes that serve and learn.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 

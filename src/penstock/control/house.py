@@ -85,6 +85,9 @@ def run_house(
 def _children(specs: Sequence[Spec], data: Path, workers: int, fd: int, lock: int, counted: Path) -> list[Child]:
     services = [spec.name for spec in specs]
     env = {**ONE_THREAD, "PROMETHEUS_MULTIPROC_DIR": str(counted), "PYTHONUNBUFFERED": "1"}
+    # Python's own hashes of texts differ from process to process, and with them the order of sets, which models of
+    # other libraries may depend on. What answers requests from anywhere keeps them secret.
+    fixed = {spec.name: {"PYTHONHASHSEED": str(spec.learn.seed)} if spec.learn.members else {} for spec in specs}
     learners = [
         Child(
             name=f"learner {service}",
@@ -92,7 +95,7 @@ def _children(specs: Sequence[Spec], data: Path, workers: int, fd: int, lock: in
             group="learners",
             key=service,
             drain=1,
-            env=env,
+            env=env | fixed[service],
             descriptors=(lock,),
         )
         for service in services
@@ -116,7 +119,7 @@ def _children(specs: Sequence[Spec], data: Path, workers: int, fd: int, lock: in
             group="consolidators",
             key=spec.name,
             drain=0,
-            env=env,
+            env=env | fixed[spec.name],
             descriptors=(lock,),
         )
         for spec in specs

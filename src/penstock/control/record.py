@@ -9,6 +9,7 @@ import msgspec
 
 from penstock.control.folder import replace_file
 from penstock.errors import SpecChanged
+from penstock.learn.outside.networks import networks, unlike_kept
 from penstock.spec import Spec
 from penstock.specfile.reader import load
 from penstock.specfile.writer import settings, spec_hash
@@ -30,9 +31,14 @@ def record(specs: Mapping[Path, Spec], data: Path) -> None:
         before = load(path) if path.exists() else spec
         if spec_hash(before) != spec_hash(spec) and (changed := _changed(before, spec)):
             raise SpecChanged(file=file, folder=path.parent, what=", ".join(changed))
-    for spec in specs.values():
+        unlike_kept(spec, file, path.parent)
+    for file, spec in specs.items():
         path = recorded_path(data, spec.name)
         path.parent.mkdir(exist_ok=True)
+        for name, content in networks(spec, file):
+            # Relative paths mean nothing in the data folder, and files elsewhere may change.
+            (path.parent / name).parent.mkdir(exist_ok=True)
+            replace_file(path.parent / name, content)
         replace_file(path, msgspec.json.format(msgspec.json.encode(settings(spec))) + b"\n")
 
 

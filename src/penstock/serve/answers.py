@@ -15,6 +15,7 @@ import numpy as np
 from penstock.errors import BaseMissing, LibraryMissing, LiveWeightsDamaged, NotReady, PenstockError
 from penstock.events import Batch, Kind, Offset, Version
 from penstock.learn.interface import Block, Predictions, Predictor
+from penstock.learn.outside.left_out import left_out_of
 from penstock.metrics import ServiceMetrics
 from penstock.publish.interface import LiveReader
 from penstock.serve.decode import Decoder
@@ -91,6 +92,8 @@ class Answers:
         self._position = ""
         self._classes: tuple[str, ...] = ()
         self._predictor: Predictor | None = None
+        self.left_out: dict[str, str] = {}
+        """Members from outside that the version which answers does without, and why."""
         self._pending: list[Waiting] = []
 
     async def ask(self, events: list[Event], source: str | None) -> Answered:
@@ -170,6 +173,7 @@ class Answers:
             self._predictor = predictor
             self._version = block.head.version
             self._classes = block.head.classes
+            self.left_out = left_out_of(block.arrays)
             self._position = ",".join(f"{p}:{offset}" for p, offset in sorted(block.head.position.items()))
         return self._predictor
 

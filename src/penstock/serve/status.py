@@ -72,6 +72,8 @@ class ModelState(msgspec.Struct, frozen=True):
     """Mean absolute error of a regression, in the label's unit."""
     updated: float | None
     """Seconds since 1970 of the last step."""
+    left_out: dict[str, str]
+    """Members from outside (``learn.members``) that failed and are not asked any more, each with the reason."""
 
 
 class Training(msgspec.Struct, frozen=True):
@@ -174,6 +176,7 @@ def status_of(service: Service) -> Status:
             accuracy=_known(progress.accuracy),
             error=_known(progress.error),
             updated=progress.time or None,
+            left_out=service.answers.left_out,
         ),
         base=_base(progress.slow, read_consolidating(service.folder / "consolidation")),
         position={str(partition): offset for partition, offset in sorted(progress.position.items())},

@@ -23,6 +23,7 @@ from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Offset, Partition
 from penstock.learn.checkpoint import retention_floor
 from penstock.learn.fast.predictor import BlockPredictor
+from penstock.learn.outside.registry import outside_members
 from penstock.learn.ready import holds
 from penstock.learn.slow.base import LocalBases
 from penstock.publish.live import SharedLiveReader, live_path
@@ -195,6 +196,7 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
     receipts = SqliteReceipts(folder / "versions.sqlite", spec.name, read_only=True)
     opened.callback(receipts.close)
     bases = LocalBases(folder / "bases")
+    outside = outside_members(spec, folder)
     service = assemble(
         spec,
         partition=Partition(config.partition),
@@ -205,7 +207,7 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
         log=log,
         live=live,
         receipts=receipts,
-        thaw=Thaw(lambda block: BlockPredictor(block, spec, bases), bases),
+        thaw=Thaw(lambda block: BlockPredictor(block, spec, bases, outside), bases),
         folder=folder,
         loop=asyncio.get_running_loop(),
     )

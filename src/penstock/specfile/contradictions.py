@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, get_args
 
 from penstock.spec import NUMBER_TASKS, Feature, FeatureType, Label, Spec, Task
+from penstock.specfile.members import member_faults
 
 EVENT_FIELDS = ("id", "time", "source")
 """What an event says beside its features and label, so no feature may have these names."""
@@ -34,6 +35,11 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
     half_lives = getattr(spec.learn, "half_lives", ())
     if isinstance(half_lives, tuple) and len(set(half_lives)) < len(half_lives):
         yield "learn.half_lives", "holds one half-life twice"
+    members = getattr(spec.learn, "members", ())
+    if isinstance(members, tuple):
+        yield from ((f"learn.members[{place}]", message) for place, message in member_faults(members))
+        if members and spec.task == "counts":
+            yield "learn.members", "predict classes or numbers, and there are none for counts"
     quantiles = getattr(spec.serve, "quantiles", ())
     if isinstance(quantiles, tuple) and quantiles:
         if spec.task in get_args(Task) and spec.task not in NUMBER_TASKS:

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Batch
+from penstock.learn.fast.anchor import Anchor
+from penstock.learn.fast.encode import Encoder
+from penstock.spec import Spec
 
 Array = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
@@ -51,6 +54,26 @@ class Expert(Answering, Protocol):
     def load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
         """Become what was saved."""
         ...
+
+
+class Outside(Protocol):
+    """Members that a service names and that nobody here knows. Both are handed how events are encoded, and what
+    outcomes are measured from; both of which change as the model learns."""
+
+    def learning(self, stage: tuple[Encoder, Anchor]) -> Sequence[Expert]:
+        """As the learner has them, knowing nothing yet."""
+        ...
+
+    def answering(self, stage: tuple[Encoder, Anchor]) -> Sequence[Answering]:
+        """As servers have them."""
+        ...
+
+
+def named_outside(spec: Spec, outside: Outside | None) -> Outside | None:
+    """What the service names, where it names any. Raises ValueError where that was not given."""
+    if spec.learn.members and outside is None:
+        raise ValueError(f"service {spec.name!r} names members that were not handed to its model")
+    return outside if spec.learn.members else None
 
 
 def answers(experts: Sequence[Answering], batch: Batch, classes: int | None, first: Array) -> Array:

@@ -16,7 +16,7 @@ from penstock.learn.fast.classify import Answer as ClassAnswer
 from penstock.learn.fast.classify import ClassLearner
 from penstock.learn.fast.counts import CountLearner, count_losses, places_of_counts
 from penstock.learn.fast.encode import Encoder
-from penstock.learn.fast.experts import answers
+from penstock.learn.fast.experts import Expert, Outside, answers, named_outside
 from penstock.learn.fast.layout import Layout
 from penstock.learn.fast.predictor import (
     class_losses,
@@ -48,8 +48,12 @@ class FastModel:
     With a base, heads read its features as well, and it is one more member of the mixture. A state that is loaded says
     which base it needs, and ``bases`` finds it."""
 
-    def __init__(self, spec: Spec, bases: Bases | None = None, base: Base | None = None) -> None:
+    def __init__(
+        self, spec: Spec, bases: Bases | None = None, base: Base | None = None, outside: Outside | None = None
+    ) -> None:
+        """``outside`` makes the members that the service names. Raises ValueError without it where it names any."""
         self._spec = spec
+        self._outside = named_outside(spec, outside)
         self._schema = Schema.of(spec)
         self._bases = bases
         self._begin(base)
@@ -59,13 +63,13 @@ class FastModel:
         spec = self._spec
         self._stable = Stable(base)
         self._encoder = Encoder(spec)
-        self._experts = boosting(spec, self._encoder)
+        self._anchor = Anchor(spec)
+        self._experts = self._fresh_experts()
         self._layout = Layout.of(spec, self._stable.members + sum(expert.members for expert in self._experts))
         self._map = feature_map(spec, self._encoder)
         self._classes: list[ClassName] = []
         self._index: dict[ClassName, int] = {}
         width = self._linear_from + 1 + self._encoder.width
-        self._anchor = Anchor(spec)
         self._learner: ClassLearner | NumberLearner | CountLearner
         if spec.task == "regression":
             self._learner = self._fresh_numbers(width)
@@ -79,6 +83,12 @@ class FastModel:
             self._name(first)
             self._name(self._stable.classes)
             self._learner = ClassLearner(self._layout, self._linear_from, width, len(self._classes))
+
+    def _fresh_experts(self) -> list[Expert]:
+        experts: list[Expert] = [*boosting(self._spec, self._encoder)]
+        if self._outside is not None:
+            experts.extend(self._outside.learning((self._encoder, self._anchor)))
+        return experts
 
     @property
     def _linear_from(self) -> int:
@@ -220,7 +230,7 @@ class FastModel:
             learner.mix(then, members.standard(batch.labels - anchors))
         if self._anchor.absorb(batch, batch.labels):
             self._learner = learner = self._fresh_numbers(features.shape[1])
-            self._experts = boosting(self._spec, self._encoder)
+            self._experts = self._fresh_experts()
             members = learner.members
             anchors = self._anchor.values(batch)
         outcomes = batch.labels - anchors

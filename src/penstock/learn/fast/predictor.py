@@ -18,7 +18,7 @@ from penstock.learn.fast.classify import ClassMembers
 from penstock.learn.fast.counts import Answer as CountAnswer
 from penstock.learn.fast.counts import CountMembers, count_losses
 from penstock.learn.fast.encode import Encoder
-from penstock.learn.fast.experts import answers
+from penstock.learn.fast.experts import Answering, Outside, answers, named_outside
 from penstock.learn.fast.layout import Layout
 from penstock.learn.fast.maps import FeatureMap
 from penstock.learn.fast.regress import Answer as NumberAnswer
@@ -86,14 +86,16 @@ class BlockPredictor:
 
     Raises BlockDamaged, or BaseMissing where the base that it was made for is not to be found."""
 
-    def __init__(self, block: Block, spec: Spec, bases: Bases | None = None) -> None:
+    def __init__(self, block: Block, spec: Spec, bases: Bases | None = None, outside: Outside | None = None) -> None:
         if block.head.schema != Schema.of(spec).fingerprint:
             raise BlockDamaged(reason="it was made for other columns than the service has")
         self._encoder = Encoder(spec)
         self._map = feature_map(spec, self._encoder)
         self._anchor = Anchor(spec)
         self._stable = Stable(found(bases, block.head.base))
-        self._experts = boosted(spec, self._encoder)
+        self._experts: list[Answering] = [*boosted(spec, self._encoder)]
+        if (named := named_outside(spec, outside)) is not None:
+            self._experts.extend(named.answering((self._encoder, self._anchor)))
         layout = Layout.of(spec, self._stable.members + sum(expert.members for expert in self._experts))
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)

@@ -27,6 +27,7 @@ from penstock.learn.checkpoint import Checkpoint, Checkpoints, to_safetensors, w
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import State
 from penstock.learn.learner import Learner
+from penstock.learn.outside.registry import outside_members
 from penstock.learn.ready import (
     Ready,
     ReadyManifest,
@@ -94,7 +95,7 @@ def consolidate(
         # 4. Ask the events that no base was ever trained on who knows the past better.
         held_out = kept.reservoir.held_out
         assert held_out is not None, "training needs it, too"
-        judged = judge(spec, work.model_of(checkpoint), model, held_out.batch, work.bases)
+        judged = judge(spec, work.model_of(checkpoint), model, held_out.batch, work.bases, work.outside)
         # 5. Catch up with the steps since the checkpoint.
         caught_up = work.catch_up(checkpoint, model)
         if caught_up is None:
@@ -189,6 +190,7 @@ class _Work:
         self._reader = reader
         self._stop = stop
         self.bases = LocalBases(folder / "bases")
+        self.outside = outside_members(spec, folder)
         self.kept_path = folder / "consolidation" / "replay.safetensors"
         self.relearned = 0
         """Labelled events that the heads learned again."""
@@ -245,13 +247,13 @@ class _Work:
                 yield oldest
             yield from history.until(checkpoint.position)
 
-        model = rebuild(self._spec, base_id, self.bases, past(), self._stop)
+        model = rebuild(self._spec, base_id, self.bases, past(), self._stop, self.outside)
         self.relearned += history.count
         return model
 
     def model_of(self, checkpoint: Checkpoint) -> FastModel:
         """The learner's model as it was at the checkpoint."""
-        model = FastModel(self._spec, bases=self.bases)
+        model = FastModel(self._spec, bases=self.bases, outside=self.outside)
         model.load(model_state(checkpoint))
         return model
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penstock.events import Batch, Version
 from penstock.learn.fast.encode import HUGE
+from penstock.learn.fast.experts import Outside
 from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.interface import Bases, HeldOut, Predictions
@@ -31,11 +32,13 @@ class Judged:
     after: dict[str, float]
 
 
-def judge(spec: Spec, before: FastModel, after: FastModel, events: Batch, bases: Bases) -> Judged:
+def judge(
+    spec: Spec, before: FastModel, after: FastModel, events: Batch, bases: Bases, outside: Outside | None = None
+) -> Judged:
     """Compare two models on events that no base was trained on, (n,) with n at least 1."""
     is_classes = isinstance(events.labels, list)
     scale = 1.0 if is_classes else float(np.std(np.clip(np.asarray(events.labels), -HUGE, HUGE))) or 1.0
-    old, new = (_scores(_answered(spec, model, events, bases), scale) for model in (before, after))
+    old, new = (_scores(_answered(spec, model, events, bases, outside), scale) for model in (before, after))
     better, worse = new > old, new < old
     groups: dict[str, NDArray[np.bool_]] = {"": np.ones(len(events), bool)}
     if isinstance(events.labels, list):
@@ -71,9 +74,9 @@ class _Answered:
     classes: tuple[ClassName, ...]
 
 
-def _answered(spec: Spec, model: FastModel, events: Batch, bases: Bases) -> _Answered:
+def _answered(spec: Spec, model: FastModel, events: Batch, bases: Bases, outside: Outside | None) -> _Answered:
     block = model.freeze(Version(1), {})
-    predictor = BlockPredictor(block, spec, bases)
+    predictor = BlockPredictor(block, spec, bases, outside)
     parts = [events.rows(slice(at, at + ROWS)) for at in range(0, len(events), ROWS)]
     return _Answered([(predictor.predict(part), part) for part in parts], predictor, block.head.classes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from penstock.events import Batch, concatenate
+from penstock.learn.fast.experts import Outside
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import Bases
 from penstock.learn.slow.train import never
@@ -15,13 +16,18 @@ STEP = 1024
 
 
 def rebuild(
-    spec: Spec, base_id: str, bases: Bases, batches: Iterable[Batch], stop: Callable[[], bool] = never
+    spec: Spec,
+    base_id: str,
+    bases: Bases,
+    batches: Iterable[Batch],
+    stop: Callable[[], bool] = never,
+    outside: Outside | None = None,
 ) -> FastModel | None:
     """A fresh model on this base that has learned these labelled events, in their order; None where ``stop`` said so.
 
     The result depends on the events and their order, not on how they are cut. Events of a class that the model has no
     room for are passed over, as in learning live. Raises BaseMissing and LibraryMissing."""
-    model = FastModel(spec, bases=bases, base=bases(base_id) if base_id else None)
+    model = FastModel(spec, bases, bases(base_id) if base_id else None, outside)
     for batch in in_steps(batches):
         if stop():
             return None
