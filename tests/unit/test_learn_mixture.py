@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.learn.fast.mixture import BLOCK, SHARE, fading_counts, fixed_share, gone
+from penstock.learn.fast.mixture import BLOCK, SHARE, fixed_share, gone
 
 
 @given(st.integers(2, 12), st.integers(1, 400), st.integers(0, 10**6))
@@ -57,17 +57,6 @@ def test_likelihoods_at_the_floor_leave_weights_that_can_be_used() -> None:
     assert np.isfinite(weights).all()
     assert weights.min() > 0
     assert fixed_share(weights, np.log([[1.0, 1e-6, 1e-6]] * 3)).argmax() == 0
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 59))
-def test_counts_do_not_depend_on_the_steps(classes: list[int], cut: int) -> None:
-    decays = np.array([0.9, 1.0])
-    at_once = fading_counts(np.zeros((2, 4)), decays, np.array(classes))
-    parts = fading_counts(np.zeros((2, 4)), decays, np.array(classes[:cut]))
-    if classes[cut:]:
-        parts = fading_counts(parts, decays, np.array(classes[cut:]))
-    assert at_once == pytest.approx(parts)
-    assert at_once[1].tolist() == [classes.count(c) for c in range(4)]
 
 
 def test_a_class_is_gone_by_its_missing_events_and_not_by_time() -> None:

@@ -246,19 +246,17 @@ class Encoder:
 
     def _absorb_moments(self, batch: Batch) -> None:
         # The compiler is loaded by whoever learns, and by nobody else.
-        from penstock.learn.fast.tallies import absorb
+        from penstock.learn.fast.tallies import absorb, invert
 
         values = np.ascontiguousarray(np.minimum(np.maximum(self._raw(batch), -HUGE), HUGE))
+        deviation = np.empty(len(self._mean))
         is_missing = absorb(
-            values, WARM_UP, OUTLIER, self._count, self._mean, self._squares, self._centre, self._inverse
+            values, WARM_UP, OUTLIER, self._count, self._mean, self._squares, self._centre, self._inverse, deviation
         )
         if is_missing or any(None in values for values in batch.strings):
             self._note_missing(batch)
-        deviation = np.sqrt(self._squares / np.maximum(self._count, 1.0))
         self._centre = self._pool(deviation)
-        # A deviation at the level of rounding is that of a constant, which carries nothing.
-        usable = deviation > 1e-12 * np.abs(self._centre) + 1e-150
-        self._inverse = np.where(usable, 1.0 / np.where(usable, deviation, 1.0), 0.0)
+        invert(self._centre, deviation, self._inverse)
 
     def _pool(self, deviation: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Centres, and into ``deviation`` one for all entries of each vector.

@@ -144,14 +144,17 @@ def _add_up(
     """Sums of gradients and curvatures of each (leaf, column, bin, output); of the far halves of leaves alone, by the
     leaf that they came from, with ``only_far``."""
     outputs = pull.shape[1]
+    # Chosen once and not a column at a time: half of such branches are guessed wrong.
+    chosen, into = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    count = 0
+    for j in range(len(rows)):
+        chosen[count] = j
+        into[count] = leaf[j] >> 1 if only_far else leaf[j]
+        count += leaf[j] & 1 if only_far else 1
     for c in range(len(columns)):
         of_column = bins[columns[c]]
-        for j in range(len(rows)):
-            at = leaf[j]
-            if only_far:
-                if not at & 1:
-                    continue
-                at >>= 1
+        for place in range(count):
+            j, at = chosen[place], into[place]
             b = of_column[rows[j]]
             if outputs == 1:
                 histogram[at, c, b, 0, 0] += pull[j, 0]
@@ -160,6 +163,15 @@ def _add_up(
                 for k in range(outputs):
                     histogram[at, c, b, k, 0] += pull[j, k]
                     histogram[at, c, b, k, 1] += curvature[j, k]
+
+
+@compiled("void(f8[::1], f8[::1], f8, f8, f8, f8[::1])", "numpy")
+def _add_gains(near_g: Array, near_h: Array, g: float, h: float, ridge: float, gains: Array) -> None:
+    """What (bins,) questions gain by telling events of these gradients and curvatures apart from the rest."""
+    whole = g * g / (h + ridge)
+    for b in range(len(gains)):
+        far_g, far_h = g - near_g[b], max(0.0, h - near_h[b])
+        gains[b] += near_g[b] * near_g[b] / (near_h[b] + ridge) + far_g * far_g / (far_h + ridge) - whole
 
 
 @compiled("(f8[:,:,:,:,::1], i8, i8[::1], i8[::1], b1[::1], f8, f8[::1])")
@@ -178,6 +190,7 @@ def _best_question(
                 sums[leaf, k, 0] += histogram[leaf, 0, b, k, 0]
                 sums[leaf, k, 1] += histogram[leaf, 0, b, k, 1]
     best, best_column, best_bin = 0.0, -1, 0
+    near_g, near_h = np.empty(len(gains)), np.empty(len(gains))
     for c in range(len(columns)):
         f = columns[c]
         size = sizes[f]
@@ -187,26 +200,41 @@ def _best_question(
                 g, h = sums[leaf, k, 0], sums[leaf, k, 1]
                 if h < 1e-9:
                     continue
-                whole = g * g / (h + ridge)
-                near_g, near_h, gain = 0.0, 0.0, 0.0
+                so_far_g, so_far_h = 0.0, 0.0
                 for b in range(size):
                     here = histogram[leaf, c, b, k, 1]
                     if category[f]:
-                        near_g, near_h = histogram[leaf, c, b, k, 0], here
+                        so_far_g, so_far_h = histogram[leaf, c, b, k, 0], here
                     elif here > 1e-9:
-                        near_g += histogram[leaf, c, b, k, 0]
-                        near_h += here
-                    else:
-                        # Nobody there: nothing is told apart that was not before.
-                        gains[b] += gain
-                        continue
-                    far_g, far_h = g - near_g, max(h - near_h, 0.0)
-                    gain = near_g * near_g / (near_h + ridge) + far_g * far_g / (far_h + ridge) - whole
-                    gains[b] += gain
+                        # Where nobody is, nothing is told apart that was not before.
+                        so_far_g += histogram[leaf, c, b, k, 0]
+                        so_far_h += here
+                    near_g[b], near_h[b] = so_far_g, so_far_h
+                _add_gains(near_g[:size], near_h[:size], g, h, ridge, gains[:size])
         for b in range(1 if category[f] else 0, size if category[f] else size - 1):
             if gains[b] > best + 1e-9:
                 best, best_column, best_bin = gains[b], f, b
     return best_column, best_bin
+
+
+@compiled("void(f8[::1], f8[::1], f8[::1], f8[::1])")
+def _halve(whole: Array, far: Array, near_half: Array, far_half: Array) -> None:
+    """Writes both halves of a leaf's sums; ``near_half`` may be ``whole`` itself."""
+    for q in range(len(whole)):
+        near_half[q] = whole[q] - far[q]
+    for q in range(len(far)):
+        far_half[q] = far[q]
+
+
+@compiled("void(u1[::1], i8, b1, i8[::1])")
+def _descend(bins: Bins, at: int, is_code: bool, places: Places) -> None:
+    """Takes (n,) events one question further down a tree."""
+    if is_code:
+        for i in range(len(places)):
+            places[i] = 2 * places[i] + (bins[i] == at)
+    else:
+        for i in range(len(places)):
+            places[i] = 2 * places[i] + (bins[i] > at)
 
 
 @compiled("b1(u1[:,::1], i8, i8, b1[::1], i8)")
@@ -246,10 +274,11 @@ def grow(
     half = 1 << max(depth - 1, 0)
     before = np.zeros((half, chosen, most, outputs, 2))
     now = np.zeros((half, chosen, most, outputs, 2))
+    flat_before, flat_now = before.reshape(half, -1), now.reshape(half, -1)
     gains = np.empty(most)
     rows_of = np.empty(n, np.int64)
     pull_of, curvature_of = np.empty((n, outputs)), np.empty((n, outputs))
-    order = np.arange(d)
+    order, places = np.arange(d), np.empty(n, np.int64)
     for t in range(trees):
         count = 0
         for i in range(n):
@@ -270,11 +299,10 @@ def grow(
                 _add_up(bins, rows, leaf, pull, curvature, columns, False, before)
             else:
                 # Of two halves one is added up, the other one is what is left.
-                now[: 1 << level] = 0.0
+                now[: 1 << (level - 1)] = 0.0
                 _add_up(bins, rows, leaf, pull, curvature, columns, True, now)
                 for at in range((1 << (level - 1)) - 1, -1, -1):
-                    before[2 * at] = before[at] - now[at]
-                    before[2 * at + 1] = now[at]
+                    _halve(flat_before[at], flat_now[at], flat_before[2 * at], flat_before[2 * at + 1])
             column, at_bin = _best_question(before, 1 << level, columns, sizes, category, ridge, gains)
             asked[t, level], beyond[t, level] = column, at_bin
             for j in range(count):
@@ -285,11 +313,14 @@ def grow(
                 sums[leaf[j], k, 0] += pull[j, k]
                 sums[leaf[j], k, 1] += curvature[j, k]
         leaves[t] = rate * sums[:, :, 0] / (sums[:, :, 1] + ridge)
+        places[:] = 0
+        for level in range(depth):
+            column, at_bin = asked[t, level], beyond[t, level]
+            if column < 0:
+                places *= 2
+            else:
+                _descend(bins[column], at_bin, category[column], places)
         for i in range(n):
-            at = 0
-            for level in range(depth):
-                column = asked[t, level]
-                at = 2 * at + (1 if column >= 0 and _is_far(bins, column, beyond[t, level], category, i) else 0)
             for k in range(outputs):
-                scores[i, k] += leaves[t, at, k]
+                scores[i, k] += leaves[t, places[i], k]
     return asked, beyond, leaves

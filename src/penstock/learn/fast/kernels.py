@@ -8,7 +8,7 @@ user's cache folder where that cannot be written, and nowhere where neither can.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -28,15 +28,16 @@ HUBER = 1.0
 widened by the very outliers, hence the low figure."""
 
 
-def compiled(signature: str) -> Callable[[Code], Code]:
-    """Machine code for arguments of these types, made at once or read from where an earlier process kept it."""
+def compiled(signature: str, error_model: Literal["python", "numpy"] = "python") -> Callable[[Code], Code]:
+    """Machine code for arguments of these types, made at once or read from where an earlier process kept it. With the
+    error model "numpy" a division by zero raises nothing, and loops of divisions take several side by side."""
 
     def made(code: Code) -> Code:
         try:
-            return cast(Code, njit(signature, cache=True)(code))
+            return cast(Code, njit(signature, cache=True, error_model=error_model)(code))
         except RuntimeError:
             # That is what numba raises where no folder can be written.
-            return cast(Code, njit(signature)(code))
+            return cast(Code, njit(signature, error_model=error_model)(code))
 
     return made
 

@@ -36,21 +36,6 @@ def fixed_share(weights: Array, log_likelihoods: Array, share: float = SHARE) ->
     return weights
 
 
-def fading_counts(counts: Array, decays: Array, classes: NDArray[np.intp]) -> Array:
-    """(L, C) events of each class within each memory, after these (n,) classes more."""
-    n = len(classes)
-    if n == 1:
-        counts = counts * decays[:, None]
-        counts[:, classes[0]] += 1.0
-        return counts
-    ages = np.arange(n - 1, -1, -1.0)
-    kept = counts * (decays**n)[:, None]
-    for memory, decay in enumerate(decays):
-        faded = None if decay == 1.0 else decay**ages
-        kept[memory] += np.bincount(classes, faded, minlength=counts.shape[1])
-    return kept
-
-
 def gone(gaps: Array, rates: Array, alike: Array) -> Array:
     """(C,) how far each class can be taken to have stopped arriving together with the inputs that look like it.
 

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 
 
-@compiled("b1(f8[:, ::1], f8, f8, f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
+@compiled("b1(f8[:, ::1], f8, f8, f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
 def absorb(
     values: Array,
     warm_up: float,
@@ -27,10 +27,12 @@ def absorb(
     squares: Array,
     centre: Array,
     inverse: Array,
+    deviation: Array,
 ) -> bool:
     """Take (n, d) values, NaN where one is missing, into (d,) moments (Chan, Golub and LeVeque 1979: two samples'
     moments, merged); whether one was missing. ``centre`` and ``inverse`` are those of before: once a column is known by
-    ``warm_up`` values, what lies more than ``outlier`` deviations from its centre is moved there, in place."""
+    ``warm_up`` values, what lies more than ``outlier`` deviations from its centre is moved there, in place. Writes the
+    (d,) ``deviation`` of now."""
     n, d = values.shape
     is_missing = False
     if d and count.max() >= warm_up:
@@ -66,7 +68,18 @@ def absorb(
         squares[f] += spread[f] + delta * delta * (count[f] * given[f] / total)
         mean[f] += delta * (given[f] / total)
         count[f] = total
+    for f in range(d):
+        deviation[f] = np.sqrt(squares[f] / max(count[f], 1.0))
     return is_missing
+
+
+@compiled("void(f8[::1], f8[::1], f8[::1])")
+def invert(centre: Array, deviation: Array, inverse: Array) -> None:
+    """Writes one over each (d,) deviation; zero for one at the level of rounding, which is that of a constant and
+    carries nothing."""
+    for f in range(len(centre)):
+        usable = deviation[f] > 1e-12 * abs(centre[f]) + 1e-150
+        inverse[f] = 1.0 / deviation[f] if usable else 0.0
 
 
 @compiled("i8(f8[:, :, ::1], i8[::1], f8[::1], f8[::1], f8, f8, i8, i8[::1])")
