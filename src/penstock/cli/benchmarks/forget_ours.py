@@ -205,14 +205,15 @@ class BothTiers:
         began = time.perf_counter()
         model = rebuild(self._spec, base.id, _only(base), self._log)
         assert model is not None, "nothing stops it"
+        held_out = self._slow.held_out
+        assert held_out is not None, "training needs it, too"
+        model.hear(held_out)
         candidate = _Line(model, base)
         self.events.rebuilding_s += time.perf_counter() - began
         self._shadow = candidate
         if not self._variant.gate:
             self._settle(None)
             return
-        held_out = self._slow.held_out
-        assert held_out is not None, "training needs it, too"
         judged = judge(self._spec, self._served.model, model, held_out, _only(base, self._served.base))
         refused = self._watch.begin(judged.held_out)
         if refused is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from penstock.learn.fast.banks import Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import softmax
 from penstock.learn.fast.mixture import BLOCK, FLOOR, SHARE, gone
+from penstock.learn.fast.recency import Recency, RecencyLearner, earned
 from penstock.learn.fast.said import Said, members_then
 from penstock.learn.fast.stack import StackLearner, Stacks
 
@@ -45,6 +46,8 @@ class Answer:
     """(n, classes) probabilities."""
     sharp: Array
     """(n, classes) what they were before they were calibrated, and before the exact head had its say."""
+    recency: Array
+    """(n,) of the inputs."""
 
 
 class ClassMembers:
@@ -66,6 +69,14 @@ class ClassMembers:
         """(classes,) share of recent events that looked like each class to the exact head and were of another."""
         self.mixture = np.full(layout.below, 1.0 / layout.below)
         self.stacks = Stacks(layout.below)
+        self.recency = Recency(width)
+        # Heads that forget nothing and go on learning: what they were once seen to know, they know.
+        lasting = len(layout.rich) < 2 or layout.rich[-2] == float("inf")
+        self._lasting = slice(BASES + self.exact - lasting, BASES + self.exact + 1)
+        self.speakers = np.zeros(2 + lasting)
+        """(1 + lasting heads,) weights of what is answered where inputs look like the past: of the live answer, first,
+        and of each lasting head. All to the first until old events have said otherwise."""
+        self.speakers[0] = 1.0
         self.steepness = np.ones(layout.heads)
         self.steepness[self.exact] = STEEPNESS_FIRST
         self.refresh()
@@ -94,25 +105,36 @@ class ClassMembers:
         )  # fmt: skip
         self.refresh()
 
+    def chances(self, answer: Answer, classes: NDArray[np.intp]) -> Array:
+        """(n, 1 + lasting heads) probabilities that the live answer and each lasting head gave to (n,) classes."""
+        rows = np.arange(len(classes))
+        lasting = answer.members[rows, classes, self._lasting]
+        return np.concatenate((answer.mixed[rows, classes][:, None], lasting), axis=1)
+
     def answer(self, features: Array, others: Array | None = None) -> Answer:
         """Of (n, width) features, and of (n, classes, others) probabilities of the members that are no heads; without
         these nothing is mixed, and only what the heads say has a meaning."""
         n = len(features)
         width, classes, heads = self.weights.shape
         scores = (features @ self.weights.reshape(width, -1)).reshape(n, classes, heads)
+        recency = self.recency.of(features)
         members = np.empty((n, classes, self.layout.members))
         members[:, :, :BASES] = self._bases
         members[:, :, BASES : BASES + heads] = softmax(scores * self.steepness)
         if others is None or not classes:
             members[:, :, BASES + heads :] = 0.0
-            return Answer(scores, members, np.zeros((n, classes)), np.zeros((n, classes)))
+            return Answer(scores, members, np.zeros((n, classes)), np.zeros((n, classes)), recency)
         below = self.layout.below
         members[:, :, BASES + heads : below] = others
         sharp = self.stacks.answer(members, self.mixture)
         mixed = self.stacks.calibrated(sharp)
+        if self.recency.low > 0.0 and self.speakers[0] < 1.0:
+            past = self.recency.past(recency)[:, None]
+            mixed *= 1.0 - past * (1.0 - self.speakers[0])
+            mixed += past * (members[:, :, self._lasting] @ self.speakers[1:])
         absent = self._absent[self.looks_like(scores)][:, None]
         mixed += absent * (members[:, :, BASES + self.exact] - mixed)
-        return Answer(scores, members, mixed, sharp)
+        return Answer(scores, members, mixed, sharp, recency)
 
     def frozen(self) -> dict[str, NDArray[Any]]:
         """Copies of everything."""
@@ -124,7 +146,8 @@ class ClassMembers:
             "alike": self.alike.copy(),
             "mixture": self.mixture.copy(),
             "steepness": self.steepness.copy(),
-        } | self.stacks.frozen()
+            "speakers": self.speakers.copy(),
+        } | (self.stacks.frozen() | self.recency.frozen())
 
     def thaw(self, arrays: Arrays, *, copy: bool) -> None:
         """Become what was frozen; without copies for predicting alone."""
@@ -135,7 +158,9 @@ class ClassMembers:
         self.alike = arrays["alike"].copy() if copy else arrays["alike"]
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
         self.steepness = arrays["steepness"].copy() if copy else arrays["steepness"]
+        self.speakers = arrays["speakers"].copy() if copy else arrays["speakers"]
         self.stacks.thaw(arrays)
+        self.recency.thaw(arrays)
         self.refresh()
 
 
@@ -150,6 +175,7 @@ class ClassLearner:
         self.members = ClassMembers(layout, width, classes)
         self._layout = layout
         self._stacks = StackLearner(self.members.stacks)
+        self._recency = RecencyLearner(self.members.recency)
         self._banks = Banks(layout, linear_from, width)
         self._slopes = np.full((width, classes), 1e-8)
         """(width, classes) sums of squared gradients of the first-order head (Duchi et al. 2011)."""
@@ -171,6 +197,7 @@ class ClassLearner:
         what a class without events so far has."""
         members = self.members
         self._banks.grow(width, members.weights)
+        self._recency.grow(width)
         old_width, old_classes, heads = members.weights.shape
         weights = np.zeros((width, classes, heads))
         weights[:old_width, :old_classes] = members.weights
@@ -199,7 +226,18 @@ class ClassLearner:
         self._learn_steepness(answer, classes)
         self._learn_first_order(features, answer, targets)
         self._banks.learn(features, targets, members.weights, scores=answer.scores)
+        self._recency.learn(features, answer.recency)
         members.count(classes, looks, self._decays)
+
+    def hear(self, answers: Iterable[tuple[Answer, NDArray[np.intp]]]) -> None:
+        """Let old events decide who speaks for the past: what is answered to them as things are, and their classes."""
+        members = self.members
+        # The live answer alone, while they are answered.
+        members.speakers = np.eye(len(members.speakers))[0]
+        heard = [(members.chances(answer, came), members.recency.past(answer.recency)) for answer, came in answers]
+        if heard:
+            chances, past = (np.concatenate(parts) for parts in zip(*heard, strict=True))
+            members.speakers = earned(chances, past)
 
     def mix(self, answer: Answer, classes: NDArray[np.intp], said: Said | None = None, mark: int = 0) -> None:
         """Move the mixture by what the members said of (n,) classes when they were asked, where that was kept, and by
@@ -232,13 +270,15 @@ class ClassLearner:
 
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values, and copies of arrays."""
-        arrays = self.members.frozen() | self._stacks.save() | self._banks.save() | {"slopes": self._slopes.copy()}
+        arrays = self.members.frozen() | self._stacks.save() | self._banks.save() | self._recency.save()
+        arrays |= {"slopes": self._slopes.copy()}
         return {"steepness_information": float(self._steepness_information[0])}, arrays
 
     def load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
         """Become what was saved."""
         self.members.thaw(arrays, copy=True)
         self._stacks.load(arrays)
+        self._recency.load(arrays)
         self._banks.load(arrays)
         self._slopes = arrays["slopes"].copy()
         self._steepness_information[0] = values["steepness_information"]

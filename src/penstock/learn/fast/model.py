@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import inf
 from typing import Any
 
@@ -35,7 +36,7 @@ from penstock.spec import ClassName, Spec
 
 Array = NDArray[np.float64]
 
-FORMAT = 3
+FORMAT = 4
 """Of the saved state; another number is refused."""
 SETTLING = 64.0
 """Events before which the statistics of the inputs still move so much that a step is encoded again, with its own events
@@ -193,6 +194,24 @@ class FastModel:
         for expert in self._experts:
             expert.learn(batch, classes)
         return Learned(predictions=class_predictions(answer), losses=losses, finite=True, jump=0.0)
+
+    def hear(self, past: Batch, rows: int = 512) -> None:
+        """Let old labelled events, an even sample of all that came, decide who speaks for the past where inputs look
+        like it and not like what came lately; so many at once. Numbers and counts have no such rule."""
+        learner = self._learner
+        if not isinstance(learner, ClassLearner):
+            return
+        known = [place for place, name in enumerate(past.labels or ()) if name in self._index]
+        past = past.rows(np.array(known, np.intp))
+
+        def answered() -> Iterator[tuple[ClassAnswer, NDArray[np.intp]]]:
+            for at in range(0, len(past), rows):
+                part = past.rows(slice(at, at + rows))
+                embedded = self._stable.embed(part)
+                classes = np.array([self._index[name] for name in part.labels or ()], np.intp)
+                yield self._answer_classes(part, embedded, self._features(part, embedded)), classes
+
+        learner.hear(answered())
 
     def _checked(self, labels: object) -> list[ClassName]:
         """The class names, if the task can take them; nothing has changed where it cannot."""

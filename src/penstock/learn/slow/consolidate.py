@@ -95,6 +95,7 @@ def consolidate(
         # 4. Ask the events that no base was ever trained on who knows the past better.
         held_out = kept.reservoir.held_out
         assert held_out is not None, "training needs it, too"
+        model.hear(held_out.batch)
         judged = judge(spec, work.model_of(checkpoint), model, held_out.batch, work.bases, work.outside)
         # 5. Catch up with the steps since the checkpoint.
         caught_up = work.catch_up(checkpoint, model)
