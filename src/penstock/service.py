@@ -6,8 +6,10 @@ server needs no gate, a learner no HTTP, and nobody but a training torch.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,10 @@ from penstock.control.house import PENSTOCK
 from penstock.control.record import recorded_path
 from penstock.publish.live import SharedLiveReader, live_path
 from penstock.specfile.reader import load
+
+COMPILING = "compiling what learns, once for this installation: some twenty seconds\n"
+TELL_AFTER_S = 2.0
+"""After which it is told; reading what is compiled takes less."""
 
 
 def run_server(services: Sequence[str], data: Path, *, worker: int, fd: int) -> None:
@@ -47,6 +53,7 @@ def run_learner(service: str, data: Path) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _load_machine_code(data)
     folder = data / service
     spec = load(recorded_path(data, service))
     bases = LocalBases(folder / "bases")
@@ -111,3 +118,17 @@ def run_consolidation(service: str, data: Path, *, number: int, reason: str) -> 
     spec = load(recorded_path(data, service))
     made = consolidate(spec, data / service, number=number, reason=reason, stop=stop.is_set)
     return 0 if made is not None else 1
+
+
+def _load_machine_code(data: Path) -> None:
+    """One learner compiles what is not compiled yet, the others wait and read what it kept."""
+    turn = data / "run" / "compiling"
+    turn.parent.mkdir(exist_ok=True)
+    with turn.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        told = threading.Timer(TELL_AFTER_S, sys.stderr.write, (COMPILING,))
+        told.daemon = True
+        told.start()
+        import penstock.learn.fast.machine_code  # noqa: F401
+
+        told.cancel()

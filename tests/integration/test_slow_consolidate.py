@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Batch, Kind, Offset, Partition, encode
 from penstock.join.window import JoinWindow
 from penstock.learn.checkpoint import Checkpoint, Checkpoints, to_safetensors
+from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import State
 from penstock.learn.learner import Learner
@@ -25,6 +26,7 @@ from penstock.learn.slow.consolidate import Kept, consolidate
 from penstock.learn.slow.history import History
 from penstock.learn.slow.train import Training
 from penstock.learn.steps import Step, StepJournal
+from penstock.learn.withdrawn import Withdrawn, to_values
 from penstock.spec import ClassName, Consolidate, Feature, Learn, Spec
 
 SPEC = Spec(
@@ -93,7 +95,17 @@ class House:
                 number = self.journal.last + 1
                 self.journal.append(Step(number=number, action="publish", ranges=taken.ranges, version=number))
 
-    def checkpoint(self) -> None:
+    def roll_back(self, restored: int) -> None:
+        """Write down that the version was gone back to, in a step of its own."""
+        self.send(1)
+        taken = self.learner.take()
+        assert taken is not None
+        number = self.journal.last + 1
+        self.journal.append(
+            Step(number=number, action="roll_back", ranges=taken.ranges, version=number, restored=restored)
+        )
+
+    def checkpoint(self, withdrawn: Sequence[Withdrawn] = ()) -> None:
         values, model = self.learner.save()
         self.checkpoints.write(
             Checkpoint(
@@ -101,7 +113,7 @@ class House:
                 version=1,
                 position=dict(self.learner.position),
                 needed=self.learner.needed(),
-                values={"learner": values, "model": model.values},
+                values={"learner": values, "model": model.values, "line": {"withdrawn": to_values(withdrawn)}},
                 arrays={f"model/{name}": array for name, array in model.arrays.items()},
             )
         )
@@ -251,6 +263,40 @@ def test_what_retention_removed_from_the_log_is_learned_again_from_what_was_kept
     in_log = sum(len(batch) for batch in history.until(house.learner.position))
     assert second.details["relearned"] == in_log + len(older)
     assert kept.reservoir.count == in_log + kept.gone
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_what_a_rollback_withdrew_does_not_come_back(house: House, is_checkpointed: bool) -> None:
+    house.send(12)
+    house.learn()
+    house.checkpoint()
+    house.send(1)
+    house.learn()
+    good, start = house.journal.last, dict(house.learner.position)
+    house.send(8)
+    house.learn()
+    house.roll_back(good)
+    house.learn()
+    end = dict(house.learner.position)
+    house.send(3)
+    house.learn()
+    if is_checkpointed:
+        house.checkpoint([(start, end)])
+    manifest = consolidate(SPEC, house.folder, number=1, reason="r", training=SHORT)
+    assert manifest is not None
+    history = History(SPEC, house.reader, [(start, end)])
+    taught = sum(len(batch) for batch in history.until(house.learner.position))
+    kept = Kept.read(house.folder / "consolidation" / "replay.safetensors", SPEC).reservoir
+    assert kept.count == history.count == taught + sum(n for _, n in history.withdrawn)
+    assert kept.replay is not None
+    gone = np.concatenate([np.arange(first, first + n) for first, n in history.withdrawn])
+    assert len(gone) > 300
+    assert not np.isin(kept.replay.places, gone).any()
+    ready = read_ready(house.folder / "consolidation", 1)
+    assert dict(ready.learner["position"]) == house.learner.position
+    encoder = Encoder(SPEC)
+    encoder.load(ready.model.arrays)
+    assert encoder.seen == taught
 
 
 def test_what_came_since_the_checkpoint_is_trained_on(house: House) -> None:

@@ -33,6 +33,7 @@ PROBATION_STEPS = 32
 """Steps of a probation at least: each begins with a copy of the model's state, too dear at every step of a backlog."""
 BROKEN_STEPS = 2
 """Steps with broken weights in a row after which they will not mend, and the model is put back."""
+WITHDRAWN = "it has learned the events that are withdrawn with what was served"
 PATIENCE = 2
 """Probations' lengths for which a flood of labels is not believed; after that it is a change that must be learned."""
 
@@ -101,7 +102,9 @@ class HarmGate:
         # Without a last known good version there would be nothing to go back to, and nobody to notice harm.
         may_promote = verdict.action == "publish" and evidence.good is not None
         labelled = evidence.labelled or len(evidence.served)
-        found = self._shadow.judge(labelled, fault=evidence.shadow_fault, may_promote=may_promote)
+        withdrawn = verdict.action == "roll_back" and self._restore
+        fault = evidence.shadow_fault or (WITHDRAWN if withdrawn else "")
+        found = self._shadow.judge(labelled, fault=fault, may_promote=may_promote)
         if found is None:
             return verdict
         self._shadow.end()

@@ -133,13 +133,7 @@ class Learner:
 
     def again(self, step: int, ranges: tuple[Range, ...]) -> Taken:
         """Take a recorded step once more. Raises ReplayDiverged when it does not begin where the one before ended."""
-        for partition, start, stop in ranges:
-            at = self.position.get(partition, Offset(0))
-            if start != at or stop <= start:
-                what = f"partition {partition} is at offset {at}, and the step takes {start} to {stop}"
-                raise ReplayDiverged(step=step, what=what)
-            # Ranges are passed one at a time, since a step may come back to a partition.
-            self.position[partition] = stop
+        self._go_to(step, ranges)
         batch = self._pass(ranges)
         self._pending.extend(ranges)
         self._pending_events = sum(stop - start for _, start, stop in ranges)
@@ -147,6 +141,20 @@ class Learner:
             return self._learn(batch)
         ranges, events = self._hand_over()
         return Taken(ranges=ranges, events=events, log_time=self.log_time)
+
+    def pass_over(self, step: int, ranges: tuple[Range, ...]) -> None:
+        """Take a recorded step once more without learning from it: a rollback has withdrawn it."""
+        self._go_to(step, ranges)
+        self._pass(ranges)
+
+    def _go_to(self, step: int, ranges: tuple[Range, ...]) -> None:
+        for partition, start, stop in ranges:
+            at = self.position.get(partition, Offset(0))
+            if start != at or stop <= start:
+                what = f"partition {partition} is at offset {at}, and the step takes {start} to {stop}"
+                raise ReplayDiverged(step=step, what=what)
+            # Ranges are passed one at a time, since a step may come back to a partition.
+            self.position[partition] = stop
 
     def needed(self) -> Position:
         """The oldest offsets that a restart from here reads."""

@@ -17,6 +17,7 @@ from penstock.gate.interface import Verdict
 from penstock.learn.block import pack, unpack
 from penstock.learn.interface import Block, Learned, Predictor, State
 from penstock.learn.learner import Learner
+from penstock.learn.withdrawn import REMEMBERED_MAX, Withdrawn, from_values, to_values
 from penstock.spec import ClassName
 
 Arrays = dict[str, NDArray[Any]]
@@ -60,6 +61,7 @@ class Line:
         self._probation: Kept | None = None
         self._classes: tuple[ClassName, ...] = ()
         self._scored: tuple[Kept | None, Kept | None] = (None, None)
+        self._withdrawn: list[Withdrawn] = []
 
     @property
     def block(self) -> Block:
@@ -117,7 +119,11 @@ class Line:
 
     def save(self) -> tuple[dict[str, Any], Arrays]:
         """Plain values, and arrays."""
-        values: dict[str, Any] = {"is_learners_own": self._learner.served is None, "classes": list(self._classes)}
+        values: dict[str, Any] = {
+            "is_learners_own": self._learner.served is None,
+            "classes": list(self._classes),
+            "withdrawn": to_values(self._withdrawn),
+        }
         arrays = {"served/block": _packed(self.block)}
         for name, kept in self._all_kept():
             if kept is not None:
@@ -132,6 +138,7 @@ class Line:
             Kept.load(name, values[name], arrays) if name in values else None for name, _ in self._all_kept()
         )
         self._classes = tuple(values["classes"])
+        self._withdrawn = from_values(values.get("withdrawn", ()))
         self._learner.served = None if values["is_learners_own"] else self._predictor(self._block)
         self._scored = (None, None)
         self._learner.good = self._learner.probation = None
@@ -148,6 +155,8 @@ class Line:
         if self._restore:
             # The state is copied, since the model goes on to change what it is given.
             self._learner.model.load(copy.deepcopy(kept.model))
+            span = dict(kept.block.head.position), dict(self._learner.position)
+            self._withdrawn = [*self._withdrawn, span][-REMEMBERED_MAX:]
             self._learner.served = None
         else:
             self._learner.served = self._predictor(block)

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import BaseMissing, CheckpointDamaged, PenstockError, SnapshotDamaged, StepsCorrupt
+from penstock.errors import BaseMissing, CheckpointDamaged, PenstockError, SnapshotDamaged, StepsCorrupt, TrainingFailed
 from penstock.gate.interface import ShadowVerdict
 from penstock.learn.fast.predictor import number_losses
 from penstock.learn.interface import HeldOut, Model, State
@@ -330,6 +330,8 @@ class _Follower:
                 entry = next(self._entries, None)
             if entry is None or entry.number != self._step + 1:
                 raise StepsCorrupt(file=journal.folder, byte=0, reason=f"step {self._step + 1} is forgotten already")
+            if entry.action == "roll_back":
+                raise TrainingFailed(reason="a rollback has withdrawn events that it has learned")
             if entry.ranges:
                 self._learner.again(entry.number, entry.ranges)
             self._step = entry.number

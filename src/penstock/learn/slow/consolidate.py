@@ -23,6 +23,7 @@ from penstock.errors import CheckpointDamaged, StepsCorrupt, TrainingFailed
 from penstock.eventlog.local import LocalLogReader
 from penstock.events import Batch, Offset, Partition, Position
 from penstock.join.window import JoinWindow
+from penstock.learn.block import unpack
 from penstock.learn.checkpoint import Checkpoint, Checkpoints, to_safetensors, write_durably
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import State
@@ -43,7 +44,8 @@ from penstock.learn.slow.judge import judge
 from penstock.learn.slow.rebuild import rebuild
 from penstock.learn.slow.reservoir import Reservoir
 from penstock.learn.slow.train import Trained, Training, never, train_base
-from penstock.learn.steps import Reached, nothing, read_steps
+from penstock.learn.steps import Reached, Step, nothing, read_steps
+from penstock.learn.withdrawn import Withdrawn, from_values, parts
 from penstock.spec import Spec
 
 NEARLY = 64
@@ -193,6 +195,8 @@ class _Work:
         self.bases = LocalBases(folder / "bases")
         self.outside = outside_members(spec, folder)
         self.kept_path = folder / "consolidation" / "replay.safetensors"
+        self._withdrawn: list[Withdrawn] = []
+        """What the learner's rollbacks have taken out of its model, and is not to come back by a candidate."""
         self.relearned = 0
         """Labelled events that the heads learned again."""
 
@@ -203,7 +207,22 @@ class _Work:
         if checkpoint is None:
             raise TrainingFailed(reason="the learner has not written a checkpoint yet")
         hold(self._folder / "consolidation", checkpoint.step, self._reader.starts())
+        self._withdrawn = self._withdrawn_until_now(checkpoint)
         return checkpoint
+
+    def _withdrawn_until_now(self, checkpoint: Checkpoint) -> list[Withdrawn]:
+        """What the checkpoint and the steps since then say of rollbacks."""
+        withdrawn = from_values(checkpoint.values.get("line", {}).get("withdrawn", ()))
+        if self._spec.gate.after_rollback != "restore":
+            return withdrawn
+        at = dict(checkpoint.position)
+        reached = _positions(checkpoint)
+        for entry in read_steps(self._folder / "steps", checkpoint.step):
+            at = at | {partition: stop for partition, _, stop in entry.ranges}
+            if entry.action == "roll_back" and entry.restored is not None:
+                withdrawn.append((reached.get(entry.restored, dict(checkpoint.position)), at))
+            reached.setdefault(entry.version, at)
+        return withdrawn
 
     def read(self, number: int) -> Kept | None:
         """The reservoir filled up to the log's end, or as it was when this consolidation began before; None where it
@@ -211,16 +230,22 @@ class _Work:
         kept = Kept.read(self.kept_path, self._spec)
         if kept.number == number:
             return kept
-        history = History(self._spec, self._reader)
-        # What was read the last time is read again, for the sake of predictions that had no answer yet then.
+        history = History(self._spec, self._reader, self._withdrawn)
+        # What was read the last time is read again, for the sake of predictions that had no answer yet then, and of
+        # events that were withdrawn since.
         for _ in history.until(kept.position):
             if self._stop():
                 return None
         kept.gone = max(0, kept.reservoir.count - history.count)
+        for before, count in history.withdrawn:
+            kept.reservoir.withdraw(kept.gone + before, count)
+        history.withdrawn.clear()
         for batch in history.until(self._reader.ends()):
             if self._stop():
                 return None
+            kept.reservoir.pass_over(history.take_withdrawn())
             kept.reservoir.add(batch)
+        kept.reservoir.pass_over(history.take_withdrawn())
         kept.position, kept.number = dict(history.position), number
         kept.write(self.kept_path)
         return kept
@@ -239,7 +264,7 @@ class _Work:
 
     def rebuild(self, checkpoint: Checkpoint, base_id: str, kept: Kept) -> FastModel | None:
         """Heads that have learned everything up to the checkpoint; None where it was stopped."""
-        history = History(self._spec, self._reader)
+        history = History(self._spec, self._reader, self._withdrawn)
 
         def past() -> Iterator[Batch]:
             oldest = kept.reservoir.before(kept.gone)
@@ -275,10 +300,25 @@ class _Work:
                         file=self._folder / "steps", byte=0, reason=f"step {step + 1} is missing behind a checkpoint"
                     )
                 if entry.ranges:
-                    learner.again(entry.number, entry.ranges)
+                    self._learn(learner, entry)
                 step, taken = entry.number, taken + 1
             if taken <= NEARLY:
                 return learner, step
+
+    def _learn(self, learner: Learner, entry: Step) -> None:
+        """One recorded step, if no rollback has withdrawn it."""
+        partition, first, last = entry.ranges[0]
+        if any(is_withdrawn for *_, is_withdrawn in parts(self._withdrawn, partition, first, last)):
+            learner.pass_over(entry.number, entry.ranges)
+        else:
+            learner.again(entry.number, entry.ranges)
+
+
+def _positions(checkpoint: Checkpoint) -> dict[int, Position]:
+    """The versions that the learner could go back to at the checkpoint, and where they stood."""
+    packed = (array for name, array in checkpoint.arrays.items() if name.endswith("/block"))
+    heads = [unpack(array.tobytes()).head for array in packed]
+    return {head.version: dict(head.position) for head in heads}
 
 
 def model_state(checkpoint: Checkpoint) -> State:

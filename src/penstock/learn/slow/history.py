@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from penstock.eventlog.interface import Frame, LogReader
 from penstock.events import Batch, Offset, Partition, Position, decode
 from penstock.join.window import JoinWindow
 from penstock.learn.slow.reservoir import as_example
+from penstock.learn.withdrawn import Withdrawn, parts
 from penstock.spec import Spec
 
 
@@ -23,13 +24,17 @@ class History:
     """Reads on from where it stopped. Partitions are merged by the times of their frames, so that the order is a
     function of the log; within one partition it is the learner's own."""
 
-    def __init__(self, spec: Spec, reader: WholeLog) -> None:
+    def __init__(self, spec: Spec, reader: WholeLog, withdrawn: Sequence[Withdrawn] = ()) -> None:
+        """Events that a rollback has withdrawn are passed over."""
         self._reader = reader
+        self._withdrawn = withdrawn
         self._join = JoinWindow(spec.label.wait_s, spec.label.waiting_max)
         self.position: Position = dict(reader.starts())
         """Everything before these offsets was read, or removed before it could be."""
         self.count = 0
-        """Labelled events that came so far."""
+        """Labelled events that came so far, withdrawn ones included."""
+        self.withdrawn: list[tuple[int, int]] = []
+        """The withdrawn ones: how many labelled events came before, and how many they are."""
 
     def until(self, stop: Position) -> Iterator[Batch]:
         """The labelled events that what stands before these offsets completes, from where the last call ended.
@@ -41,16 +46,28 @@ class History:
             key=lambda frame: (frame.time, frame.partition),
         )
         for frame in frames:
-            first = max(frame.first, self._at(frame.partition))
-            last = min(frame.first + frame.count, stop[frame.partition])
-            batch = decode(frame.payload)
-            if last - first < frame.count:
-                batch = batch.rows(slice(first - frame.first, last - frame.first))
-            self.position[frame.partition] = Offset(last)
-            joined = self._join.take(batch, frame.partition, Offset(first), frame.time)
-            if joined is not None:
-                self.count += len(joined)
-                yield as_example(joined)
+            begin = max(frame.first, self._at(frame.partition))
+            end = min(frame.first + frame.count, stop[frame.partition])
+            whole = decode(frame.payload)
+            for first, last, is_withdrawn in parts(self._withdrawn, frame.partition, begin, end):
+                batch = whole
+                if last - first < frame.count:
+                    batch = whole.rows(slice(first - frame.first, last - frame.first))
+                self.position[frame.partition] = Offset(last)
+                joined = self._join.take(batch, frame.partition, Offset(first), frame.time)
+                if joined is None:
+                    continue
+                before, self.count = self.count, self.count + len(joined)
+                if is_withdrawn:
+                    self.withdrawn.append((before, len(joined)))
+                else:
+                    yield as_example(joined)
+
+    def take_withdrawn(self) -> int:
+        """How many labelled events were passed over since this was asked last."""
+        count = sum(n for _, n in self.withdrawn)
+        self.withdrawn.clear()
+        return count
 
     def _at(self, partition: Partition) -> Offset:
         return self.position.get(partition, Offset(0))

@@ -202,15 +202,37 @@ class Reservoir:
             self._edges = np.unique(np.quantile(labels, np.arange(1, QUANTILES) / QUANTILES))
         at = 0
         while at < len(batch):
-            # Spans double at a count of events, not at the end of some batch.
             room = SPANS * self._span - self.count
             part = batch.rows(slice(at, at + room)) if at or room < len(batch) else batch
             self._take(part)
+            self._came(len(part))
             at += len(part)
-            if self.count == SPANS * self._span:
-                self._replay.settle(self._span, self._columns)
-                self._held.settle(self._span, self._columns)
-                self._span *= 2
+
+    def pass_over(self, n: int) -> None:
+        """Count so many labelled events without taking them in."""
+        while n:
+            part = min(n, SPANS * self._span - self.count)
+            self._came(part)
+            n -= part
+
+    def withdraw(self, first: int, n: int) -> None:
+        """Let go of what is kept of ``n`` events from this place in the stream on."""
+        for pool in (self._replay, self._held):
+            kept = pool.kept()
+            if kept is not None:
+                pool.erase(np.flatnonzero((kept.places >= first) & (kept.places < first + n)))
+        recent = self.recent
+        if recent is not None:
+            inside = (recent.places >= first) & (recent.places < first + n)
+            self._recent = deque([recent.rows(np.flatnonzero(~inside))] if not inside.all() else [])
+
+    def _came(self, n: int) -> None:
+        """So many events came; spans double at a count of events, not at the end of some batch."""
+        self.count += n
+        if self.count == SPANS * self._span:
+            self._replay.settle(self._span, self._columns)
+            self._held.settle(self._span, self._columns)
+            self._span *= 2
 
     def trained(self, base: Any) -> None:
         """A base has learned these events: its answers are noted where there are none yet, and the recent events are
@@ -299,7 +321,6 @@ class Reservoir:
     def _take(self, batch: Batch) -> None:
         n = len(batch)
         places = np.arange(self.count, self.count + n, dtype=np.int64)
-        self.count += n
         keys = hashed(self._seed, places)
         strata = self._strata(batch)
         events = Kept(batch, places, np.full((n, self._columns), np.nan, np.float32))
