@@ -1,4 +1,4 @@
-"""Both banks of a model: heads on the inputs alone, and heads on all features, over one weight array."""
+"""The banks of a model, over one weight array: heads on all features, and heads on the inputs alone or on all else."""
 
 from __future__ import annotations
 
@@ -27,21 +27,28 @@ class Banks:
     """Teaches the columns of weights (D, outputs, heads) that learn by second order, all but the first-order head."""
 
     def __init__(self, layout: Layout, linear_from: int, width: int) -> None:
-        split, end = len(layout.linear), layout.columns
+        end = layout.columns
         kinds = [RATE if layout.counts else ROBUST if layout.exact is None else SOFTMAX] * end
         if layout.exact is not None:
             kinds[layout.exact] = LEAST_SQUARES
-        self._rich = Bank(width, layout.rich, PRIOR, kinds[split:])
-        self._parts = [("rich", self._rich, slice(None), slice(split, end))]
+        self._parts: list[tuple[str, Bank, slice, slice]] = []
         """Each bank with its name, its features and its columns."""
-        if layout.linear:
-            linear = Bank(width - linear_from, layout.linear, PRIOR, kinds[:split])
-            self._parts.insert(0, ("linear", linear, slice(linear_from, None), slice(split)))
+        at = 0
+        for name, half_lives, inputs in (
+            ("linear", layout.linear, slice(linear_from, None)),
+            ("brief", layout.brief, slice(0, linear_from + 1)),
+            ("rich", layout.rich, slice(0, None)),
+        ):
+            columns = slice(at, at + len(half_lives))
+            if half_lives:
+                bank = Bank(_features(inputs, width), half_lives, PRIOR, kinds[columns], blocks=bool(layout.brief))
+                self._parts.append((name, bank, inputs, columns))
+            at = columns.stop
 
     def grow(self, width: int, weights: Array) -> None:
         """Take further features at the end; the weights are those of the present width."""
         for _, bank, inputs, columns in self._parts:
-            bank.grow(width - (inputs.start or 0), weights[inputs, :, columns])
+            bank.grow(_features(inputs, width), weights[inputs, :, columns])
 
     def learn(
         self,
@@ -59,7 +66,7 @@ class Banks:
         deviations = np.ones(weights.shape[2]) if deviations is None else deviations
         start = 0
         while start < n:
-            stop = min(n, start + self._rich.room) if n <= IN_TURN_MAX else n
+            stop = min(n, start + self._room) if n <= IN_TURN_MAX else n
             if stop - start < FEW:
                 self._learn_one(rows[start], targets[start], deviations, weights)
                 start += 1
@@ -77,6 +84,11 @@ class Banks:
                 )
             start = stop
 
+    @property
+    def _room(self) -> int:
+        """Events that all banks may learn in turn with one call."""
+        return min(bank.room for _, bank, _, _ in self._parts)
+
     def _learn_one(self, row: Array, target: Array, deviations: Array, weights: Array) -> None:
         for _, bank, inputs, columns in self._parts:
             bank.learn_one(row[inputs], target, deviations[columns], weights[inputs, :, columns])
@@ -92,6 +104,11 @@ class Banks:
         """Become what was saved."""
         for name, bank, _, _ in self._parts:
             bank.load(name, arrays)
+
+
+def _features(inputs: slice, width: int) -> int:
+    """How many of so many features a bank reads."""
+    return len(range(*inputs.indices(width)))
 
 
 def _scores(rows: Array, weights: Array) -> Array:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.links import ROBUST
+from penstock.learn.fast.links import LEAST_SQUARES, ROBUST
 
 Array = NDArray[np.float64]
 
@@ -57,16 +57,23 @@ def _period(half_life: float) -> int:
 class Bank:
     """Information of K heads over D features; their weights are the caller's, (D, outputs, K).
 
-    ``kinds`` says for each head what its scores mean, as in `links`. Only who learns makes one: it loads numba."""
+    ``kinds`` says for each head what its scores mean, as in `links`; ``blocks`` that matrices may be so large that they
+    are better inverted by blocks. Only who learns makes one: it loads numba."""
 
-    def __init__(self, width: int, half_lives: tuple[float, ...], prior: float, kinds: Sequence[int]) -> None:
-        from penstock.learn.fast import kernels
+    def __init__(
+        self, width: int, half_lives: tuple[float, ...], prior: float, kinds: Sequence[int], *, blocks: bool = False
+    ) -> None:
+        from penstock.learn.fast import kernels, triangles
 
         self._kernels = kernels
+        self._invert = triangles.invert if blocks else kernels.invert_triangle
+        self._substitute = triangles.solve if blocks else kernels.solve_triangle
         self._kinds = np.array(kinds, dtype=np.int64)
         self._half_lives = half_lives
         self._periods = [_period(half_life) for half_life in half_lives]
         self._prior = prior
+        self._plain = set(kinds) == {LEAST_SQUARES} and set(half_lives) == {math.inf}
+        """Whether every event counts as one, for ever, in all heads."""
         self._decay = np.array([2.0 ** (-1.0 / half_life) for half_life in half_lives])
         self.information = np.repeat(np.eye(width)[None] * prior, len(half_lives), axis=0)
         """(K, D, D), each as of when its inverse was last made, or of the last event where there is none."""
@@ -202,7 +209,7 @@ class Bank:
             self._inverse[k] = np.linalg.inv(self.information[k])
         else:
             triangle = self._square
-            self._kernels.invert_triangle(factor, triangle)
+            self._invert(factor, triangle)
             np.matmul(triangle.T, triangle, out=self._inverse[k])
         self._scales[k] = 1.0
         if given:
@@ -227,7 +234,7 @@ class Bank:
         A step of SHARED_FROM events or more computes one Gram matrix a block of rows for all heads that remember it
         whole, each weighted by the head's mean curvature in it: exact where the curvature is 1 and memory infinite, an
         approximation of the metric (never of the gradient) elsewhere. Not for Huber's loss, whose curvatures say which
-        outcomes are outliers: no mean of many events stands for theirs.
+        outcomes are outliers: no mean of many events stands for theirs. Nor where nothing is weighted: one matrix does.
         """
         n, heads, outputs = len(rows), len(self._half_lives), scores.shape[1]
         residuals, curvatures = np.empty((heads, outputs, n)), np.empty((heads, n))
@@ -238,7 +245,7 @@ class Bank:
             )
             residuals[k, :, : n - used[k]] = 0.0
         gradients = (residuals.reshape(-1, n) @ rows).reshape(heads, outputs, -1)
-        shares = n >= SHARED_FROM and self.width >= SHARED_WIDTH and ROBUST not in self._kinds
+        shares = n >= SHARED_FROM and self.width >= SHARED_WIDTH and ROBUST not in self._kinds and not self._plain
         shared = [k for k, count in enumerate(used) if shares and count == n]
         grams = dict(zip(shared, self._shared(rows, curvatures[shared]), strict=True)) if shared else {}
         for k, count in enumerate(used):
@@ -250,7 +257,7 @@ class Bank:
             if k in grams:
                 self.information[k] += grams[k]
             else:
-                scaled = rows[last] * np.sqrt(curvatures[k, last])[:, None]
+                scaled = rows if self._plain else rows[last] * np.sqrt(curvatures[k, last])[:, None]
                 self.information[k] += np.matmul(scaled.T, scaled, out=self._square)
             gradients[k] -= weights[:, :, k].T * (given * kept + (1.0 - kept) * self._prior)
             weights[:, :, k] += self._solve(k, gradients[k]).T
@@ -270,7 +277,7 @@ class Bank:
             factor = np.linalg.cholesky(self.information[k])
         except np.linalg.LinAlgError:
             return np.linalg.solve(self.information[k], right.T).T  # As in `_renew`.
-        self._kernels.solve_triangle(factor, right)
+        self._substitute(factor, right)
         return right
 
     def _shared(self, rows: Array, curvatures: Array) -> Array:

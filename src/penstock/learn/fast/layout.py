@@ -12,6 +12,15 @@ from penstock.spec import NUMBER_TASKS, Spec
 
 BASES = 2
 """Members before the heads: what is usual lately, and what was usual ever."""
+WIDE = 256
+"""Inputs (pixels, an embedding's entries, a text's buckets) from which a service is wide: what a head learns by second
+order costs the square of what it reads for each event, and the cube for each solution. Heads that forget then read the
+inputs and what is made of them apart, and only what forgets nothing reads all."""
+VERY_WIDE = 512
+"""Inputs from which heads that forget leave them out: evidence for so many weights comes more slowly than it fades.
+What changes quickly is left to the first-order head there, and to what a base and the random features make of it."""
+LONGEST = 2
+"""Memories that read VERY_WIDE inputs for numbers, which have no first-order head: the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +30,10 @@ class Layout:
     memories: tuple[float, ...]
     """Half-lives told apart; the last is infinite."""
     linear: tuple[float, ...]
-    """Half-lives of the heads that read the inputs alone; empty where there are no random features."""
+    """Half-lives of the heads that read the inputs alone; empty where there are no random features (and fewer than WIDE
+    inputs, so that others read them), or VERY_WIDE inputs."""
+    brief: tuple[float, ...]
+    """Half-lives of the heads that read all features but the inputs, where there are WIDE of these."""
     rich: tuple[float, ...]
     """Half-lives of the heads that read all features."""
     exact: int | None
@@ -37,27 +49,36 @@ class Layout:
     """Members made of those, the last ones: their mixture, and stacks of them and it; none for numbers."""
 
     @classmethod
-    def of(cls, spec: Spec, others: int = 0) -> Layout:
-        """What a service's settings describe, and so many members beside it."""
+    def of(cls, spec: Spec, others: int = 0, inputs: int = 0) -> Layout:
+        """What a service's settings describe, with so many members beside it and so many inputs."""
         infinite = float("inf")
         half_lives = tuple(spec.learn.half_lives)
         linear = half_lives if spec.learn.random_features else ()
+        brief: tuple[float, ...] = ()
+        rich = half_lives
+        if inputs >= WIDE:
+            very = inputs >= VERY_WIDE
+            linear = () if very else half_lives
+            brief = half_lives
+            rich = tuple(sorted(half_lives)[-(LONGEST if very else 1) :]) if spec.task in NUMBER_TASKS else ()
         memories = (*(h for h in half_lives if h != infinite), infinite)
         if spec.task in NUMBER_TASKS:
             return cls(
                 memories=memories,
                 linear=linear,
-                rich=half_lives,
+                brief=brief,
+                rich=rich,
                 exact=None,
                 first_order=None,
                 counts=spec.task == "counts",
                 others=others,
             )
-        rich = (*half_lives, infinite)
-        columns = len(linear) + len(rich)
+        rich = (*rich, infinite)
+        columns = len(linear) + len(brief) + len(rich)
         return cls(
             memories=memories,
             linear=linear,
+            brief=brief,
             rich=rich,
             exact=columns - 1,
             first_order=columns,
@@ -83,7 +104,7 @@ class Layout:
     @property
     def columns(self) -> int:
         """Columns that learn by second order: all but the first-order one."""
-        return len(self.linear) + len(self.rich)
+        return len(self.linear) + len(self.brief) + len(self.rich)
 
     @property
     def decays(self) -> NDArray[np.float64]:

@@ -66,7 +66,8 @@ class FastModel:
         self._encoder = Encoder(spec)
         self._anchor = Anchor(spec)
         self._experts = self._fresh_experts()
-        self._layout = Layout.of(spec, self._stable.members + sum(expert.members for expert in self._experts))
+        others = self._stable.members + sum(expert.members for expert in self._experts)
+        self._layout = Layout.of(spec, others, self._encoder.fixed)
         self._map = feature_map(spec, self._encoder)
         self._classes: list[ClassName] = []
         self._index: dict[ClassName, int] = {}
@@ -323,6 +324,8 @@ class FastModel:
         values: dict[str, Any] = state.values
         if values.get("format") != FORMAT or values.get("schema") != self._schema.fingerprint:
             raise CheckpointDamaged(folder="given", reason="the model's state is of another format or service")
+        if state.arrays["weights"].shape[2] != self._layout.heads:
+            raise CheckpointDamaged(folder="given", reason="the model's state has other heads than the service")
         if values["base"] != self._stable.id:
             self._begin(found(self._bases, values["base"]))
         self._classes, self._index = [], {}

@@ -96,7 +96,8 @@ class BlockPredictor:
         self._experts: list[Answering] = [*boosted(spec, self._encoder)]
         if (named := named_outside(spec, outside)) is not None:
             self._experts.extend(named.answering((self._encoder, self._anchor)))
-        layout = Layout.of(spec, self._stable.members + sum(expert.members for expert in self._experts))
+        others = self._stable.members + sum(expert.members for expert in self._experts)
+        layout = Layout.of(spec, others, self._encoder.fixed)
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)
         self._members: ClassMembers | NumberMembers | CountMembers
@@ -118,6 +119,8 @@ class BlockPredictor:
                 expert.thaw(arrays)
         except KeyError as missing:
             raise BlockDamaged(reason=f"it lacks {missing}") from missing
+        if self._members.weights.shape[2] != layout.heads:
+            raise BlockDamaged(reason="it has other heads than the service")
 
     def predict(self, batch: Batch) -> Predictions:
         """One answer a row."""
