@@ -15,7 +15,7 @@ from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.growing import CODES, cut, place_in_bins
 from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
-from penstock.learn.fast.trees import COLUMNS_MAX, Columns
+from penstock.learn.fast.trees import COLUMNS_MAX, MANY, Columns, Trees
 from penstock.spec import ClassName, Feature, Label, Learn, Spec, Task
 
 NUMBERS = {"a": Feature(type="number"), "b": Feature(type="number")}
@@ -215,3 +215,15 @@ def test_bins_keep_the_order_of_values(values: NDArray[np.float64], bins: int, c
         assert all(len(set(placed[there][codes == code].tolist())) == 1 for code in set(codes.tolist()))
         few = codes < CODES - 1
         assert len(set(placed[there][few].tolist())) == len(set(codes[few].tolist()))
+
+
+@pytest.mark.parametrize("limits", [1, 2])
+def test_events_find_the_same_leaves_in_short_steps_and_in_long_ones(limits: int) -> None:
+    rng = np.random.default_rng(limits)
+    bounds = rng.normal(size=(limits, 7, 5))
+    bounds[-1, :3] = np.inf
+    trees = Trees(rng.integers(0, 4, (7, 5)), bounds, rng.normal(size=(7, 32, 1)), np.arange(2), 0.1)
+    columns = rng.normal(size=(4, 4 * MANY))
+    columns[rng.random(columns.shape) < 0.1] = np.nan
+    short = [trees.scores(columns[:, at : at + 8]) for at in range(0, columns.shape[1], 8)]
+    assert trees.scores(columns).tolist() == np.concatenate(short).tolist()

@@ -6,6 +6,9 @@ quotient follows the stream and forgets with a half-life of ln 2 / (1 - factor) 
 
 from __future__ import annotations
 
+from functools import lru_cache
+from operator import eq
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +21,14 @@ ERROR_MAX = 1e300
 """Beyond it a sum of errors would no longer be a number."""
 
 
+@lru_cache(maxsize=64)
+def _weights(n: int) -> tuple[NDArray[np.float64], float]:
+    """(n,) weights of values in order, and their sum."""
+    weights = FACTOR ** np.arange(n - 1, -1, -1, dtype=np.float64)
+    weights.flags.writeable = False
+    return weights, float(weights.sum())
+
+
 class Fading:
     """The mean of a series in which each value counts a thousandth less than the one after it."""
 
@@ -28,10 +39,15 @@ class Fading:
     def add(self, values: NDArray[np.float64]) -> None:
         """Take (n,) values in order."""
         n = len(values)
-        weights = FACTOR ** np.arange(n - 1, -1, -1, dtype=np.float64)
+        if n == 1:
+            # The usual step of an idle stream, for which arrays are slow.
+            self.total = self.total * FACTOR + float(values[0])
+            self.weight = self.weight * FACTOR + 1.0
+            return
+        weights, together = _weights(n)
         faded = FACTOR**n
         self.total = self.total * faded + float((weights * values).sum())
-        self.weight = self.weight * faded + float(weights.sum())
+        self.weight = self.weight * faded + together
 
     @property
     def mean(self) -> float:
@@ -75,7 +91,5 @@ def right(predictions: Predictions, labels: list[ClassName], classes: tuple[Clas
     """(n,) 1 where the most probable class is the label, else 0; a label that had no column yet was not predicted."""
     if predictions.probabilities is None or not predictions.probabilities.shape[1]:
         return np.zeros(len(labels))
-    places = {name: place for place, name in enumerate(classes)}
-    wanted = np.fromiter((places.get(label, -1) for label in labels), np.intp, len(labels))
-    hits: NDArray[np.float64] = (predictions.probabilities.argmax(axis=1) == wanted).astype(np.float64)
-    return hits
+    best = map(classes.__getitem__, predictions.probabilities.argmax(axis=1).tolist())
+    return np.fromiter(map(eq, best, labels), np.float64, len(labels))

@@ -83,9 +83,10 @@ class ClassMembers:
 
     def refresh(self) -> None:
         """After the counts changed: what follows from them."""
-        counts = self.counts + 0.5
-        ends = counts[[0, -1]]
-        self._bases = (ends / ends.sum(axis=1, keepdims=True)).T
+        self._bases = np.empty((self.counts.shape[1], BASES))
+        for base, memory in enumerate((0, -1)):
+            counts = self.counts[memory] + 0.5
+            np.divide(counts, np.add.reduce(counts), out=self._bases[:, base])
         rates = self.counts[-1] / np.maximum(self.seen[1], 1.0)
         self._absent = gone(self.seen[0], rates, self.alike)
 

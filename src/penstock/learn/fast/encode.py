@@ -171,7 +171,7 @@ class Encoder:
     @property
     def seen(self) -> float:
         """Values of the best known standardised column so far; infinite where there is none."""
-        return float(self._count.max()) if len(self._count) else np.inf
+        return float(np.maximum.reduce(self._count)) if len(self._count) else np.inf
 
     @property
     def categories(self) -> int:

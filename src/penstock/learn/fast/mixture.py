@@ -47,4 +47,4 @@ def gone(gaps: Array, rates: Array, alike: Array) -> Array:
     """
     absent = 1.0 - np.exp(-rates * gaps / PATIENCE)
     unlike = 2.0 * (1.0 - alike / np.maximum(rates, 1e-12))
-    return absent * np.clip(unlike, 0.0, 1.0)
+    return absent * np.minimum(np.maximum(unlike, 0.0), 1.0)

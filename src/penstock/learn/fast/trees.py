@@ -133,7 +133,7 @@ class Trees:
     def each(self, columns: Array, members: int) -> Array:
         """(n, members) scores of one output, where several members' trees are put together, as many of each."""
         leaves = self._leaves(columns)[:, :, 0]
-        sums: Array = leaves.reshape(members, -1, leaves.shape[1]).sum(axis=1)
+        sums: Array = np.add.reduce(leaves.reshape(members, -1, leaves.shape[1]), axis=1)
         return sums.T
 
     def probabilities(self, columns: Array, classes: int) -> Array:
