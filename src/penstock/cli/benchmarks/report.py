@@ -183,6 +183,8 @@ def words(report: Report) -> list[str]:
         f"Accuracy at the end {_share(report.accuracy)}, nobody can exceed "
         f"{report.stream['bayes_accuracy']}.",
     ]
+    if "--url" not in report.command:
+        sentences.append("No base was trained beside (consolidate.when: never).")
     if machine.filesystem in ("tmpfs", "ramfs"):
         sentences.append(
             "The data lay in memory, not on a disk: nothing was durable. Choose a folder on one with --folder."

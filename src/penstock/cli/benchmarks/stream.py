@@ -90,7 +90,12 @@ def measure(settings: Settings, command: str, note: Note) -> Report:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         penstock=version("penstock"),
         machine=machine,
-        service={"features": synthetic.FEATURES, "task": service.task, "learn": written(service.learn)},
+        service={
+            "features": synthetic.FEATURES,
+            "task": service.task,
+            "learn": written(service.learn),
+            "consolidate": {"when": service.consolidate.when},
+        },
         stream={
             "seed": settings.seed,
             "turn_events": synthetic.TURN_EVENTS,
