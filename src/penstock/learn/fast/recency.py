@@ -33,7 +33,7 @@ WINDOW = 1024
 WINDOW_MIN = 256
 UNUSUAL = 0.05
 """Share of the latest events below which a recency is low."""
-EVIDENCE_MIN = 16.0
+EVIDENCE_MIN = 4.0
 """Old events that must look old, in all, before any of them decides who speaks for the past."""
 ROUNDS = 100
 """Of expectation and maximisation."""
@@ -75,11 +75,11 @@ class Recency:
 
 def earned(likelihoods: Array, past: Array) -> Array:
     """(M,) weights of a mixture under which old events are likeliest: (n, M) likelihoods of their labels under the live
-    answer, the first, and under each other speaker; (n,) how far each event looks old. All to the live answer where
-    there are too few."""
+    answer, the first, and under each other speaker; (n,) how far each event looks old. All to the last speaker, the
+    exact head, where there are too few: what is past by the time of the next hearing has nobody else."""
     weights = np.zeros(likelihoods.shape[1])
     if past.sum() < EVIDENCE_MIN:
-        weights[0] = 1.0
+        weights[-1] = 1.0
         return weights
     weights += 1.0 / len(weights)
     for _ in range(ROUNDS):
