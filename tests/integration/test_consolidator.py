@@ -42,6 +42,7 @@ class House:
             self.calls.append((number, reason))
             return [sys.executable, "-c", program, str(self.folder)]
 
+        (folder / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
         self.consolidator = Consolidator(SPEC, folder, self.live, command, now=lambda: self.now, grace_s=grace_s)
 
     def learned(self, examples: int, **slow: int) -> None:

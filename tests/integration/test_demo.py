@@ -24,7 +24,7 @@ def command(*arguments: str) -> list[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     data = tmp_path_factory.mktemp("demo") / "new"
     return subprocess.run(
-        command("--for", "20", "--json", "--data", str(data)),
+        command("--for", "45", "--json", "--data", str(data)),
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

@@ -71,6 +71,9 @@ class Consolidator:
         if any(number > progress.slow.settled for number in ready_numbers(self._folder)):
             # One stands ready that the learner has not taken up yet.
             return False
+        if not any((self._folder.parent / "checkpoints").glob("[0-9]*")):
+            # A candidate begins with a checkpoint, and the learner has not written its first yet.
+            return False
         reason = why_now(self._settings, progress, self._state, asked=is_asked(self._folder), now=self._now())
         if not reason:
             return False

@@ -102,7 +102,8 @@ class HarmGate:
         # Without a last known good version there would be nothing to go back to, and nobody to notice harm.
         may_promote = verdict.action == "publish" and evidence.good is not None
         labelled = evidence.labelled or len(evidence.served)
-        withdrawn = verdict.action == "roll_back" and self._restore
+        # Where weights broke, the shadow has learned the same events with weights of its own.
+        withdrawn = verdict.action == "roll_back" and self._restore and evidence.finite
         fault = evidence.shadow_fault or (WITHDRAWN if withdrawn else "")
         found = self._shadow.judge(labelled, fault=fault, may_promote=may_promote)
         if found is None:
