@@ -101,7 +101,8 @@ class Consolidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     base: Text = "mlp"
     """``mlp``: a multi-layer perceptron over all features; ``package.module:name``: a callable that makes a
     ``torch.nn.Module``; ``path/to/model.onnx``: a frozen network, whose features the heads read as they are;
-    ``lora:folder`` or ``lora:package.module:name``: a transformer for a text, tuned by adapters (``penstock[lora]``)."""
+    ``lora:folder`` or ``lora:package.module:name``: a transformer for a text, tuned by adapters
+    (``penstock[lora]``)."""
     replay: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
     """Events kept for replay, alike over classes and over time."""
     max_s: Positive = 300.0

@@ -179,7 +179,9 @@ def test_regression_labels_are_finite_numbers():
 
 
 def test_counts_are_whole_and_not_negative():
-    body = b'[{"features": {}, "label": 0}, {"features": {}, "label": 3.0}, {"features": {}, "label": 9007199254740992}]'
+    body = (
+        b'[{"features": {}, "label": 0}, {"features": {}, "label": 3.0}, {"features": {}, "label": 9007199254740992}]'
+    )
     assert example(counts, body).labels.tolist() == [0.0, 3.0, 2.0**53]
     for label in (b"-1", b"2.5", b"9007199254740994", b"1e300", b"true", b'"3"', b"null", b"[3]"):
         with pytest.raises(BadEvent, match="the label should be a count: a whole number, 0 or more") as caught:

@@ -14,7 +14,8 @@ from penstock.errors import CheckpointDamaged
 from penstock.events import Batch, Kind
 from penstock.learn.checkpoint import to_safetensors
 from penstock.learn.interface import State
-from penstock.learn.slow.reservoir import HELD_OUT, SPAN_EVENTS, SPANS, Reservoir, hashed, shares
+from penstock.learn.slow.pool import shares
+from penstock.learn.slow.reservoir import HELD_OUT, SPAN_EVENTS, SPANS, Reservoir, hashed
 from penstock.spec import ClassName, Consolidate, Feature, Label, Spec, Task
 
 

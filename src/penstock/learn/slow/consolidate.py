@@ -40,7 +40,7 @@ from penstock.learn.ready import (
 )
 from penstock.learn.slow.base import LocalBases
 from penstock.learn.slow.history import History
-from penstock.learn.slow.judge import judge
+from penstock.learn.slow.judge import Judged, judge
 from penstock.learn.slow.rebuild import rebuild
 from penstock.learn.slow.reservoir import Reservoir
 from penstock.learn.slow.train import Trained, Training, never, train_base
@@ -106,7 +106,6 @@ def consolidate(
         learner, step = caught_up
         values, state = learner.save()
         # 6. Hand it over.
-        report = trained.report
         manifest = ReadyManifest(
             number=number,
             reason=reason,
@@ -118,18 +117,7 @@ def consolidate(
             seconds=time.monotonic() - began,
             cpu_s=time.process_time() - cpu,
             made_at=now(),
-            details={
-                "loss": report.loss,
-                "loss_before": report.loss_before,
-                "steps": report.steps,
-                "ended": report.ended,
-                "replayed": report.replayed,
-                "recent": report.recent,
-                "relearned": work.relearned,
-                "parent_base": trained.artifact.manifest.parent,
-                "before": judged.before,
-                "after": judged.after,
-            },
+            details=_details(trained, judged, work.relearned),
         )
         write_ready(place, Ready(manifest=manifest, learner=values, model=state), reached)
         # 7. What was recent is the past now. A crash before this only makes it recent once more.
@@ -319,6 +307,23 @@ def _positions(checkpoint: Checkpoint) -> dict[int, Position]:
     packed = (array for name, array in checkpoint.arrays.items() if name.endswith("/block"))
     heads = [unpack(array.tobytes()).head for array in packed]
     return {head.version: dict(head.position) for head in heads}
+
+
+def _details(trained: Trained, judged: Judged, relearned: int) -> dict[str, Any]:
+    """What else is told of a candidate."""
+    report = trained.report
+    return {
+        "loss": report.loss,
+        "loss_before": report.loss_before,
+        "steps": report.steps,
+        "ended": report.ended,
+        "replayed": report.replayed,
+        "recent": report.recent,
+        "relearned": relearned,
+        "parent_base": trained.artifact.manifest.parent,
+        "before": judged.before,
+        "after": judged.after,
+    }
 
 
 def model_state(checkpoint: Checkpoint) -> State:

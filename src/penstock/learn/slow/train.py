@@ -15,7 +15,8 @@ from penstock.errors import LibraryMissing, TrainingFailed
 from penstock.events import Batch, concatenate
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.slow.artifact import Artifact, BaseManifest
-from penstock.learn.slow.reservoir import Kept, Reservoir
+from penstock.learn.slow.pool import Kept
+from penstock.learn.slow.reservoir import Reservoir
 from penstock.learn.slow.tokens import PREFIX, Tokens
 from penstock.spec import NUMBER_TASKS, ClassName, Spec
 
