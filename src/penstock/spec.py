@@ -124,8 +124,9 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Labelled events that a version must have been served for, without harm, to become the last known good."""
     forgetting_max: Annotated[float, Meta(ge=0, lt=1)] = 0.02
     """Accuracy (or, of a regression, loss) on any class of held-out old events that a new base may cost at most."""
-    shadow_events_max: Annotated[int, Meta(ge=1)] = 50_000
-    """Labelled events after which a new base that has not shown itself better is given up."""
+    shadow_events_max: Annotated[int, Meta(ge=1)] = 20_000
+    """Labelled events after which a new base that has not shown itself better is given up, and makes room for a fresher
+    one."""
     after_rollback: Literal["restore", "continue"] = "restore"
     """Whether learning goes on from the good version's state (``restore``) or from its own (``continue``)."""
 

@@ -66,7 +66,9 @@ def specified(suite: Suite, variant: Variant, *, every: int, seed: int) -> Spec:
     if variant.random_features is not None:
         learn = msgspec.structs.replace(learn, random_features=variant.random_features)
     consolidate = msgspec.structs.replace(spec.consolidate, every_events=every, ewc=variant.ewc, device="cpu")
-    return msgspec.structs.replace(spec, learn=learn, consolidate=consolidate)
+    # As the defaults have it: a candidate that has shown nothing by the time of the next one makes room for it.
+    gate = msgspec.structs.replace(spec.gate, shadow_events_max=every)
+    return msgspec.structs.replace(spec, learn=learn, consolidate=consolidate, gate=gate)
 
 
 class FastTier:
