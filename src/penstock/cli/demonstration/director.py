@@ -48,8 +48,9 @@ KILL_AT, KILL_LATEST = 0.70, 0.78
 """The learner is killed in the phase after, once the burst's account is closed; at the latest, whether it is or not."""
 LOOK_EVERY_S = 0.1
 STATUS_EVERY_S = 0.4
-SETTLE_S = 2.0
-"""After the burst's last event is visible, until its account is closed."""
+SETTLE_SHARE = 0.07
+"""Share of the digits' time after the gate has done with the burst until its account is closed: what was learned of wrong
+labels behind the rollback fades only with the events that follow."""
 CATCH_UP_S = 60.0
 """How long the end waits until everything acknowledged has been learned and seen in a prediction."""
 
@@ -233,7 +234,7 @@ class Demonstration:
         busy = burst.client.is_alive() or board.status.get(DIGITS, {}).get("model", {}).get("holding")
         now = time.monotonic()
         burst.quiet_since = None if busy else burst.quiet_since or now
-        if burst.quiet_since is None or now < burst.quiet_since + SETTLE_S:
+        if burst.quiet_since is None or now < burst.quiet_since + SETTLE_SHARE * self._seconds:
             return
         self._close_burst(burst)
 
