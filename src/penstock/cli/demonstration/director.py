@@ -49,8 +49,8 @@ KILL_AT, KILL_LATEST = 0.70, 0.78
 LOOK_EVERY_S = 0.1
 STATUS_EVERY_S = 0.4
 SETTLE_SHARE = 0.07
-"""Share of the digits' time after the gate has done with the burst until its account is closed: what was learned of wrong
-labels behind the rollback fades only with the events that follow."""
+"""Share of the digits' time after the gate has done with the burst until its account is closed: what was learned of
+wrong labels behind the rollback fades only with the events that follow."""
 CATCH_UP_S = 60.0
 """How long the end waits until everything acknowledged has been learned and seen in a prediction."""
 
