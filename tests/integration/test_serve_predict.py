@@ -85,7 +85,8 @@ def test_many_are_answered_in_order_in_every_format(server: ServerProcess) -> No
     for other in found[1:]:
         assert other == pytest.approx(found[0], abs=1e-9)
     singles = [server.post("/v1/two/predict", {"features": row}).json()["probabilities"]["1"] for row in rows[::13]]
-    assert singles == pytest.approx(found[0][::13], abs=1e-9)
+    # Random features are computed in 32 bits, and a row alone takes another path through them than a row of many.
+    assert singles == pytest.approx(found[0][::13], abs=1e-6)
 
 
 def test_concurrent_requests_get_their_own_answers_and_unique_ids(server: ServerProcess) -> None:

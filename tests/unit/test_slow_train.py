@@ -113,8 +113,9 @@ def test_a_new_class_is_learned_and_the_old_ones_are_kept_with_the_logits_they_h
     base = OnnxBase(second.artifact)
     assert second.artifact.manifest.parent == first[1].id
     assert base.classes == ("0", "1", "2")
-    assert accuracy(base, events(1500, 9)) > 0.85
-    assert accuracy(base, events(1500, 9, (0, 1))) > 0.85
+    # Without replay the new class is not learned, or the old ones are gone; rounding alone moves either by 0.03.
+    assert accuracy(base, events(4000, 9, (2,))) > 0.9
+    assert accuracy(base, events(1500, 9, (0, 1))) > 0.75
 
 
 def test_the_same_call_gives_the_same_bytes_and_a_stopped_one_goes_on_to_them(tmp_path: Path) -> None:

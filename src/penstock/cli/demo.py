@@ -35,7 +35,7 @@ PROGRESS_EVERY_S = 10.0
     default=DEFAULT_S,
     show_default=True,
     metavar="SECONDS",
-    help="How long the streams take.",
+    help="How long the streams take; a slow machine may need longer to train the base.",
 )
 @click.option("--headless", is_flag=True, help="No live screen: a line on stderr when something happens.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object on stdout.")

@@ -125,6 +125,8 @@ class Board:
         self.moments: list[Moment] = []
         self.stop = threading.Event()
         """Set when every client is to end."""
+        self.has_trained = threading.Event()
+        """Set when a base of the digits was trained."""
         self._began: float | None = None
 
     def begin(self) -> None:

@@ -27,6 +27,8 @@ REQUEST_MAX = 64
 ASK_EACH = 40
 """Held-out digits of one request: all 360 within about a second."""
 ASK_EVERY_S = 0.1
+BASE_WAIT_S = 60.0
+"""How long the last classes wait for a base at most: one that takes longer is a promise broken."""
 
 
 class Client(threading.Thread):
@@ -49,6 +51,10 @@ class Client(threading.Thread):
         """What this client does until it is done or the board says stop."""
         raise TypeError(f"{type(self).__name__} has no work")
 
+    def is_held(self, sent: int) -> bool:
+        """Whether it waits for something before it sends the next event."""
+        return False
+
     def ask(self, instances: Sequence[dict[str, object]]) -> Answer | None:
         """Ask once; a failure is counted, and not tried again."""
         freshness = self.board.freshness[self.wire.service]
@@ -63,9 +69,13 @@ class Client(threading.Thread):
         return answer
 
     def paced(self, count: int, seconds: float) -> Iterator[slice]:
-        """The events that are due, tick by tick, so that they take this long in all."""
+        """The events that are due, tick by tick, so that they take this long in all, and longer by what it is held."""
         began, sent = time.monotonic(), 0
         while sent < count and not self.board.stop.is_set():
+            if self.is_held(sent):
+                self.board.stop.wait(TICK_S)
+                began = time.monotonic() - sent * seconds / count
+                continue
             due = min(int((time.monotonic() - began) / seconds * count) + 1, count, sent + REQUEST_MAX)
             if due > sent:
                 yield slice(sent, due)
@@ -81,6 +91,19 @@ class DigitSender(Client):
     def __init__(self, wire: Wire, board: Board, events: Sequence[Digit], naive: LockedNaive, seconds: float) -> None:
         super().__init__("the client of the digits", wire, board)
         self.events, self.naive, self.seconds = events, naive, seconds
+        self._deadline: float | None = None
+
+    def is_held(self, sent: int) -> bool:
+        """The last classes wait for the base, which learns in shadow while they arrive: how long its training takes
+        is the machine's affair."""
+        board = self.board
+        if board.has_trained.is_set() or self.events[sent].phase < len(PHASES) - 1:
+            return False
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + BASE_WAIT_S
+            board.tell("the last digits wait until a base is trained")
+        return now < self._deadline
 
     def work(self) -> None:
         board = self.board

@@ -260,6 +260,7 @@ class Demonstration:
         facts = self.house.consolidations(DIGITS)
         for fact in facts[self._consolidations_told :]:
             if isinstance(fact, Consolidated):
+                self.board.has_trained.set()
                 self.board.tell(
                     f"a base was trained on {fact.trained:,} events in {fact.seconds:.0f} s; it learns in shadow now"
                 )
