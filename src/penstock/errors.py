@@ -177,11 +177,23 @@ class LogUnavailable(PenstockError):
     retryable = True
     status = 503
 
+    def __init__(self, *, folder: object, reason: object, lasting: bool = False) -> None:
+        self.lasting = lasting
+        """Whether it stays so until the log is opened again, as after a failed fsync."""
+        super().__init__("", folder=folder, reason=reason)
+
 
 class LogCorrupt(PenstockError):
-    """The event log is damaged in {file} at byte {byte}: {reason}"""
+    """The event log is damaged in {file} at byte {byte}: {reason}{place}"""
 
-    hint = "Nothing was skipped or changed. Restore the file from a copy."
+    hint = "Nothing was skipped or changed. Look at all of it with `penstock fsck`, or restore the file from a copy."
+
+    def __init__(
+        self, *, file: object, byte: int, reason: str, partition: int | None = None, offset: int | None = None
+    ) -> None:
+        self.byte, self.reason, self.partition, self.offset = byte, reason, partition, offset
+        place = "" if partition is None else f" (partition {partition}, offset {offset})"
+        super().__init__("", file=file, byte=byte, reason=reason, place=place)
 
 
 class OffsetGone(PenstockError):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from penstock.control.house import PENSTOCK
 from penstock.control.record import recorded_path
+from penstock.errors import PenstockError
 from penstock.publish.live import SharedLiveReader, live_path
 from penstock.specfile.reader import load
 
@@ -44,6 +45,7 @@ def run_learner(service: str, data: Path) -> None:
     from penstock.learn.outside.registry import outside_members
     from penstock.learn.slow.base import LocalBases
     from penstock.learn.steps import StepJournal
+    from penstock.publish.last_words import leave
     from penstock.publish.live import SharedLiveWeights
     from penstock.publish.publisher import Publisher
     from penstock.publish.receipts import SqliteReceipts
@@ -84,7 +86,11 @@ def run_learner(service: str, data: Path) -> None:
         rooms,
         slow=slow,
     )
-    publisher.run(stop)
+    try:
+        publisher.run(stop)
+    except PenstockError as error:
+        leave(folder, error)
+        raise
     for reader in readers:
         reader.close()
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "status": ("status:status", "How services are."),
     "versions": ("versions:versions", "What was published, the newest first."),
     "why": ("versions:why", "Why a version is served, with its numbers."),
+    "fsck": ("fsck:fsck", "Look for damage in a data folder, and repair what can be."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
     "bench": ("bench:bench", "Measure this machine, with floors and peers beside."),
 }

@@ -40,6 +40,8 @@ LINES = (
     ("feedback.unknown", "feedback to no prediction"),
     ("predictions.waiting", "predictions without answer"),
     ("disk.log_bytes", "log, bytes"),
+    ("disk.log_max_bytes", "at most, bytes"),
+    ("disk.other_bytes", "all else kept, bytes"),
     ("disk.free_bytes", "disk free, bytes"),
     ("updated", "last step"),
 )

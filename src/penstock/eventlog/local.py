@@ -104,7 +104,7 @@ class LocalLogWriter:
         other failure, of an fsync above all, the state of the file is unknown and every later call raises it too."""
         with self._lock:
             if self._fault:
-                raise LogUnavailable(folder=str(self._folder), reason=self._fault)
+                raise LogUnavailable(folder=str(self._folder), reason=self._fault, lasting=True)
             if not entries:
                 return []
             mark = self._mark
@@ -238,7 +238,7 @@ class LocalLogWriter:
     def _failed(self, what: str, error: OSError) -> LogUnavailable:
         """The error with which this writer is dead from now on."""
         self._fault = f"{what} ({error.strerror}); nothing is written until it is opened again"
-        return LogUnavailable(folder=str(self._folder), reason=self._fault)
+        return LogUnavailable(folder=str(self._folder), reason=self._fault, lasting=True)
 
 
 def _make_folder(folder: Path) -> None:

@@ -113,7 +113,8 @@ class PartitionReader:
         if at == len(self._bases) or self._bases[at] != expected:
             self._refuse_gone(expected)
             found = f"offset {self._bases[at]}" if at < len(self._bases) else "none"
-            raise file.damaged(byte, f"it ends at offset {expected}, and the next segment begins with {found}")
+            reason = f"it ends at offset {expected}, and the next segment begins with {found}"
+            raise file.damaged(byte, reason, expected)
         return self._open(expected, expected)
 
     def _open(self, base: Offset, offset: Offset) -> SegmentFile:
@@ -126,7 +127,9 @@ class PartitionReader:
             self._list_segments()
             self._refuse_gone(offset)
             path = segment_path(self._folder, base)
-            raise LogCorrupt(file=str(path), byte=0, reason="the segment is missing") from None
+            raise LogCorrupt(
+                file=str(path), byte=0, reason="the segment is missing", partition=self._partition, offset=offset
+            ) from None
 
     def _refuse_gone(self, offset: Offset) -> None:
         mark = self._marks.read()

@@ -142,7 +142,7 @@ def _start(files: Sequence[SegmentFile], mark: Mark | None, marks: MarkFile) -> 
     if file is None:
         raise marks.contradicts(f"offsets up to {mark.end} were durable, and segment {mark.segment} is missing")
     if file.size() < mark.byte:
-        raise file.damaged(file.size(), f"the file ends here, and {mark.byte} bytes of it were durable")
+        raise file.damaged(file.size(), f"the file ends here, and {mark.byte} bytes of it were durable", mark.end)
     return Mark(segment=mark.segment, byte=mark.byte, end=mark.end, first=first, counts=mark.counts, time=mark.time)
 
 

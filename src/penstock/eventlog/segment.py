@@ -33,7 +33,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -152,23 +152,25 @@ class SegmentFile:
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
-    def damaged(self, byte: int, reason: str) -> LogCorrupt:
-        return LogCorrupt(file=str(self.path), byte=byte, reason=reason)
+    def damaged(self, byte: int, reason: str, offset: Offset | None = None) -> LogCorrupt:
+        """The error for bytes that are not what was written; ``offset`` is the first event that cannot be read."""
+        partition = None if offset is None else self.header.partition
+        return LogCorrupt(file=str(self.path), byte=byte, reason=reason, partition=partition, offset=offset)
 
     def frame_at(self, byte: int, stop: int, first: Offset) -> tuple[Frame, int]:
         """The frame at this byte, which must begin with offset first and end by stop, and the byte after it.
 
         Raises LogCorrupt where the bytes are not what was written."""
         size, _ = self.frame_extent(byte, stop, first)
-        view = self._bytes(byte, size, stop)[:size]
+        view = self._bytes(byte, size, stop, first)[:size]
         if len(view) < size:
-            raise self.damaged(byte, "the file ends inside a frame")
+            raise self.damaged(byte, "the file ends inside a frame", first)
         _, crc, length, count, _, time, _, kind_code = _FRAME.unpack_from(view)
         if zlib.crc32(view[_FRAME_CRC_START:]) != crc:
-            raise self.damaged(byte, "the frame's checksum does not match its bytes")
+            raise self.damaged(byte, "the frame's checksum does not match its bytes", first)
         kind = _KINDS[kind_code] if kind_code < len(_KINDS) else None
         if kind is None or count < 1:
-            raise self.damaged(byte, f"a frame of unknown kind {kind_code} with {count} events")
+            raise self.damaged(byte, f"a frame of unknown kind {kind_code} with {count} events", first)
         payload = view[_FRAME.size : _FRAME.size + length]
         partition = self.header.partition
         return Frame(partition=partition, first=first, kind=kind, count=count, time=time, payload=payload), byte + size
@@ -177,36 +179,35 @@ class SegmentFile:
         """Bytes and events of the frame at this byte, by its header alone: what it takes to step over it.
 
         Raises LogCorrupt where no frame with offset first can stand here."""
-        view = self._bytes(byte, _FRAME.size, stop)
+        view = self._bytes(byte, _FRAME.size, stop, first)
         if len(view) < _FRAME.size:
-            raise self.damaged(byte, "the file ends inside a frame's header")
+            raise self.damaged(byte, "the file ends inside a frame's header", first)
         magic, _, length, count, found, _, _, _ = _FRAME.unpack_from(view)
         if magic != _FRAME_MAGIC:
-            raise self.damaged(byte, "no frame begins here")
+            raise self.damaged(byte, "no frame begins here", first)
         if found != first:
-            raise self.damaged(byte, f"the frame here begins with offset {found}, not {first}")
+            raise self.damaged(byte, f"the frame here begins with offset {found}, not {first}", first)
         size = _FRAME.size + length + (-length % 8)
         if byte + size > stop:
-            raise self.damaged(byte, f"the frame here would end at byte {byte + size}, beyond {stop}")
+            raise self.damaged(byte, f"the frame here would end at byte {byte + size}, beyond {stop}", first)
         return size, count
 
     def holds_later_append(self, byte: int, first: Offset) -> bool:
         """Whether a whole frame of a later append than the one at this byte, with offset first, follows it."""
+        return any(append > first for _, _, append in self.whole_frames_behind(byte))
+
+    def whole_frames_behind(self, byte: int) -> Iterator[tuple[int, Offset, int]]:
+        """Wherever a whole frame begins behind this byte: its place, its first offset, and that of its append."""
         rest = os.pread(self._fd, max(0, self.size() - byte), byte)
         at = rest.find(_FRAME_MAGIC, 1)
         while at >= 0 and len(rest) - at >= _FRAME.size:
             _, crc, length, _, found, _, into_group, _ = _FRAME.unpack_from(rest, at)
             end = at + _FRAME.size + length + (-length % 8)
-            if (
-                found - into_group > first
-                and end <= len(rest)
-                and zlib.crc32(memoryview(rest)[at + _FRAME_CRC_START : end]) == crc
-            ):
-                return True
+            if end <= len(rest) and zlib.crc32(memoryview(rest)[at + _FRAME_CRC_START : end]) == crc:
+                yield byte + at, Offset(found), found - into_group
             at = rest.find(_FRAME_MAGIC, at + 1)
-        return False
 
-    def _bytes(self, byte: int, needed: int, stop: int) -> memoryview:
+    def _bytes(self, byte: int, needed: int, stop: int, first: Offset) -> memoryview:
         """What stands from this byte on: as much as needed, unless the file or stop comes first, and often more."""
         at = byte - self._chunk_byte
         if at < 0 or at + needed > len(self._chunk):
@@ -214,7 +215,7 @@ class SegmentFile:
             try:
                 self._chunk = memoryview(os.pread(self._fd, wanted, byte))
             except OSError as error:
-                raise self.damaged(byte, f"it cannot be read: {error.strerror}") from error
+                raise self.damaged(byte, f"it cannot be read: {error.strerror}", first) from error
             self._chunk_byte = byte
             at = 0
         return self._chunk[at:]

@@ -178,12 +178,16 @@ class Checkpoints:
         shutil.rmtree(aside)
 
 
-def retention_floor(folder: Path) -> Position | None:
-    """The oldest offset of each partition that some kept checkpoint in this folder needs; None while there is none.
+def retention_floor(folder: Path, kept: int = 1) -> Position | None:
+    """The oldest offset of each partition that some checkpoint in this folder needs; None while there are fewer than
+    ``kept``, when a restart that cannot read one begins at the log's beginning.
 
     Events before it may be removed from the log; a partition that is missing here may not be touched."""
+    manifests = sorted(path for path in folder.glob("[0-9]*/manifest.json") if path.parent.name.isdigit())
+    if len(manifests) < kept:
+        return None
     floor: Position | None = None
-    for path in sorted(folder.glob("[0-9]*/manifest.json")):
+    for path in manifests:
         try:
             needed = read_manifest(path.parent).needed
         except (FileNotFoundError, msgspec.MsgspecError):

@@ -234,10 +234,11 @@ class StepJournal:
         sync_folder(self.folder)
 
 
-def read_steps(folder: Path, after: int = 0) -> Iterator[Step]:
+def read_steps(folder: Path, after: int = 0, *, strict: bool = False) -> Iterator[Step]:
     """The durable entries with numbers above ``after``, in order, in whatever process; a torn tail is not looked at.
 
-    Raises StepsCorrupt where bytes are not what was written or an entry is missing."""
+    Raises StepsCorrupt where bytes are not what was written or an entry is missing. ``strict`` looks behind a bad frame
+    at the end for a whole one, which makes it damage; while somebody writes, a frame is bad before it is whole."""
     files = _files(folder)
     wanted = None
     for index, path in enumerate(files):
@@ -247,7 +248,7 @@ def read_steps(folder: Path, after: int = 0) -> Iterator[Step]:
         data = path.read_bytes()
         if data[: len(MAGIC)] != MAGIC and not (newest and len(data) < len(MAGIC)):
             raise StepsCorrupt(file=path, byte=0, reason="it does not begin like a step journal")
-        for steps, end in _frames(path, data, strict=False):
+        for steps, end in _frames(path, data, strict=strict):
             for step in steps:
                 if wanted is not None and step.number != wanted:
                     raise StepsCorrupt(file=path, byte=end, reason=f"step {step.number} stands where {wanted} should")
@@ -256,6 +257,21 @@ def read_steps(folder: Path, after: int = 0) -> Iterator[Step]:
                     yield step
         if not newest and wanted != _first(files[index + 1]):
             raise StepsCorrupt(file=path, byte=len(data), reason=f"it ends before step {_first(files[index + 1]) - 1}")
+
+
+def torn_tail(folder: Path) -> tuple[Path, int, int] | None:
+    """Where an entry that was not finished stands in the newest file, and how long it is; None where there is none.
+
+    Raises StepsCorrupt."""
+    files = _files(folder)
+    if not files:
+        return None
+    data = files[-1].read_bytes()
+    end = min(len(MAGIC), len(data))
+    if len(data) >= len(MAGIC):
+        for _, after in _frames(files[-1], data, strict=True):
+            end = after
+    return (files[-1], end, len(data) - end) if end < len(data) else None
 
 
 def _frames(path: Path, data: bytes, strict: bool) -> Iterator[tuple[list[Step], int]]:

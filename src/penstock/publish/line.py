@@ -173,7 +173,8 @@ class Line:
         self._scored = (self._good, self._probation)
 
     def _freeze(self, version: Version) -> Block:
-        return self._learner.model.freeze(version, dict(self._learner.position))
+        # In the order that a restart finds them in: a version that is made again is the same to the byte.
+        return self._learner.model.freeze(version, dict(sorted(self._learner.position.items())))
 
 
 def _packed(block: Block) -> NDArray[np.uint8]:

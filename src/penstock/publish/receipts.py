@@ -15,6 +15,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,25 @@ class SqliteReceipts:
         chosen = f"WHERE kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
         rows = self._ask(f"SELECT body FROM facts {chosen} ORDER BY at DESC LIMIT ?", (*kinds, limit))
         return [_decode_fact(body) for (body,) in rows]
+
+    def check(self) -> list[str]:
+        """What is wrong with the file, in words: with SQLite's own pages, and with what stands in the rows.
+
+        Raises ReceiptsUnavailable where it cannot be read at all."""
+        faults = [str(row[0]) for row in self._ask("PRAGMA integrity_check", ()) if row[0] != "ok"]
+        if faults:
+            return faults
+        try:
+            receipts = self.newest(1 << 62)
+            self.facts(1 << 62)
+        except msgspec.MsgspecError as error:
+            return [f"a row cannot be decoded: {error}"]
+        for newer, older in pairwise(receipts):
+            if newer.parent != older.version:
+                faults.append(
+                    f"version {newer.version} follows {newer.parent}, and the receipt before is {older.version}"
+                )
+        return faults
 
     def close(self) -> None:
         self._closing.set()

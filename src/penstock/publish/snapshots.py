@@ -47,7 +47,7 @@ class LocalSnapshots:
 
     def put(self, block: Block) -> str:
         content = digest(block)
-        place = self._place(block.head.version)
+        place = self.place(block.head.version)
         if place.exists():
             if digest(self.get(block.head.version)) != content:
                 raise SnapshotDamaged(folder=place, reason="this version was written before with other weights")
@@ -67,7 +67,7 @@ class LocalSnapshots:
         return content
 
     def get(self, version: Version) -> Block:
-        place = self._place(version)
+        place = self.place(version)
         try:
             manifest = msgspec.json.decode((place / "manifest.json").read_bytes(), type=SnapshotManifest)
             arrays: dict[str, NDArray[Any]] = load((place / "weights.safetensors").read_bytes())
@@ -92,7 +92,7 @@ class LocalSnapshots:
     def bases(self) -> set[str]:
         needed: set[str] = set()
         for version in self.versions():
-            place = self._place(version)
+            place = self.place(version)
             try:
                 manifest = msgspec.json.decode((place / "manifest.json").read_bytes(), type=SnapshotManifest)
             except (OSError, msgspec.MsgspecError) as error:
@@ -103,10 +103,11 @@ class LocalSnapshots:
     def remove(self, version: Version) -> None:
         aside = self.folder / f"tmp-old-{version}"
         try:
-            os.rename(self._place(version), aside)
+            os.rename(self.place(version), aside)
         except FileNotFoundError as error:
             raise UnknownVersion(service=self._service, version=version) from error
         shutil.rmtree(aside)
 
-    def _place(self, version: Version) -> Path:
+    def place(self, version: Version) -> Path:
+        """Where the version of this number stands."""
         return self.folder / f"{version:020d}"

@@ -164,10 +164,13 @@ class Intake:
 
     @property
     def failure(self) -> PenstockError | None:
-        """Why the log refused events lately. It is asked again by the next request, as a full disk may be emptied."""
-        if self._failure is None or time.monotonic() - self._failure[1] > FAILURE_SHOWN_S:
+        """Why the log refused events lately. It is asked again by the next request, as a full disk may be emptied; a
+        log that takes nothing until it is opened again is not."""
+        if self._failure is None:
             return None
-        return self._failure[0]
+        error, at = self._failure
+        lasting = isinstance(error, LogUnavailable) and error.lasting
+        return error if lasting or time.monotonic() - at <= FAILURE_SHOWN_S else None
 
     async def settled(self) -> None:
         """Return when everything that was taken in so far is durable, or failed."""

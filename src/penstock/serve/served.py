@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from penstock.errors import BaseMissing, LibraryMissing
+from penstock.errors import BaseMissing, LibraryMissing, LogCorrupt
 from penstock.eventlog.interface import Counts, Frame
 from penstock.events import Kind, Offset, Partition, Position
 from penstock.events import decode as decode_payload
@@ -23,6 +24,8 @@ from penstock.serve.decode import Decoder
 from penstock.serve.intake import Commits, Intake
 from penstock.serve.seen import GENERATION, SeenIds
 from penstock.spec import Spec
+
+logger = logging.getLogger(__name__)
 
 BEHIND_AFTER_S = 60.0
 """Seconds that events have waited, while others are taken, after which the learner is called behind."""
@@ -161,7 +164,11 @@ def assemble(
     decoder = Decoder(spec)
     metrics = ServiceMetrics(spec.name)
     seen, classes = SeenIds(), KnownClasses(spec, live, ClassRegister(folder / "classes.jsonl"))
-    _remember(recent, seen, classes)
+    try:
+        _remember(recent, seen, classes)
+    except LogCorrupt as error:
+        # Predictions must not stop for it. The learner remembers ids as well, and stops where it cannot read.
+        logger.warning("ids of the log's end are not known, it is damaged", extra={"error": str(error)})
     intake = Intake(decoder, commits, partition, end, seen, metrics, loop)
     prefix = f"{partition}-{incarnation}-"
     answers = Answers(decoder, live, thaw, intake, prefix, metrics, loop)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -13,6 +15,8 @@ import msgspec
 from penstock.metrics import Reading
 from penstock.publish.consolidating import Consolidating, read_consolidating
 from penstock.publish.interface import Progress, SlowTier
+from penstock.publish.last_words import heard
+from penstock.serve.retention import log_sizes
 from penstock.serve.served import BEHIND_AFTER_S, SILENT_AFTER_S, STALLED_AFTER_S, Service
 
 DISK_LOW_BYTES = 32 * 1024**2
@@ -122,7 +126,11 @@ class BaseState(msgspec.Struct, frozen=True):
 
 class Disk(msgspec.Struct, frozen=True):
     log_bytes: int
+    """Of all partitions."""
     log_max_bytes: int
+    """Beyond it segments go that nothing needs any more."""
+    other_bytes: int
+    """Checkpoints, snapshots, the step journal, receipts and bases; each of them has a limit of its own."""
     free_bytes: int
 
 
@@ -145,7 +153,6 @@ class Status(msgspec.Struct, frozen=True):
 def status_of(service: Service) -> Status:
     """The frame as of now."""
     counts, progress = service.log.counts(), service.live.progress()
-    log = service.folder / "log"
     return Status(
         service=service.spec.name,
         task=service.spec.task,
@@ -181,8 +188,9 @@ def status_of(service: Service) -> Status:
         base=_base(progress.slow, read_consolidating(service.folder / "consolidation")),
         position={str(partition): offset for partition, offset in sorted(progress.position.items())},
         disk=Disk(
-            log_bytes=sum(_size(entry) for entry in _files(str(log))),
+            log_bytes=sum(log_sizes(service.folder / "log").values()),
             log_max_bytes=service.spec.budget.log_max_bytes,
+            other_bytes=_other_bytes(service.folder),
             free_bytes=_free_bytes(service),
         ),
     )
@@ -207,6 +215,11 @@ def _base(slow: SlowTier, consolidating: Consolidating) -> BaseState:
 def health_of(service: Service) -> Health:
     """Whether requests succeed, and if not, or not fully, what the worst part is."""
     failure = service.intake.failure
+    silence_s = service.live.silence_s()
+    # Before a learner was ever heard of, no word of one is too old.
+    last_words = heard(service.folder, silence_s or math.inf)
+    if last_words:
+        return Health("degraded", f"learner: it stopped: {last_words}")
     if service.live.version() == 0:
         return Health("starting", "learner: it has not published a version yet")
     if failure is not None:
@@ -216,7 +229,7 @@ def health_of(service: Service) -> Health:
         return Health("degraded", f"learner: {service.lag()} events wait, none was taken for {pace.stalled_s:.0f} s")
     if pace.behind_s > BEHIND_AFTER_S:
         return Health("degraded", f"learner: {service.lag()} events wait, some for {pace.behind_s:.0f} s and more")
-    if (silence_s := service.live.silence_s()) > SILENT_AFTER_S:
+    if silence_s > SILENT_AFTER_S:
         return Health("degraded", f"learner: nothing was heard of it for {silence_s:.0f} s")
     if (free := _free_bytes(service)) < DISK_LOW_BYTES:
         return Health("degraded", f"disk: {free} bytes are free for the log and what is learned")
@@ -270,23 +283,14 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _files(folder: str) -> Iterable[os.DirEntry[str]]:
-    for parent in _entries(folder):
-        if parent.is_dir():
-            yield from (entry for entry in _entries(parent.path) if entry.name.endswith(".log"))
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except FileNotFoundError:
-        return []
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except FileNotFoundError:
-        # Retention removed it in between.
-        return 0
+def _other_bytes(folder: Path) -> int:
+    """What the service keeps beside its log."""
+    sizes = 0
+    for parent, folders, names in os.walk(folder):
+        if Path(parent) == folder and "log" in folders:
+            folders.remove("log")
+        for name in names:
+            # Whatever goes in between needs no room.
+            with contextlib.suppress(FileNotFoundError):
+                sizes += os.stat(os.path.join(parent, name)).st_size
+    return sizes

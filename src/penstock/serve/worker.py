@@ -20,17 +20,16 @@ import uvloop
 from penstock.errors import LogUnavailable
 from penstock.eventlog.commit import GroupCommit
 from penstock.eventlog.local import LocalLogReader, LocalLogWriter
-from penstock.events import Offset, Partition
-from penstock.learn.checkpoint import retention_floor
+from penstock.events import Partition
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.outside.registry import outside_members
-from penstock.learn.ready import holds
 from penstock.learn.slow.base import LocalBases
 from penstock.publish.live import SharedLiveReader, live_path
 from penstock.publish.receipts import SqliteReceipts
 from penstock.serve.app import Application
 from penstock.serve.http import Patience
 from penstock.serve.protocol import Protocol
+from penstock.serve.retention import retain
 from penstock.serve.served import RECENT_EVENTS, Service, Thaw, assemble
 from penstock.spec import Spec
 from penstock.specfile.reader import load
@@ -231,21 +230,7 @@ async def _keep_retaining(rooms: Sequence[tuple[Service, LocalLogWriter]], every
         for service, writer in rooms:
             with contextlib.suppress(LogUnavailable):
                 # Where it is raised, appends fail for the same reason, and readiness says so.
-                await asyncio.to_thread(_retain, service, writer)
-
-
-def _retain(service: Service, writer: LocalLogWriter) -> None:
-    checkpoints = service.folder / "checkpoints"
-    # With fewer checkpoints than are kept, a restart that cannot read one begins at the log's beginning.
-    kept = len(list(checkpoints.glob("[0-9]*/manifest.json")))
-    floor = retention_floor(checkpoints) if kept >= service.spec.learn.checkpoints_kept else None
-    needed = Offset(0) if floor is None else floor.get(writer.partition, Offset(0))
-    for hold in holds(service.folder / "consolidation"):
-        needed = min(needed, hold.needed.get(writer.partition, Offset(0)))
-    budget = service.spec.budget
-    removed = writer.retain(needed, budget.log_max_bytes, budget.log_max_age_s, time.time())
-    if removed.segments:
-        logger.info("retention removed segments", extra={"service": service.spec.name, "bytes": removed.bytes})
+                await asyncio.to_thread(retain, service.spec, service.folder, writer, time.time())
 
 
 def main(arguments: Sequence[str]) -> None:

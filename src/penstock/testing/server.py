@@ -25,7 +25,8 @@ from penstock.specfile.writer import dump
 class ServerProcess:
     """Starts `penstock.serve.worker` on a free port and speaks HTTP with it."""
 
-    def __init__(self, folder: Path, *specs: Spec, **settings: Any) -> None:
+    def __init__(self, folder: Path, *specs: Spec, failing_while: Path | None = None, **settings: Any) -> None:
+        """``failing_while`` names a file: as long as it is there, every fsync fails."""
         self.data = folder / "data"
         self.specs = {spec.name: spec for spec in specs}
         files = []
@@ -36,6 +37,8 @@ class ServerProcess:
         self._config = WorkerConfig(data=str(self.data), services=tuple(files), **{"port": 0, **settings})
         self._http = urllib3.PoolManager(maxsize=64, retries=False, timeout=30.0)
         self._weights: dict[str, SharedLiveWeights] = {}
+        faulty = () if failing_while is None else ("penstock.testing.failing_disk", str(failing_while))
+        self._module = faulty or ("penstock.serve.worker",)
         self.process: subprocess.Popen[bytes] | None = None
         self.host, self.port = "", 0
 
@@ -63,7 +66,7 @@ class ServerProcess:
         metrics = self.data / "run" / "metrics"
         metrics.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "penstock.serve.worker", msgspec.json.encode(self._config).decode()],
+            [sys.executable, "-m", *self._module, msgspec.json.encode(self._config).decode()],
             stdout=subprocess.PIPE,
             pass_fds=fds,
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics), "OMP_NUM_THREADS": "1"},
