@@ -304,6 +304,12 @@ class ReplayDiverged(PenstockError):
     hint = "The model's state cannot be trusted to be a function of the log; report this with the folder."
 
 
+class NotAmendable(PenstockError):
+    """The event at offset {offset} of partition {partition} cannot be amended: {reason}"""
+
+    hint = "Examples and feedback have labels that can be replaced; any event can be left out."
+
+
 class Unreachable(PenstockError):
     """No server answers at {address}: {reason}"""
 

@@ -232,12 +232,17 @@ def _pack(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
 
 def fingerprint(checkpoint: Checkpoint, *, without: tuple[str, ...] = ()) -> str:
     """SHA-256 of its version, values and arrays, but for the values of these names."""
-    values = {name: value for name, value in checkpoint.values.items() if name not in without}
+    values = {name: _by_name(value) for name, value in checkpoint.values.items() if name not in without}
     hashed = hashlib.sha256(msgspec.msgpack.encode([checkpoint.version, values], order="sorted"))
     for name, array in sorted(checkpoint.arrays.items()):
         hashed.update(f"{name}{array.dtype}{array.shape}".encode())
         hashed.update(np.asarray(array, order="C").tobytes())
     return hashed.hexdigest()
+
+
+def _by_name(value: Any) -> Any:
+    """The same with all keys as texts, by which they can be put in order."""
+    return {str(key): _by_name(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def to_safetensors(arrays: Mapping[str, NDArray[Any]]) -> bytes:

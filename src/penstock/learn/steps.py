@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -112,6 +112,10 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     given up by one that learned."""
     drifted: tuple[float, float, int] | None = None
     """The learner's mean loss before and after a drift that was noticed with this step, and the events after it."""
+    sealed: str = ""
+    """SHA-256 of everything that decided what happens next before this step, in the first entry behind a checkpoint."""
+    environment: str = ""
+    """Name of what the learner's process runs on, in the first entry of a process where that is not what it was."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:
@@ -125,6 +129,24 @@ def difference(recorded: Step, repeated: Step) -> str:
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Step]).decode
+
+
+class Steps(Protocol):
+    """Entries that were recorded."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they stand."""
+        ...
+
+    @property
+    def last(self) -> int:
+        """The number of the last one; 0 before the first."""
+        ...
+
+    def entries(self, after: int = 0) -> Iterator[Step]:
+        """The entries with higher numbers, in order."""
+        ...
 
 
 class StepJournal:
@@ -232,6 +254,24 @@ class StepJournal:
         self._reached("steps.created")
         os.fsync(fd)
         sync_folder(self.folder)
+
+
+class RecordedSteps:
+    """A journal that somebody else may be writing to, as far as it goes now."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StepsCorrupt."""
+        self.folder = folder
+        files = _files(folder)
+        newest = _first(files[-1]) - 1 if files else 0
+        self.last = max([newest, *(step.number for step in read_steps(folder, newest, strict=True))])
+
+    def entries(self, after: int = 0) -> Iterator[Step]:
+        """The entries with higher numbers, in order. Raises StepsCorrupt."""
+        for step in read_steps(self.folder, after, strict=True):
+            if step.number > self.last:
+                return
+            yield step
 
 
 def read_steps(folder: Path, after: int = 0, *, strict: bool = False) -> Iterator[Step]:

@@ -66,6 +66,7 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     rollbacks: int
     open: _Open
     base: str = ""
+    environment: str = ""
 
 
 class Account:
@@ -77,6 +78,8 @@ class Account:
         """What is served."""
         self.held = 0
         self.rollbacks = 0
+        self.environment = ""
+        """Name of what the learner runs on."""
         self._base = ""
         self._open = _Open()
 
@@ -87,6 +90,7 @@ class Account:
 
     def enter(self, step: Step) -> tuple[list[Receipt], list[Fact]]:
         """Add one entry: the receipt of the version that it made, if it made one, and what operators should know."""
+        self.environment = step.environment or self.environment
         since = self._open
         since.ranges = joined_ranges([*since.ranges, *step.ranges])
         since.events += step.events
@@ -127,6 +131,7 @@ class Account:
             cpu_s=since.cpu_s,
             base=step.base,
             parent_base=self._base,
+            environment=self.environment,
             consolidation=None if promoted is None else _consolidation(promoted),
         )
 
@@ -191,14 +196,21 @@ class Account:
 
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""
-        saved = _Saved(version=self.version, held=self.held, rollbacks=self.rollbacks, open=self._open, base=self._base)
+        saved = _Saved(
+            version=self.version,
+            held=self.held,
+            rollbacks=self.rollbacks,
+            open=self._open,
+            base=self._base,
+            environment=self.environment,
+        )
         plain: dict[str, Any] = msgspec.to_builtins(saved)
         return plain
 
     def load(self, state: dict[str, Any]) -> None:
         saved = msgspec.convert(state, _Saved)
         self.version, self.held, self.rollbacks = saved.version, saved.held, saved.rollbacks
-        self._open, self._base = saved.open, saved.base
+        self._open, self._base, self.environment = saved.open, saved.base, saved.environment
 
 
 def refill_receipts(rooms: Rooms, service: str, newest: Checkpoint) -> None:

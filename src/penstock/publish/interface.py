@@ -133,6 +133,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The same of the parent."""
     consolidation: Consolidation | None = None
     """What a promotion rests on, beside the gain."""
+    environment: str = ""
+    """Name of what it was made on (`publish.environment`): software, service file and machine."""
 
 
 class LiveWeights(Protocol):

@@ -11,26 +11,17 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
-from penstock.errors import ReplayDiverged, StepsCorrupt
-from penstock.events import Version
+from penstock.errors import StepsCorrupt
 from penstock.facts import CheckpointUnreadable, Fact, Restarted
 from penstock.gate.interface import Gate
-from penstock.learn.block import digest
-from penstock.learn.checkpoint import Checkpoint, fingerprint
-from penstock.learn.drift import DriftDetector
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
-from penstock.learn.prequential import Prequential
-from penstock.learn.steps import Reached, Step, StepAction, difference, nothing
-from penstock.publish.account import Account, refill_receipts
-from penstock.publish.evidence import evidence_of
+from penstock.learn.steps import Reached, Step, nothing
+from penstock.publish.account import refill_receipts
 from penstock.publish.interface import Progress, Receipt
-from penstock.publish.line import Kept, Line
-from penstock.publish.progress import progress_of
 from penstock.publish.rooms import SYSTEM, Clocks, Rooms, SlowRooms
-from penstock.publish.shadow import Shadows, adoption
+from penstock.publish.shadow import Shadows
+from penstock.publish.succession import Stamp, Succession, demand_same, state_hash
 from penstock.spec import Spec
 
 IDLE_S = 0.2
@@ -67,23 +58,23 @@ class Publisher:
         clocks: Clocks = SYSTEM,
         reached: Reached = nothing,
         slow: SlowRooms | None = None,
+        environment: str = "",
     ) -> None:
+        """``environment`` is the name of what this process runs on."""
         self._spec = spec
         self._learner = learner
-        self._gate = gate
-        self._line = Line(learner, predictor, restore=spec.gate.after_rollback == "restore")
+        self._shadows = Shadows(slow, reached)
+        self._succession = Succession(spec, learner, gate, predictor, self._shadows)
         self._rooms = rooms
         self._clocks = clocks
         self._reached = reached
-        self._account = Account(spec.name)
-        self._prequential = Prequential()
-        self._drift = DriftDetector()
-        self._shadows = Shadows(slow, reached)
-        self._time = 0.0
         self._checkpoint_step = 0
         self._checkpoint_at = 0.0
         self._cpu_at = 0.0
         self._cpu_since_checkpoint_s = 0.0
+        self._sealed = ""
+        """The hash of the newest checkpoint's state, until an entry says it."""
+        self._environment = environment
 
     # The protocol of a step ------------------------------------------------------------------------------------------
 
@@ -107,10 +98,10 @@ class Publisher:
                 break
             self._reached("step.learned")
             # 2. Judge the update, and make the version that results, in memory.
-            entry, made = self._decide(taken, number=self._rooms.journal.last + 1 + len(entries))
+            entry, made = self._decide(taken, self._rooms.journal.last + 1 + len(entries))
             entries.append(entry)
             block = made or block
-            more_receipts, more_facts = self._account.enter(entry)
+            more_receipts, more_facts = self._succession.enter(entry)
             receipts += more_receipts
             facts += more_facts
             self._reached("step.judged")
@@ -145,22 +136,7 @@ class Publisher:
         if caught_up is None:
             return False
         # 2. Refuse it for what it has forgotten, or put it in shadow.
-        refusal = None if caught_up.refused else self._gate.begin_shadow(caught_up.manifest.held_out)
-        entry = Step(
-            number=self._rooms.journal.last + 1,
-            action="advance",
-            ranges=(),
-            version=self._account.version,
-            checkpoint_due=True,
-            cpu_s=self._spent_cpu(),
-            log_time=self._learner.log_time,
-            time=self._clocks.now(),
-            base=self._line.base,
-            shadow=adoption(caught_up, refusal, self._line.base),
-        )
-        self._time = entry.time
-        self._shadows.adopt(caught_up, entry)
-        self._shadows.ended(entry, self.progress.labelled)
+        entry = self._succession.adopt(caught_up, self._stamp(self._rooms.journal.last + 1, due=True))
         self._reached("shadow.decided")
         # 3. Record it. From here on it is in shadow, or is gone.
         self._rooms.journal.append(entry)
@@ -179,7 +155,7 @@ class Publisher:
             # Nothing may be pending in a checkpoint, so that the next entry begins where it ends.
             entry, _ = self._decide(taken)
             self._rooms.journal.append(entry)
-            self._rooms.receipts.write(*self._account.enter(entry))
+            self._enter(entry)
         step = self._rooms.journal.last
         if step == self._checkpoint_step:
             self._checkpoint_at = self._clocks.elapsed()
@@ -189,10 +165,12 @@ class Publisher:
         self._rooms.receipts.flush(durably=True)
         self._reached("checkpoint.accounted")
         # 2. What is served is materialised.
-        self._rooms.snapshots.put(self._line.block)
+        self._rooms.snapshots.put(self._succession.line.block)
         self._reached("checkpoint.snapshot")
         # 3. The state of every stage, together. The oldest checkpoint goes, and with it what it needed of the log.
-        self._rooms.checkpoints.write(self._checkpoint(step))
+        made = self._succession.checkpoint(step)
+        self._rooms.checkpoints.write(made)
+        self._sealed = state_hash(made)
         self._reached("checkpoint.written")
         # 4. The journal forgets what no kept checkpoint needs for a replay, nor a consolidation; settled candidates go.
         self._rooms.journal.rotate()
@@ -224,20 +202,16 @@ class Publisher:
             owed = owed or entry.checkpoint_due
         self._reached("start.replayed")
         self._cpu_at = self._clocks.cpu()
-        if self._account.version == 0:
-            block = self._line.begin()
-            entry = Step(
-                number=1, action="start", ranges=(), version=Version(1), verdict=BEGINNING, time=self._clocks.now()
-            )
+        if self._succession.account.version == 0:
+            entry, block = self._succession.begin(self._stamp(1, due=False))
             self._rooms.journal.append(entry)
-            self._time = entry.time
             self._rooms.live.publish(block, self._enter(entry))
         else:
             restarted = Restarted(
                 at=self._clocks.now(), service=self._spec.name, process="learner", replayed_events=replayed
             )
             self._rooms.receipts.write([], [*facts, restarted])
-            self._rooms.live.publish(self._line.block, self.progress)
+            self._rooms.live.publish(self._succession.line.block, self.progress)
         self._reached("start.exposed")
         if owed:
             # The receipt of a version may say that it is materialised, and the process ended before it was.
@@ -274,88 +248,42 @@ class Publisher:
     @property
     def progress(self) -> Progress:
         """How far the learner is, what it has not recorded yet included."""
-        slow = self._shadows.progress(self._line.base, self._gate.shadow_so_far())
-        return progress_of(self._learner, self._account, self._prequential, slow, self._time)
+        return self._succession.progress
 
     def state_hash(self) -> str:
         """SHA-256 of everything that decides what happens next: equal for equal events in equal steps, whatever
         crashed."""
-        return fingerprint(self._checkpoint(0), without=("account", "time"))
+        return state_hash(self._succession.checkpoint(0))
 
     # The parts -------------------------------------------------------------------------------------------------------
 
-    def _decide(
-        self, taken: Taken, recorded: Step | None = None, *, number: int | None = None
-    ) -> tuple[Step, Block | None]:
-        """The journal's entry for a step and the block that it publishes; number and times come from the record when it
-        is repeated."""
-        if taken.learned is not None and taken.batch is not None:
-            self._prequential.add(taken.learned, taken.batch, self._line.classes_before(taken.learned))
-        drift = None if taken.learned is None else self._drift.take(taken.learned.losses)
-        evidence = evidence_of(taken, self._shadows.learn(taken))
-        verdict = None if evidence is None else self._gate.judge(evidence)
-        action: StepAction = "advance" if verdict is None else verdict.action
-        version, block, restored, shadow = self._account.version, None, None, None
-        if verdict is not None and verdict.shadow is not None:
-            shadow, promoted = self._shadows.end(verdict.shadow, self._line.base)
-            self._learner.model = promoted or self._learner.model
-        if verdict is not None:
-            block, restored = self._line.follow(verdict, version)
-        if block is not None:
-            version = block.head.version
-        due = recorded.checkpoint_due if recorded else shadow is not None or self._is_checkpoint_due()
-        self._time = recorded.time if recorded else self._clocks.now()
-        gain = verdict.gain if verdict else None
-        entry = Step(
-            number=recorded.number if recorded else number or self._rooms.journal.last + 1,
-            action=action,
-            ranges=taken.ranges,
-            version=version,
-            restored=restored,
-            good=verdict is not None and verdict.good,
-            probation=verdict is not None and verdict.probation,
-            taken=taken.events,
-            events=0 if taken.batch is None else len(taken.batch),
-            loss_sum=0.0 if taken.learned is None else float(taken.learned.losses.sum()),
-            served_sum=0.0 if taken.served is None else float(taken.served.sum()),
-            gain=None if gain is None else (gain.mean, gain.low, gain.high, gain.events),
-            verdict=verdict.reason if verdict else "",
+    def _decide(self, taken: Taken, number: int | None = None) -> tuple[Step, Block | None]:
+        """The journal's entry for a step and the block that it publishes."""
+        number = number or self._rooms.journal.last + 1
+        return self._succession.decide(taken, lambda ended: self._stamp(number, ended or self._is_checkpoint_due()))
+
+    def _stamp(self, number: int, due: bool) -> Stamp:
+        sealed, self._sealed = self._sealed, ""
+        changed = self._environment and self._environment != self._succession.account.environment
+        return Stamp(
+            number=number,
+            time=self._clocks.now(),
+            cpu_s=self._spent_cpu(),
             checkpoint_due=due,
-            weights=digest(block) if due and block is not None else "",
-            cpu_s=recorded.cpu_s if recorded else self._spent_cpu(),
-            log_time=taken.log_time,
-            time=self._time,
-            base=self._line.base,
-            shadow=shadow,
-            drifted=None if drift is None else (drift.before, drift.after, drift.events),
+            sealed=sealed,
+            environment=self._environment if changed else "",
         )
-        if shadow is not None:
-            self._shadows.ended(entry, self.progress.labelled)
-        if drift is not None:
-            self._shadows.drifted(self.progress.labelled)
-        return entry, block
 
     def _repeat(self, recorded: Step) -> None:
         """Do a recorded step again, all but what others can see."""
-        if recorded.action == "start":
-            self._line.begin()
-            self._time = recorded.time
-        elif recorded.shadow is not None and not recorded.ranges:
-            manifest = self._shadows.adopt_again(recorded, self._rooms.journal)
-            if manifest is not None:
-                self._gate.begin_shadow(manifest.held_out)
-            self._shadows.ended(recorded, self.progress.labelled)
-            self._time = recorded.time
-        else:
-            taken = self._learner.again(recorded.number, recorded.ranges)
-            entry, _ = self._decide(taken, recorded)
-            if msgspec.msgpack.encode(entry) != msgspec.msgpack.encode(recorded):
-                raise ReplayDiverged(step=recorded.number, what=difference(recorded, entry))
+        repeated, _ = self._succession.repeat(recorded, self._rooms.journal)
+        demand_same(recorded, repeated)
+        self._sealed = ""
         self._cpu_since_checkpoint_s += recorded.cpu_s
         self._enter(recorded)
 
     def _enter(self, entry: Step) -> Progress:
-        self._rooms.receipts.write(*self._account.enter(entry))
+        self._rooms.receipts.write(*self._succession.enter(entry))
         return self.progress
 
     def _is_checkpoint_due(self) -> bool:
@@ -366,31 +294,6 @@ class Publisher:
         before, self._cpu_at = self._cpu_at, self._clocks.cpu()
         self._cpu_since_checkpoint_s += self._cpu_at - before
         return self._cpu_at - before
-
-    def _checkpoint(self, step: int) -> Checkpoint:
-        learner, model = self._learner.save()
-        line, arrays = self._line.save()
-        shadow, more = self._shadows.save()
-        bases = {*self._line.bases(), self._shadows.base, str(model.values.get("base", ""))} - {""}
-        return Checkpoint(
-            step=step,
-            version=self._account.version,
-            position=dict(self._learner.position),
-            needed=self._learner.needed(),
-            values={
-                "learner": learner,
-                "model": model.values,
-                "line": line,
-                "gate": self._gate.save(),
-                "account": self._account.save(),
-                "prequential": self._prequential.save(),
-                "drift": self._drift.save(),
-                "shadow": shadow,
-                "time": self._time,
-            },
-            arrays={**{f"model/{name}": array for name, array in model.arrays.items()}, **arrays, **more},
-            bases=tuple(sorted(bases)),
-        )
 
     def _restore(self) -> list[Fact]:
         """Become the newest readable checkpoint; what was wrong with newer ones, as facts."""
@@ -409,7 +312,8 @@ class Publisher:
             logger.warning("a checkpoint cannot be read, an older one is restored", extra={"error": str(error)})
         if checkpoint is not None:
             refill_receipts(self._rooms, self._spec.name, checkpoint)
-            self._load(checkpoint)
+            self._succession.load(checkpoint)
+            self._sealed = state_hash(checkpoint)
         self._checkpoint_step = after
         self._checkpoint_at = self._clocks.elapsed()
         now, service = self._clocks.now(), self._spec.name
@@ -417,19 +321,3 @@ class Publisher:
             CheckpointUnreadable(at=now, service=service, folder=str(found["folder"]), reason=str(found["reason"]))
             for found in (error.details for error in damaged)
         ]
-
-    def _load(self, checkpoint: Checkpoint) -> None:
-        values = checkpoint.values
-        self._learner.load(values["learner"], Kept.state("model", values["model"], checkpoint.arrays))
-        self._line.load(values["line"], checkpoint.arrays)
-        self._gate.load(values["gate"])
-        self._account.load(values["account"])
-        self._prequential.load(values["prequential"])
-        self._time = values["time"]
-        if "shadow" in values:
-            # A checkpoint of before there were bases has neither.
-            self._drift.load(values["drift"])
-            self._shadows.load(values["shadow"], checkpoint.arrays)
-
-
-BEGINNING = "The empty model, so that predictions can be answered before anything was learned."

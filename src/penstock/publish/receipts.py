@@ -287,6 +287,7 @@ def merge(older: Receipt, newer: Receipt) -> Receipt:
         cpu_s=older.cpu_s + newer.cpu_s,
         base=newer.base,
         parent_base=older.parent_base,
+        environment=newer.environment,
     )
 
 

@@ -33,7 +33,7 @@ from penstock.learn.ready import (
     ready_numbers,
     remove_ready,
 )
-from penstock.learn.steps import Reached, ShadowStep, Step, StepJournal, nothing
+from penstock.learn.steps import Reached, ShadowStep, Step, Steps, nothing
 from penstock.publish.evidence import ShadowLosses
 from penstock.publish.interface import SlowTier
 from penstock.publish.rooms import Rooms, SlowRooms
@@ -91,7 +91,7 @@ class Shadows:
         """Whether a candidate is on its way."""
         return self._follower is not None
 
-    def catch_up(self, journal: StepJournal, elapsed: Callable[[], float]) -> CaughtUp | None:
+    def catch_up(self, journal: Steps, elapsed: Callable[[], float]) -> CaughtUp | None:
         """Bring the next candidate a little further; gives it when it has reached the journal's end."""
         if self._rooms is None or self._model is not None:
             return None
@@ -124,7 +124,7 @@ class Shadows:
             self._retire(told.base)
             self._state.outcome = told.reason
 
-    def adopt_again(self, entry: Step, journal: StepJournal) -> ReadyManifest | None:
+    def adopt_again(self, entry: Step, journal: Steps) -> ReadyManifest | None:
         """Repeat a recorded adoption from the candidate's folder; gives its manifest, or None where it was refused.
 
         Raises CheckpointDamaged, saying what to do, where the folder is not what it was."""
@@ -211,6 +211,11 @@ class Shadows:
         )
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> ReadyManifest | None:
+        """The candidate in shadow, as its consolidation described it."""
+        return self._state.current
 
     @property
     def base(self) -> str:
@@ -315,9 +320,7 @@ class _Follower:
     def model(self) -> Model:
         return self._learner.model
 
-    def follow(
-        self, journal: StepJournal, elapsed: Callable[[], float], slice_s: float, until: int | None = None
-    ) -> bool:
+    def follow(self, journal: Steps, elapsed: Callable[[], float], slice_s: float, until: int | None = None) -> bool:
         """Take recorded steps for so long; whether the last of them, or ``until``, is reached.
 
         Raises StepsCorrupt where the journal has forgotten the first, and what reading the log raises."""

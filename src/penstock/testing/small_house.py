@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock.eventlog.interface import Entry
+from penstock.eventlog.interface import Entry, LogReader
 from penstock.events import Batch, Kind, Partition, encode
 from penstock.join.window import JoinWindow
 from penstock.learn.checkpoint import Checkpoints
@@ -20,7 +20,9 @@ from penstock.publish.live import SharedLiveWeights
 from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.rooms import Clocks, Rooms, SlowRooms
+from penstock.publish.shadow import Shadows
 from penstock.publish.snapshots import LocalSnapshots
+from penstock.publish.succession import Succession
 from penstock.spec import ClassName, Feature, Label, Learn, Spec
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_learner import ScriptedGate, SmallModel, SmallPredictor
@@ -97,9 +99,23 @@ def build_publisher(
     return Publisher(SPEC, learner, ScriptedGate(script), SmallPredictor, rooms, clocks, reached, slow)
 
 
+def build_succession(folder: Path, reader: LogReader, *, script: Sequence[str] = SCRIPT) -> Succession:
+    """What a publisher over this folder decides with, over another reader: for whoever repeats its steps."""
+    slow = SlowRooms(
+        consolidation=folder / "consolidation", bases=folder / "bases", follower=lambda: learner_over(reader)
+    )
+    gate = ScriptedGate(script)
+    return Succession(SPEC, learner_over(reader), gate, SmallPredictor, Shadows(slow))
+
+
 def small_learner(log: MemoryLog) -> Learner:
     """A learner that knows nothing yet."""
-    return Learner(SPEC, log.reader(), JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max), SmallModel(columns=2))
+    return learner_over(log.reader())
+
+
+def learner_over(reader: LogReader) -> Learner:
+    """The same over any reader."""
+    return Learner(SPEC, reader, JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max), SmallModel(columns=2))
 
 
 def leave_candidate(

@@ -1,0 +1,260 @@
+"""Which version follows which: all that decides it, in memory, and as a function of the log and the steps alone.
+
+The learner, the gate, the line of versions, the shadow and the account of it all go from step to step together. A live
+publisher has a step decided and then records it; a restart, and whoever rebuilds a version, has a recorded step decided
+once more. Both run this, so that what was rebuilt is what was served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from penstock.errors import ReplayDiverged
+from penstock.events import Version
+from penstock.facts import Fact
+from penstock.gate.interface import Gate
+from penstock.learn.block import digest
+from penstock.learn.checkpoint import Checkpoint, fingerprint
+from penstock.learn.drift import DriftDetector
+from penstock.learn.interface import Block, Predictor
+from penstock.learn.learner import Learner, Taken
+from penstock.learn.prequential import Prequential
+from penstock.learn.steps import Step, StepAction, Steps, difference
+from penstock.publish.account import Account
+from penstock.publish.evidence import evidence_of
+from penstock.publish.interface import Progress, Receipt
+from penstock.publish.line import Kept, Line
+from penstock.publish.progress import progress_of
+from penstock.publish.shadow import CaughtUp, Shadows, adoption
+from penstock.spec import Spec
+
+BEGINNING = "The empty model, so that predictions can be answered before anything was learned."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """What an entry says that does not follow from the log: its number and its times."""
+
+    number: int
+    time: float
+    cpu_s: float = 0.0
+    checkpoint_due: bool = False
+    sealed: str = ""
+    """The hash of the state before the step, where that was written as a checkpoint."""
+    environment: str = ""
+    """Name of what the process runs on, where that has changed."""
+
+    @classmethod
+    def of(cls, recorded: Step) -> Stamp:
+        """What a recorded entry says of this."""
+        return cls(
+            number=recorded.number,
+            time=recorded.time,
+            cpu_s=recorded.cpu_s,
+            checkpoint_due=recorded.checkpoint_due,
+            sealed=recorded.sealed,
+            environment=recorded.environment,
+        )
+
+
+Stamps = Callable[[bool], Stamp]
+"""Asked once an entry's step is decided, and told whether a shadow has ended with it."""
+
+
+class Succession:
+    """One service's learner with all that decides what is served of it."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        learner: Learner,
+        gate: Gate,
+        predictor: Callable[[Block], Predictor],
+        shadows: Shadows,
+    ) -> None:
+        self.learner = learner
+        self.gate = gate
+        self.line = Line(learner, predictor, restore=spec.gate.after_rollback == "restore")
+        self.shadows = shadows
+        self.account = Account(spec.name)
+        self.time = 0.0
+        """Seconds since 1970 of the newest entry."""
+        self._prequential = Prequential()
+        self._drift = DriftDetector()
+
+    # Entries ----------------------------------------------------------------------------------------------------------
+
+    def begin(self, stamp: Stamp) -> tuple[Step, Block]:
+        """The first entry, and the empty model as version 1."""
+        block = self.line.begin()
+        self.time = stamp.time
+        entry = Step(
+            number=stamp.number,
+            action="start",
+            ranges=(),
+            version=Version(1),
+            verdict=BEGINNING,
+            time=stamp.time,
+            environment=stamp.environment,
+        )
+        return entry, block
+
+    def decide(self, taken: Taken, stamps: Stamps) -> tuple[Step, Block | None]:
+        """The entry for a step that was taken, and the block that it publishes."""
+        if taken.learned is not None and taken.batch is not None:
+            self._prequential.add(taken.learned, taken.batch, self.line.classes_before(taken.learned))
+        drift = None if taken.learned is None else self._drift.take(taken.learned.losses)
+        evidence = evidence_of(taken, self.shadows.learn(taken))
+        verdict = None if evidence is None else self.gate.judge(evidence)
+        action: StepAction = "advance" if verdict is None else verdict.action
+        version, block, restored, shadow = self.account.version, None, None, None
+        if verdict is not None and verdict.shadow is not None:
+            shadow, promoted = self.shadows.end(verdict.shadow, self.line.base)
+            self.learner.model = promoted or self.learner.model
+        if verdict is not None:
+            block, restored = self.line.follow(verdict, version)
+        if block is not None:
+            version = block.head.version
+        stamp = stamps(shadow is not None)
+        self.time = stamp.time
+        gain = verdict.gain if verdict else None
+        entry = Step(
+            number=stamp.number,
+            action=action,
+            ranges=taken.ranges,
+            version=version,
+            restored=restored,
+            good=verdict is not None and verdict.good,
+            probation=verdict is not None and verdict.probation,
+            taken=taken.events,
+            events=0 if taken.batch is None else len(taken.batch),
+            loss_sum=0.0 if taken.learned is None else float(taken.learned.losses.sum()),
+            served_sum=0.0 if taken.served is None else float(taken.served.sum()),
+            gain=None if gain is None else (gain.mean, gain.low, gain.high, gain.events),
+            verdict=verdict.reason if verdict else "",
+            checkpoint_due=stamp.checkpoint_due,
+            weights=digest(block) if stamp.checkpoint_due and block is not None else "",
+            cpu_s=stamp.cpu_s,
+            log_time=taken.log_time,
+            time=stamp.time,
+            base=self.line.base,
+            shadow=shadow,
+            drifted=None if drift is None else (drift.before, drift.after, drift.events),
+            sealed=stamp.sealed,
+            environment=stamp.environment,
+        )
+        if shadow is not None:
+            self.shadows.ended(entry, self.progress.labelled)
+        if drift is not None:
+            self.shadows.drifted(self.progress.labelled)
+        return entry, block
+
+    def adopt(self, caught_up: CaughtUp, stamp: Stamp) -> Step:
+        """The entry that puts a candidate in shadow, or refuses it for what it has forgotten."""
+        refusal = None if caught_up.refused else self.gate.begin_shadow(caught_up.manifest.held_out)
+        entry = Step(
+            number=stamp.number,
+            action="advance",
+            ranges=(),
+            version=self.account.version,
+            checkpoint_due=stamp.checkpoint_due,
+            cpu_s=stamp.cpu_s,
+            log_time=self.learner.log_time,
+            time=stamp.time,
+            base=self.line.base,
+            shadow=adoption(caught_up, refusal, self.line.base),
+            sealed=stamp.sealed,
+            environment=stamp.environment,
+        )
+        self.time = entry.time
+        self.shadows.adopt(caught_up, entry)
+        self.shadows.ended(entry, self.progress.labelled)
+        return entry
+
+    def enter(self, entry: Step) -> tuple[list[Receipt], list[Fact]]:
+        """Account for an entry, in the order of their numbers."""
+        return self.account.enter(entry)
+
+    # Entries once more ------------------------------------------------------------------------------------------------
+
+    def repeat(self, recorded: Step, steps: Steps) -> tuple[Step, Block | None]:
+        """Decide a recorded step again: the entry that comes of it, and the block that it publishes. Where the log and
+        the software are those of the first time, the entry is the recorded one.
+
+        Raises ReplayDiverged where the step does not begin where the one before ended, CheckpointDamaged where the
+        candidate that it adopts is lost, and what reading the log raises."""
+        if recorded.action == "start":
+            return self.begin(Stamp.of(recorded))
+        if recorded.shadow is not None and not recorded.ranges:
+            manifest = self.shadows.adopt_again(recorded, steps)
+            if manifest is not None:
+                self.gate.begin_shadow(manifest.held_out)
+            self.shadows.ended(recorded, self.progress.labelled)
+            self.time = recorded.time
+            return recorded, None
+        taken = self.learner.again(recorded.number, recorded.ranges)
+        return self.decide(taken, lambda _: Stamp.of(recorded))
+
+    # The state --------------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """How far the learner is, what is not recorded yet included."""
+        slow = self.shadows.progress(self.line.base, self.gate.shadow_so_far())
+        return progress_of(self.learner, self.account, self._prequential, slow, self.time)
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """Everything that decides what happens next, as it is after this step."""
+        learner, model = self.learner.save()
+        line, arrays = self.line.save()
+        shadow, more = self.shadows.save()
+        bases = {*self.line.bases(), self.shadows.base, str(model.values.get("base", ""))} - {""}
+        return Checkpoint(
+            step=step,
+            version=self.account.version,
+            position=dict(self.learner.position),
+            needed=self.learner.needed(),
+            values={
+                "learner": learner,
+                "model": model.values,
+                "line": line,
+                "gate": self.gate.save(),
+                "account": self.account.save(),
+                "prequential": self._prequential.save(),
+                "drift": self._drift.save(),
+                "shadow": shadow,
+                "time": self.time,
+            },
+            arrays={**{f"model/{name}": array for name, array in model.arrays.items()}, **arrays, **more},
+            bases=tuple(sorted(bases)),
+        )
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Become what was saved. Raises BaseMissing."""
+        values = checkpoint.values
+        self.learner.load(values["learner"], Kept.state("model", values["model"], checkpoint.arrays))
+        self.line.load(values["line"], checkpoint.arrays)
+        self.gate.load(values["gate"])
+        self.account.load(values["account"])
+        self._prequential.load(values["prequential"])
+        self.time = values["time"]
+        if "shadow" in values:
+            # A checkpoint of before there were bases has neither.
+            self._drift.load(values["drift"])
+            self.shadows.load(values["shadow"], checkpoint.arrays)
+
+
+def state_hash(checkpoint: Checkpoint) -> str:
+    """SHA-256 of everything that decides what happens next: equal for equal events in equal steps, whatever crashed.
+
+    What was spent, and when entries were made, is left out: nothing that is learned or decided depends on it."""
+    return fingerprint(checkpoint, without=("account", "time"))
+
+
+def demand_same(recorded: Step, repeated: Step) -> None:
+    """Raises ReplayDiverged, naming what differs, unless the two entries are the same to the byte."""
+    if msgspec.msgpack.encode(repeated) != msgspec.msgpack.encode(recorded):
+        raise ReplayDiverged(step=recorded.number, what=difference(recorded, repeated))
