@@ -36,7 +36,7 @@ def _learn(bank: Bank, weights: Array, rows: Array, targets: Array, how: How, de
     start = 0
     while start < len(rows):
         if how == "singly":
-            bank.learn_one(rows[start], targets[start], deviations, weights)
+            bank.learn_one(rows[start], np.tensordot(rows[start], weights, 1), targets[start], deviations, weights)
             start += 1
         else:
             stop = len(rows) if how == "at once" else min(len(rows), start + bank.room)

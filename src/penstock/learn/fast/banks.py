@@ -68,11 +68,13 @@ class Banks:
         while start < n:
             stop = min(n, start + self._room) if n <= IN_TURN_MAX else n
             if stop - start < FEW:
-                self._learn_one(rows[start], targets[start], deviations, weights)
-                start += 1
-                continue
+                stop = start + 1
             part = slice(start, stop)
             now = _scores(rows[part], weights) if scores is None or start else scores[part]
+            if stop == start + 1:
+                self._learn_one(rows[start], now[0], targets[start], deviations, weights)
+                start = stop
+                continue
             for _, bank, inputs, columns in self._parts:
                 learn = bank.learn_few if n <= IN_TURN_MAX else bank.learn_many
                 learn(
@@ -89,9 +91,9 @@ class Banks:
         """Events that all banks may learn in turn with one call."""
         return min(bank.room for _, bank, _, _ in self._parts)
 
-    def _learn_one(self, row: Array, target: Array, deviations: Array, weights: Array) -> None:
+    def _learn_one(self, row: Array, scores: Array, target: Array, deviations: Array, weights: Array) -> None:
         for _, bank, inputs, columns in self._parts:
-            bank.learn_one(row[inputs], target, deviations[columns], weights[inputs, :, columns])
+            bank.learn_one(row[inputs], scores[:, columns], target, deviations[columns], weights[inputs, :, columns])
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Copies of everything but the weights."""

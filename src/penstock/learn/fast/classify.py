@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.banks import Banks
+from penstock.learn.fast.banks import IN_TURN_MAX, Banks
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import softmax
-from penstock.learn.fast.mixture import BLOCK, FLOOR, SHARE, gone
+from penstock.learn.fast.mixture import BLOCK, FLOOR, PATIENCE, SHARE, gone
 from penstock.learn.fast.recency import Recency, RecencyLearner, earned
 from penstock.learn.fast.said import Said, members_then
 from penstock.learn.fast.stack import StackLearner, Stacks
@@ -48,6 +48,8 @@ class Answer:
     """(n, classes) what they were before they were calibrated, and before the exact head had its say."""
     recency: Array
     """(n,) of the inputs."""
+    looks: NDArray[np.intp]
+    """(n,) the class that the exact head sees in each event."""
 
 
 class ClassMembers:
@@ -83,28 +85,12 @@ class ClassMembers:
 
     def refresh(self) -> None:
         """After the counts changed: what follows from them."""
-        self._bases = np.empty((self.counts.shape[1], BASES))
+        self.bases = np.empty((self.counts.shape[1], BASES))
         for base, memory in enumerate((0, -1)):
             counts = self.counts[memory] + 0.5
-            np.divide(counts, np.add.reduce(counts), out=self._bases[:, base])
+            np.divide(counts, np.add.reduce(counts), out=self.bases[:, base])
         rates = self.counts[-1] / np.maximum(self.seen[1], 1.0)
-        self._absent = gone(self.seen[0], rates, self.alike)
-
-    def looks_like(self, scores: Array) -> NDArray[np.intp]:
-        """(n,) the class that the exact head sees in each of n events."""
-        looks: NDArray[np.intp] = scores[:, :, self.exact].argmax(axis=1)
-        return looks
-
-    def count(self, classes: NDArray[np.intp], looks: NDArray[np.intp], decays: Array) -> None:
-        """Take (n,) classes, and what those events looked like before, into the counts and the gaps."""
-        # The compiler is loaded by whoever learns, and by nobody else.
-        from penstock.learn.fast.tallies import count
-
-        count(
-            classes, looks, decays, ALIKE_DECAY, RECOGNISED_DECAY, RECOGNISED_MIN, self.counts, self.seen,
-            self.recognised, self.alike,
-        )  # fmt: skip
-        self.refresh()
+        self.absent = gone(self.seen[0], rates, self.alike)
 
     def chances(self, answer: Answer, classes: NDArray[np.intp]) -> Array:
         """(n, 1 + lasting heads) probabilities that the live answer and each lasting head gave to (n,) classes."""
@@ -112,19 +98,25 @@ class ClassMembers:
         lasting = answer.members[rows, classes, self._lasting]
         return np.concatenate((answer.mixed[rows, classes][:, None], lasting), axis=1)
 
+    def scores(self, features: Array) -> Array:
+        """(n, classes, heads) of (n, width) features."""
+        width, classes, heads = self.weights.shape
+        scores: Array = (features @ self.weights.reshape(width, -1)).reshape(len(features), classes, heads)
+        return scores
+
     def answer(self, features: Array, others: Array | None = None) -> Answer:
         """Of (n, width) features, and of (n, classes, others) probabilities of the members that are no heads; without
         these nothing is mixed, and only what the heads say has a meaning."""
-        n = len(features)
-        width, classes, heads = self.weights.shape
-        scores = (features @ self.weights.reshape(width, -1)).reshape(n, classes, heads)
+        n, (_, classes, heads) = len(features), self.weights.shape
+        scores = self.scores(features)
         recency = self.recency.of(features)
+        looks: NDArray[np.intp] = scores[:, :, self.exact].argmax(axis=1) if classes else np.empty(0, np.intp)
         members = np.empty((n, classes, self.layout.members))
-        members[:, :, :BASES] = self._bases
+        members[:, :, :BASES] = self.bases
         members[:, :, BASES : BASES + heads] = softmax(scores * self.steepness)
         if others is None or not classes:
             members[:, :, BASES + heads :] = 0.0
-            return Answer(scores, members, np.zeros((n, classes)), np.zeros((n, classes)), recency)
+            return Answer(scores, members, np.zeros((n, classes)), np.zeros((n, classes)), recency, looks)
         below = self.layout.below
         members[:, :, BASES + heads : below] = others
         sharp = self.stacks.answer(members, self.mixture)
@@ -133,9 +125,9 @@ class ClassMembers:
             past = self.recency.past(recency)[:, None]
             mixed *= 1.0 - past * (1.0 - self.speakers[0])
             mixed += past * (members[:, :, self._lasting] @ self.speakers[1:])
-        absent = self._absent[self.looks_like(scores)][:, None]
+        absent = self.absent[looks][:, None]
         mixed += absent * (members[:, :, BASES + self.exact] - mixed)
-        return Answer(scores, members, mixed, sharp, recency)
+        return Answer(scores, members, mixed, sharp, recency, looks)
 
     def frozen(self) -> dict[str, NDArray[Any]]:
         """Copies of everything."""
@@ -170,8 +162,9 @@ class ClassLearner:
 
     def __init__(self, layout: Layout, linear_from: int, width: int, classes: int) -> None:
         # The compiler is loaded by whoever learns, and by nobody else.
-        from penstock.learn.fast import tallies
+        from penstock.learn.fast import answering, tallies
 
+        self._answering = answering
         self._tallies = tallies
         self.members = ClassMembers(layout, width, classes)
         self._layout = layout
@@ -216,6 +209,24 @@ class ClassLearner:
         members.alike = np.concatenate((members.alike, np.zeros(classes - old_classes)))
         members.refresh()
 
+    def answer(self, features: Array, others: Array) -> Answer:
+        """As the members do, in less time where there are few events."""
+        members, layout = self.members, self._layout
+        n, classes = len(features), self.classes
+        if n > IN_TURN_MAX or not classes:
+            return members.answer(features, others)
+        scores, recency = members.scores(features), members.recency.of(features)
+        past = members.recency.past(recency) if members.speakers[0] < 1.0 else np.zeros(n)
+        said = np.empty((n, classes, layout.members))
+        sharp, mixed, looks = np.empty((n, classes)), np.empty((n, classes)), np.empty(n, np.intp)
+        stacks = members.stacks
+        self._answering.answer(
+            scores, members.steepness, members.bases, others, members.mixture, stacks.powers, stacks.weights,
+            stacks.sharpness, stacks.shifts, past, members.speakers, members.exact, members.absent,
+            said, sharp, mixed, looks,
+        )  # fmt: skip
+        return Answer(scores, said, mixed, sharp, recency, looks)
+
     def learn(self, features: Array, answer: Answer, classes: NDArray[np.intp]) -> None:
         """From (n, width) features and (n,) classes; the answer is the members' to these features as they are now."""
         members = self.members
@@ -223,12 +234,18 @@ class ClassLearner:
         every = np.arange(n)
         targets = np.zeros((n, self.classes))
         targets[every, classes] = 1.0
-        looks = members.looks_like(answer.scores)
         self._learn_steepness(answer, classes)
         self._learn_first_order(features, answer, targets)
         self._banks.learn(features, targets, members.weights, scores=answer.scores)
         self._recency.learn(features, answer.recency)
-        members.count(classes, looks, self._decays)
+        self._tallies.count(
+            classes, answer.looks, self._decays, ALIKE_DECAY, RECOGNISED_DECAY, RECOGNISED_MIN, members.counts,
+            members.seen, members.recognised, members.alike,
+        )  # fmt: skip
+        if n > IN_TURN_MAX:
+            members.refresh()
+        else:
+            self._tallies.refresh(members.counts, members.seen, members.alike, PATIENCE, members.bases, members.absent)
 
     def hear(self, answers: Iterable[tuple[Answer, NDArray[np.intp]]]) -> None:
         """Let old events decide who speaks for the past: what is answered to them as things are, and their classes."""

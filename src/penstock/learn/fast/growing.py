@@ -19,6 +19,8 @@ Flags = NDArray[np.bool_]
 
 CODES = 62
 """Codes of a category that have a question of their own; those beyond share the last bin."""
+HALVED = 64
+"""Places that a bin is looked for among: a power of two above CODES."""
 MISSING = 0
 """The bin of a missing value: never on the far side of a question."""
 
@@ -27,32 +29,35 @@ SAMPLE = 512
 """Values of a column at most, evenly spaced in time, whose quantiles become its cuts."""
 
 
-@compiled("(f8[:,::1], b1[::1], i8)")
 def cut(columns: Array, category: Flags, bins: int) -> tuple[Array, Places]:
     """Where (d, n) values are cut into at most so many bins beside the one of missing values.
 
     Numbers between quantiles, or between neighbours where there are few different ones; codes of a (d,) category
     between each two, up to CODES of them. Returns (d, CODES) cuts, ascending, and how many of them count.
     """
-    d, n = columns.shape
+    stride = max(1, columns.shape[1] // SAMPLE)
+    cuts, count = _cut_numbers(np.sort(columns[:, ::stride], axis=1), bins)
+    for f in np.flatnonzero(category):
+        codes = columns[f][np.isfinite(columns[f])]
+        last = min(int(codes.max()), CODES - 1) if len(codes) else 0
+        cuts[f] = np.inf
+        cuts[f, :last] = np.arange(last) + 0.5
+        count[f] = last
+    return cuts, count
+
+
+@compiled("(f8[:,::1], i8)")
+def _cut_numbers(ordered: Array, bins: int) -> tuple[Array, Places]:
+    """Cuts of (d, n) values in ascending order, those that are no numbers last."""
+    d, n = ordered.shape
     most = max(bins, CODES)
     cuts, count = np.full((d, most), np.inf), np.zeros(d, np.int64)
-    stride = max(1, n // SAMPLE)
     for f in range(d):
-        taken = columns[f, ::stride]
-        values = np.sort(taken[np.isfinite(taken)])
-        size = len(values)
-        if size == 0:
-            continue
-        if category[f]:
-            last = min(int(columns[f][np.isfinite(columns[f])].max()), CODES - 1)
-            for code in range(last):
-                cuts[f, code] = code + 0.5
-            count[f] = last
-            continue
-        different = 1
-        for i in range(1, size):
-            different += values[i] > values[i - 1]
+        values = ordered[f]
+        size, different = 0, 0
+        while size < n and values[size] == values[size]:
+            different += 1 if size == 0 or values[size] > values[size - 1] else 0
+            size += 1
         at = 0
         if different <= bins:
             for i in range(1, size):
@@ -75,20 +80,19 @@ def place_in_bins(columns: Array, cuts: Array, count: Places) -> Bins:
     """(d, n) bins of (d, n) values: one more than the number of a column's (d, most) cuts below the value."""
     d, n = columns.shape
     bins = np.empty((d, n), np.uint8)
+    # Halving without branches, half of which would be guessed wrong; beyond the last cut all are infinite.
+    padded = np.full(HALVED, np.inf)
     for f in range(d):
+        padded[:] = np.inf
+        padded[: count[f]] = cuts[f, : count[f]]
         for i in range(n):
             x = columns[f, i]
-            if x != x:
-                bins[f, i] = MISSING
-                continue
-            low, high = 0, count[f]
-            while low < high:
-                middle = (low + high) >> 1
-                if x > cuts[f, middle]:
-                    low = middle + 1
-                else:
-                    high = middle
-            bins[f, i] = low + 1
+            below = 0
+            half = HALVED >> 1
+            while half:
+                below += half if x > padded[below + half - 1] else 0
+                half >>= 1
+            bins[f, i] = below + 1 if x == x else MISSING
     return bins
 
 
@@ -141,80 +145,84 @@ def _add_up(
     only_far: bool,
     histogram: Array,
 ) -> None:
-    """Sums of gradients and curvatures of each (leaf, column, bin, output); of the far halves of leaves alone, by the
-    leaf that they came from, with ``only_far``."""
+    """Sums of gradients and curvatures of each (leaf, output, bin, both, column) of (n, d) bins; of the far halves of
+    leaves alone, by the leaf that they came from, with ``only_far``."""
     outputs = pull.shape[1]
-    # Chosen once and not a column at a time: half of such branches are guessed wrong.
-    chosen, into = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-    count = 0
+    chosen = len(columns)
     for j in range(len(rows)):
-        chosen[count] = j
-        into[count] = leaf[j] >> 1 if only_far else leaf[j]
-        count += leaf[j] & 1 if only_far else 1
-    for c in range(len(columns)):
-        of_column = bins[columns[c]]
-        for place in range(count):
-            j, at = chosen[place], into[place]
-            b = of_column[rows[j]]
-            if outputs == 1:
-                histogram[at, c, b, 0, 0] += pull[j, 0]
-                histogram[at, c, b, 0, 1] += curvature[j, 0]
-            else:
-                for k in range(outputs):
-                    histogram[at, c, b, k, 0] += pull[j, k]
-                    histogram[at, c, b, k, 1] += curvature[j, k]
+        if only_far and not leaf[j] & 1:
+            continue
+        at = leaf[j] >> 1 if only_far else leaf[j]
+        of_row = bins[rows[j]]
+        for k in range(outputs):
+            g, h = pull[j, k], curvature[j, k]
+            for c in range(chosen):
+                b = of_row[columns[c]]
+                histogram[at, k, b, 0, c] += g
+                histogram[at, k, b, 1, c] += h
 
 
-@compiled("void(f8[::1], f8[::1], f8, f8, f8, f8[::1])", "numpy")
-def _add_gains(near_g: Array, near_h: Array, g: float, h: float, ridge: float, gains: Array) -> None:
-    """What (bins,) questions gain by telling events of these gradients and curvatures apart from the rest."""
+@compiled("void(f8[:,:,::1], i8, f8[::1], f8, f8, f8, f8[:,::1], f8[:,::1])", "numpy")
+def _add_gains(
+    histogram: Array, size: int, kept: Array, g: float, h: float, ridge: float, near: Array, gains: Array
+) -> None:
+    """Add to (bins, columns) what each question gains by telling a leaf's events, of these gradients and curvatures in
+    all, apart; the (bins, both, columns) histogram is theirs. Columns stand side by side, so that the processor takes
+    several at once. ``kept`` is 1 for a number, whose near side is all bins so far, and 0 for a category, whose near
+    side is one; (both, columns) ``near`` is overwritten."""
+    chosen = len(kept)
     whole = g * g / (h + ridge)
-    for b in range(len(gains)):
-        far_g, far_h = g - near_g[b], max(0.0, h - near_h[b])
-        gains[b] += near_g[b] * near_g[b] / (near_h[b] + ridge) + far_g * far_g / (far_h + ridge) - whole
+    near_g, near_h = near[0], near[1]
+    near_g[:] = 0.0
+    near_h[:] = 0.0
+    for b in range(size):
+        here_g, here_h, gain = histogram[b, 0], histogram[b, 1], gains[b]
+        for c in range(chosen):
+            # Where nobody is, nothing is told apart that was not before.
+            counts = 1.0 if here_h[c] > 1e-9 else 1.0 - kept[c]
+            near_g[c] = near_g[c] * kept[c] + here_g[c] * counts
+            near_h[c] = near_h[c] * kept[c] + here_h[c] * counts
+            near_width = near_h[c] + ridge
+            far_g, far_width = g - near_g[c], max(0.0, h - near_h[c]) + ridge
+            # G^2 / H of both sides, by one division.
+            both = near_g[c] * near_g[c] * far_width + far_g * far_g * near_width
+            gain[c] += both / (near_width * far_width) - whole
 
 
-@compiled("(f8[:,:,:,:,::1], i8, i8[::1], i8[::1], b1[::1], f8, f8[::1])")
+@compiled("(f8[:,:,:,:,::1], i8, i8[::1], i8[::1], f8[::1], f8, f8[:,::1], f8[:,::1])")
 def _best_question(
-    histogram: Array, leaves: int, columns: Places, sizes: Places, category: Flags, ridge: float, gains: Array
+    histogram: Array,
+    leaves: int,
+    columns: Places,
+    sizes: Places,
+    kept: Array,
+    ridge: float,
+    near: Array,
+    gains: Array,
 ) -> tuple[int, int]:
-    """The column and the bin with the largest gain over all leaves together; column -1 where there is nothing to ask.
+    """The place among the columns, and the bin, with the largest gain over all leaves together; place -1 where there is
+    nothing to ask.
 
     A number's question is whether its bin is beyond this one, a category's whether it is this one."""
-    outputs = histogram.shape[3]
-    sums = np.zeros((leaves, outputs, 2))
+    outputs, most = histogram.shape[1], histogram.shape[2]
+    gains[:] = 0.0
     for leaf in range(leaves):
-        # Any column's bins add up to the same.
-        for b in range(sizes[columns[0]]):
-            for k in range(outputs):
-                sums[leaf, k, 0] += histogram[leaf, 0, b, k, 0]
-                sums[leaf, k, 1] += histogram[leaf, 0, b, k, 1]
-    best, best_column, best_bin = 0.0, -1, 0
-    near_g, near_h = np.empty(len(gains)), np.empty(len(gains))
+        for k in range(outputs):
+            g, h = 0.0, 0.0
+            for b in range(most):
+                # Any column's bins add up to the same.
+                g += histogram[leaf, k, b, 0, 0]
+                h += histogram[leaf, k, b, 1, 0]
+            if h >= 1e-9:
+                _add_gains(histogram[leaf, k], most, kept, g, h, ridge, near, gains)
+    best, best_place, best_bin = 0.0, -1, 0
     for c in range(len(columns)):
-        f = columns[c]
-        size = sizes[f]
-        gains[:] = 0.0
-        for leaf in range(leaves):
-            for k in range(outputs):
-                g, h = sums[leaf, k, 0], sums[leaf, k, 1]
-                if h < 1e-9:
-                    continue
-                so_far_g, so_far_h = 0.0, 0.0
-                for b in range(size):
-                    here = histogram[leaf, c, b, k, 1]
-                    if category[f]:
-                        so_far_g, so_far_h = histogram[leaf, c, b, k, 0], here
-                    elif here > 1e-9:
-                        # Where nobody is, nothing is told apart that was not before.
-                        so_far_g += histogram[leaf, c, b, k, 0]
-                        so_far_h += here
-                    near_g[b], near_h[b] = so_far_g, so_far_h
-                _add_gains(near_g[:size], near_h[:size], g, h, ridge, gains[:size])
-        for b in range(1 if category[f] else 0, size if category[f] else size - 1):
-            if gains[b] > best + 1e-9:
-                best, best_column, best_bin = gains[b], f, b
-    return best_column, best_bin
+        size = sizes[columns[c]]
+        is_code = kept[c] == 0.0
+        for b in range(1 if is_code else 0, size if is_code else size - 1):
+            if gains[b, c] > best + 1e-9:
+                best, best_place, best_bin = gains[b, c], c, b
+    return best_place, best_bin
 
 
 @compiled("void(f8[::1], f8[::1], f8[::1], f8[::1])")
@@ -226,22 +234,16 @@ def _halve(whole: Array, far: Array, near_half: Array, far_half: Array) -> None:
         far_half[q] = far[q]
 
 
-@compiled("void(u1[::1], i8, b1, i8[::1])")
-def _descend(bins: Bins, at: int, is_code: bool, places: Places) -> None:
+@compiled("void(u1[::1], i8, b1, u1[::1])")
+def _descend(bins: Bins, at: int, is_code: bool, places: Bins) -> None:
     """Takes (n,) events one question further down a tree."""
+    bound = np.uint8(at)
     if is_code:
         for i in range(len(places)):
-            places[i] = 2 * places[i] + (bins[i] == at)
+            places[i] = (places[i] << 1) | np.uint8(bins[i] == bound)
     else:
         for i in range(len(places)):
-            places[i] = 2 * places[i] + (bins[i] > at)
-
-
-@compiled("b1(u1[:,::1], i8, i8, b1[::1], i8)")
-def _is_far(bins: Bins, column: int, at: int, category: Flags, i: int) -> bool:
-    b = bins[column, i]
-    is_far: bool = (b == at) if category[column] else (b > at)
-    return is_far
+            places[i] = (places[i] << 1) | np.uint8(bins[i] > bound)
 
 
 @compiled("(u1[:,::1], f8[::1], f8[:,::1], i8[::1], b1[::1], b1, i8, i8, f8, f8, f8, i8, i8)")
@@ -262,7 +264,8 @@ def grow(
 ) -> tuple[Places, Places, Array]:
     """Boost (n, outputs) scores, in place, by so many trees of (d, n) bins; their questions and their leaves.
 
-    Returns (trees, depth) columns (-1 asks nothing), (trees, depth) bins and (trees, 2^depth, outputs) leaves.
+    Returns (trees, depth) columns (-1 asks nothing), (trees, depth) bins and (trees, 2^depth, outputs) leaves. Trees
+    are not deeper than 8.
     """
     d, n = bins.shape
     outputs = scores.shape[1]
@@ -272,41 +275,54 @@ def grow(
     leaves = np.zeros((trees, 1 << depth, outputs))
     chosen = min(d, columns_max)
     half = 1 << max(depth - 1, 0)
-    before = np.zeros((half, chosen, most, outputs, 2))
-    now = np.zeros((half, chosen, most, outputs, 2))
+    before = np.zeros((half, outputs, most, 2, chosen))
+    now = np.zeros((half, outputs, most, 2, chosen))
     flat_before, flat_now = before.reshape(half, -1), now.reshape(half, -1)
-    gains = np.empty(most)
-    rows_of = np.empty(n, np.int64)
+    near, gains, kept = np.empty((2, chosen)), np.empty((most, chosen)), np.empty(chosen)
+    by_row = np.empty((n, d), np.uint8)
+    for f in range(d):
+        for i in range(n):
+            by_row[i, f] = bins[f, i]
+    rows_of, leaf_of = np.empty(n, np.int64), np.empty(n, np.int64)
     pull_of, curvature_of = np.empty((n, outputs)), np.empty((n, outputs))
-    order, places = np.arange(d), np.empty(n, np.int64)
+    order, places = np.arange(d), np.empty(n, np.uint8)
     for t in range(trees):
         count = 0
         for i in range(n):
             if share >= 1.0 or _uniform(key, t, i) < share:
                 rows_of[count] = i
                 count += 1
-        rows, pull, curvature = rows_of[:count], pull_of[:count], curvature_of[:count]
+        rows, pull, curvature, leaf = rows_of[:count], pull_of[:count], curvature_of[:count], leaf_of[:count]
         _gradients(scores, targets, rows, numeric, pull, curvature)
         if chosen < d:
             for c in range(chosen):
                 other = c + int(_uniform(key, t, -2 - c) * (d - c))
                 order[c], order[other] = order[other], order[c]
         columns = order[:chosen]
-        leaf = np.zeros(count, np.int64)
+        for c in range(chosen):
+            kept[c] = 0.0 if category[columns[c]] else 1.0
+        leaf[:] = 0
         for level in range(depth):
             if level == 0:
                 before[0] = 0.0
-                _add_up(bins, rows, leaf, pull, curvature, columns, False, before)
+                _add_up(by_row, rows, leaf, pull, curvature, columns, False, before)
             else:
                 # Of two halves one is added up, the other one is what is left.
                 now[: 1 << (level - 1)] = 0.0
-                _add_up(bins, rows, leaf, pull, curvature, columns, True, now)
+                _add_up(by_row, rows, leaf, pull, curvature, columns, True, now)
                 for at in range((1 << (level - 1)) - 1, -1, -1):
                     _halve(flat_before[at], flat_now[at], flat_before[2 * at], flat_before[2 * at + 1])
-            column, at_bin = _best_question(before, 1 << level, columns, sizes, category, ridge, gains)
+            place, at_bin = _best_question(before, 1 << level, columns, sizes, kept, ridge, near, gains)
+            column = columns[place] if place >= 0 else -1
             asked[t, level], beyond[t, level] = column, at_bin
-            for j in range(count):
-                leaf[j] = 2 * leaf[j] + (1 if column >= 0 and _is_far(bins, column, at_bin, category, rows[j]) else 0)
+            if column < 0:
+                for j in range(count):
+                    leaf[j] *= 2
+            else:
+                is_code, of_column = category[column], bins[column]
+                for j in range(count):
+                    b = of_column[rows[j]]
+                    leaf[j] = 2 * leaf[j] + (1 if (b == at_bin if is_code else b > at_bin) else 0)
         sums = np.zeros((1 << depth, outputs, 2))
         for j in range(count):
             for k in range(outputs):
@@ -317,7 +333,7 @@ def grow(
         for level in range(depth):
             column, at_bin = asked[t, level], beyond[t, level]
             if column < 0:
-                places *= 2
+                places[:] = places << 1
             else:
                 _descend(bins[column], at_bin, category[column], places)
         for i in range(n):

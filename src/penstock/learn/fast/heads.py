@@ -118,20 +118,19 @@ class Bank:
 
     # In turn ----------------------------------------------------------------------------------------------------------
 
-    def learn_one(self, row: Array, target: Array, deviations: Array, weights: Array) -> None:
-        """One event: features (D,), target (outputs,), deviations (K,); changes the weights in place."""
-        inverse = self._ready(weights)
-        heads, width = len(self._half_lives), len(row)
-        products = (inverse.reshape(heads * width, width) @ row).reshape(heads, width)
+    def learn_one(self, row: Array, scores: Array, target: Array, deviations: Array, weights: Array) -> None:
+        """One event: features (D,), (outputs, K) scores by the weights as they are, target (outputs,), deviations (K,);
+        changes the weights in place."""
         self._kernels.learn_one(
             self._kinds,
             self._decay,
             self._scales,
-            products,
+            self._ready(weights),
             row,
             self._pending,
             self._run % PENDING_MAX,
             weights,
+            scores,
             target,
             deviations,
             self._curvatures[self._run],

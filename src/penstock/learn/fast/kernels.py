@@ -28,16 +28,25 @@ HUBER = 1.0
 widened by the very outliers, hence the low figure."""
 
 
-def compiled(signature: str, error_model: Literal["python", "numpy"] = "python") -> Callable[[Code], Code]:
+SIDE_BY_SIDE = {"reassoc", "contract", "nsz"}
+"""What the compiler may do where a sum's order does not matter. It decides once, so results stay the same; what is
+infinite or no number stays that, too."""
+
+
+def compiled(
+    signature: str, error_model: Literal["python", "numpy"] = "python", *, sums: bool = False
+) -> Callable[[Code], Code]:
     """Machine code for arguments of these types, made at once or read from where an earlier process kept it. With the
-    error model "numpy" a division by zero raises nothing, and loops of divisions take several side by side."""
+    error model "numpy" a division by zero raises nothing, and loops of divisions take several side by side; with
+    ``sums`` so do loops of sums."""
+    fastmath = SIDE_BY_SIDE if sums else False
 
     def made(code: Code) -> Code:
         try:
-            return cast(Code, njit(signature, cache=True, error_model=error_model)(code))
+            return cast(Code, njit(signature, cache=True, error_model=error_model, fastmath=fastmath)(code))
         except RuntimeError:
             # That is what numba raises where no folder can be written.
-            return cast(Code, njit(signature, error_model=error_model)(code))
+            return cast(Code, njit(signature, error_model=error_model, fastmath=fastmath)(code))
 
     return made
 
@@ -194,77 +203,108 @@ def learn_in_turn(
         scales[k] = scale
 
 
-@compiled("f8(f8[::1], f8[::1])")
-def _dot(a: Array, b: Array) -> Any:
-    """In eight sums, which the processor takes side by side."""
-    n = len(a)
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
+@compiled("void(f8[:, ::1], f8[::1], f8[::1])", sums=True)
+def multiply(matrix: Array, vector: Array, product: Array) -> None:
+    """The product (n,) of a symmetric matrix (n, n), of which the lower half is read, and a vector (n,): four rows at a
+    time, each for what it is and for the column that it stands for."""
+    n = len(vector)
+    for j in range(n):
+        product[j] = 0.0
     i = 0
-    while i + 8 <= n:
-        s0 += a[i] * b[i]
-        s1 += a[i + 1] * b[i + 1]
-        s2 += a[i + 2] * b[i + 2]
-        s3 += a[i + 3] * b[i + 3]
-        s4 += a[i + 4] * b[i + 4]
-        s5 += a[i + 5] * b[i + 5]
-        s6 += a[i + 6] * b[i + 6]
-        s7 += a[i + 7] * b[i + 7]
-        i += 8
+    while i + 4 <= n:
+        a0, a1, a2, a3 = matrix[i], matrix[i + 1], matrix[i + 2], matrix[i + 3]
+        x0, x1, x2, x3 = vector[i], vector[i + 1], vector[i + 2], vector[i + 3]
+        s0 = s1 = s2 = s3 = 0.0
+        for j in range(i):
+            x = vector[j]
+            product[j] += (x0 * a0[j] + x1 * a1[j]) + (x2 * a2[j] + x3 * a3[j])
+            s0 += a0[j] * x
+            s1 += a1[j] * x
+            s2 += a2[j] * x
+            s3 += a3[j] * x
+        product[i] += s0 + a0[i] * x0 + a1[i] * x1 + a2[i] * x2 + a3[i] * x3
+        product[i + 1] += s1 + a1[i] * x0 + a1[i + 1] * x1 + a2[i + 1] * x2 + a3[i + 1] * x3
+        product[i + 2] += s2 + a2[i] * x0 + a2[i + 1] * x1 + a2[i + 2] * x2 + a3[i + 2] * x3
+        product[i + 3] += s3 + a3[i] * x0 + a3[i + 1] * x1 + a3[i + 2] * x2 + a3[i + 3] * x3
+        i += 4
     while i < n:
-        s0 += a[i] * b[i]
+        s0 = 0.0
+        for j in range(i):
+            product[j] += vector[i] * matrix[i, j]
+            s0 += matrix[i, j] * vector[j]
+        product[i] += s0 + matrix[i, i] * vector[i]
         i += 1
-    return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+
+
+@compiled("void(f8[:, ::1], i8, f8[::1], f8[::1])", sums=True)
+def _take_off(pending: Array, count: int, row: Array, gain: Array) -> None:
+    """Takes what the first ``count`` vectors pending make of ``row`` off its product with the inverse."""
+    width = len(row)
+    for j in range(count):
+        shared = 0.0
+        for d in range(width):
+            shared += pending[j, d] * row[d]
+        for d in range(width):
+            gain[d] -= shared * pending[j, d]
+
+
+@compiled("f8(f8[::1], f8[::1])", sums=True)
+def _dot(a: Array, b: Array) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
 
 
 @compiled(
-    "void(i8[::1], f8[::1], f8[::1], f8[:, ::1], f8[::1], f8[:, :, ::1], i8, f8[:, :, :], f8[::1], f8[::1], f8[::1])"
+    "void(i8[::1], f8[::1], f8[::1], f8[:, :, ::1], f8[::1], f8[:, :, ::1], i8, f8[:, :, :], f8[:, :], f8[::1],"
+    "f8[::1], f8[::1])"
 )
 def learn_one(
     kinds: NDArray[np.int64],
     decays: Array,
     scales: Array,
-    products: Array,
+    inverse: Array,
     row: Array,
     pending: Array,
     count: int,
     weights: Array,
+    scores: Array,
     target: Array,
     deviations: Array,
     curvatures: Array,
 ) -> None:
-    """One event, of features ``row`` (D,), all of it.
+    """One event, of features ``row`` (D,) and ``scores`` (C, H) by the weights as they are, all of it.
 
-    ``products`` (H, D) are B row, before the ``count`` ``pending`` vectors (H, places, D) since B was made, and are
-    overwritten; the event's own vector is written after those. ``weights`` (D, C, H) may be strided and change in
-    place; ``scales`` and ``curvatures`` (H,) are written.
+    The inverse now is ``scales`` times ``inverse`` (H, D, D) less ``count`` vectors ``pending`` (H, places, D); the
+    event's own vector is written after those. ``weights`` (D, C, H) may be strided and change in place; ``scales`` and
+    ``curvatures`` (H,) are written.
     """
-    heads, width = products.shape
+    heads, width = len(kinds), len(row)
     outputs = weights.shape[1]
-    scores = np.empty(outputs)
-    residual = np.empty(outputs)
+    gains = np.empty((heads, width))
+    residuals = np.empty((heads, outputs))
+    of_head = np.empty(outputs)
     for k in range(heads):
-        gain = products[k]
-        for j in range(count):
-            vector = pending[k, j]
-            shared = _dot(vector, row)
-            for d in range(width):
-                gain[d] -= shared * vector[d]
+        gain, residual = gains[k], residuals[k]
+        multiply(inverse[k], row, gain)
+        _take_off(pending[k], count, row, gain)
         for c in range(outputs):
-            scores[c] = 0.0
-        for d in range(width):
-            for c in range(outputs):
-                scores[c] += row[d] * weights[d, c, k]
-        curvature = pull(kinds[k], scores, target, deviations[k], residual)
+            of_head[c] = scores[c, k]
+        curvature = pull(kinds[k], of_head, target, deviations[k], residual)
         curvatures[k] = curvature
         weight = scales[k] / (decays[k] + curvature * scales[k] * max(_dot(gain, row), 0.0))
         scales[k] /= decays[k]
         root = np.sqrt(curvature * weight)
         for c in range(outputs):
             residual[c] *= weight
+        vector = pending[k, count]
         for d in range(width):
-            pending[k, count, d] = root * gain[d]
-            for c in range(outputs):
-                weights[d, c, k] += gain[d] * residual[c]
+            vector[d] = root * gain[d]
+    for d in range(width):
+        for c in range(outputs):
+            for k in range(heads):
+                weights[d, c, k] += gains[k, d] * residuals[k, c]
 
 
 @compiled("void(f8[:, ::1], f8[:, ::1])")

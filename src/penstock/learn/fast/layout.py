@@ -16,6 +16,9 @@ WIDE = 256
 """Inputs (pixels, an embedding's entries, a text's buckets) from which a service is wide: what a head learns by second
 order costs the square of what it reads for each event, and the cube for each solution. Heads that forget then read the
 inputs and what is made of them apart, and only what forgets nothing reads all."""
+SCARCE = 4
+"""Random features, for each event of a half-life, beyond which a head that remembers no longer does not read them: it
+has too few events for so many weights, and the linear one of the same memory follows as quickly."""
 VERY_WIDE = 512
 """Inputs from which heads that forget leave them out: evidence for so many weights comes more slowly than it fades.
 What changes quickly is left to the first-order head there, and to what a base and the random features make of it."""
@@ -55,7 +58,9 @@ class Layout:
         half_lives = tuple(spec.learn.half_lives)
         linear = half_lives if spec.learn.random_features else ()
         brief: tuple[float, ...] = ()
-        rich = half_lives
+        rich = tuple(h for h in half_lives if SCARCE * h >= spec.learn.random_features)
+        if not rich and spec.task in NUMBER_TASKS:
+            rich = (max(half_lives),)
         if inputs >= WIDE:
             very = inputs >= VERY_WIDE
             linear = () if very else half_lives

@@ -36,7 +36,7 @@ from penstock.spec import ClassName, Spec
 
 Array = NDArray[np.float64]
 
-FORMAT = 4
+FORMAT = 5
 """Of the saved state; another number is refused."""
 SETTLING = 64.0
 """Events before which the statistics of the inputs still move so much that a step is encoded again, with its own events
@@ -156,7 +156,7 @@ class FastModel:
         assert isinstance(self._learner, ClassLearner)
         known = len(self._classes)
         alone = self._stable.probabilities(embedded, self._index, known)
-        return self._learner.members.answer(features, answers(self._experts, batch, known, alone))
+        return self._learner.answer(features, answers(self._experts, batch, known, alone))
 
     def _answer_numbers(self, batch: Batch, embedded: Embedded, features: Array, anchors: Array) -> NumberAnswer:
         """The same of numbers, in standard units of what is beyond the anchors."""

@@ -8,6 +8,7 @@ by the recency of the latest events themselves, when they came: hardly any of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ EVIDENCE_MIN = 4.0
 """Old events that must look old, in all, before any of them decides who speaks for the past."""
 ROUNDS = 100
 """Of expectation and maximisation."""
+WAITING_MAX = 32
+"""Events that wait for their place in the second moments: as many at once cost little more than one of them."""
 LOOKED_EVERY = 16
 """Events between two looks at what is usual."""
 _MIX = 0x9E3779B97F4A7C15
@@ -97,6 +100,8 @@ class RecencyLearner:
         width = len(recency.direction)
         self._all: Array = np.zeros((width, width))
         """Second moments."""
+        self._waiting: Array = np.zeros((0, width))
+        """(up to WAITING_MAX, width) weighted rows that are not in them yet."""
         self._recent: Array = np.zeros(width)
         """First moments, fading."""
         self._latest: Array = np.zeros(0)
@@ -109,6 +114,8 @@ class RecencyLearner:
         width, old = min(width, READ_MAX), len(self._recent)
         if width == old:
             return
+        self._take_in()
+        self._waiting = np.zeros((0, width))
         moments = np.zeros((width, width))
         moments[:old, :old] = self._all
         self._all = moments
@@ -128,18 +135,28 @@ class RecencyLearner:
         else:
             self._recent *= DECAY**n
             self._recent += DECAY ** np.arange(n - 1, -1, -1.0) @ rows
-        whole = rows[: max(WHOLE - before, 0)]
-        if len(whole):
-            self._all += whole.T @ whole
-        numbers = np.arange(before + len(whole), after, dtype=np.uint64) * np.uint64(_MIX)
-        drawn = rows[len(whole) :][numbers < np.uint64(2**64 // SAMPLED)]
-        if len(drawn):
-            self._all += SAMPLED * (drawn.T @ drawn)
+        self._wait(rows[: max(WHOLE - before, 0)])
+        if after > WHOLE:
+            numbers = np.arange(max(before, WHOLE), after, dtype=np.uint64) * np.uint64(_MIX)
+            self._wait(math.sqrt(SAMPLED) * rows[n - len(numbers) :][numbers < np.uint64(2**64 // SAMPLED)])
         if before // SOLVED_EVERY != after // SOLVED_EVERY:
+            self._take_in()
             moments = self._all.copy()
             moments.ravel()[:: len(moments) + 1] += PRIOR
             solution: Array = np.linalg.solve(moments, self._recent).astype(np.float64, copy=False)
             self._recency.direction = solution
+
+    def _wait(self, rows: Array) -> None:
+        """Let rows wait for the second moments, or take all of them in."""
+        if not len(rows):
+            return
+        self._waiting = np.concatenate((self._waiting, rows))
+        if len(self._waiting) >= WAITING_MAX:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        self._all += self._waiting.T @ self._waiting
+        self._waiting = self._waiting[:0]
 
     def _look(self, recency: Array) -> None:
         """Take recency as it was said into what is usual."""
@@ -161,6 +178,7 @@ class RecencyLearner:
         """Copies of everything but what is frozen."""
         return {
             "recency.all": self._all.copy(),
+            "recency.waiting": self._waiting.copy(),
             "recency.recent": self._recent.copy(),
             "recency.latest": self._latest.copy(),
             "recency.counts": self._counts.copy(),
@@ -169,6 +187,7 @@ class RecencyLearner:
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Become what was saved; the direction is thawed apart."""
         self._all = arrays["recency.all"].copy()
+        self._waiting = arrays["recency.waiting"].copy()
         self._recent = arrays["recency.recent"].copy()
         self._latest = arrays["recency.latest"].copy()
         self._counts = arrays["recency.counts"].copy()

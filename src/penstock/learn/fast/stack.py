@@ -144,14 +144,15 @@ class StackLearner:
     def learn(self, members: Array, sharp: Array, classes: NDArray[np.intp]) -> None:
         """From what (n, classes, members) were answered, stacks last, and (n, classes) what came of them before it was
         calibrated; (n,) the classes that came, all of them known then."""
-        stacks, stacking = self._stacks, self._stacking
-        stacking.learn(members, classes, self._decays, PRIOR, FLOOR, stacks.powers, self._information)
-        moved = stacking.sharpen(sharp, classes, stacks.sharpness, SHARP_DECAY, SHARP_PRIOR, self._sharp_information)
+        stacks = self._stacks
+        moved = self._stacking.teach(
+            members, sharp, classes, self._decays, PRIOR, FLOOR, stacks.powers, self._information, stacks.sharpness,
+            SHARP_DECAY, SHARP_PRIOR, self._sharp_information, KNOTS, KNOT_DECAY, self._knots, KNOT_PRIOR,
+            stacks.shifts,
+        )  # fmt: skip
         low, high = SHARP_RANGE
         if moved == moved:
             stacks.sharpness = min(max(moved, low), high)
-        stacking.calibrate(sharp, classes, KNOTS, KNOT_DECAY, self._knots)
-        stacks.shifts = self._knots[1] / (self._knots[0] + KNOT_PRIOR)
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Copies of everything but what is frozen."""

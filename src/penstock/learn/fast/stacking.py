@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -168,4 +170,36 @@ def sharpen(
     kept = decay**n
     information[0] = kept * information[0] + (1.0 - kept) * prior + max(curvature, 0.0)
     moved: float = sharpness + (slope - (1.0 - kept) * prior * (sharpness - 1.0)) / information[0]
+    return moved
+
+
+@compiled(
+    "f8(f8[:,:,::1], f8[:,::1], i8[::1], f8[::1], f8, f8, f8[:,::1], f8[:,:,::1], f8, f8, f8, f8[::1], f8[::1], f8,"
+    "f8[:,::1], f8, f8[::1])"
+)
+def teach(
+    members: Array,
+    sharp: Array,
+    classes: NDArray[np.intp],
+    decays: Array,
+    prior: float,
+    floor: float,
+    powers: Array,
+    information: Array,
+    sharpness: float,
+    sharp_decay: float,
+    sharp_prior: float,
+    sharp_information: Array,
+    knots: Array,
+    knot_decay: float,
+    counts: Array,
+    knot_prior: float,
+    shifts: Array,
+) -> Any:
+    """All of the above, from the same events; writes the (knots,) shifts and returns the new sharpness."""
+    learn(members, classes, decays, prior, floor, powers, information)
+    moved = sharpen(sharp, classes, sharpness, sharp_decay, sharp_prior, sharp_information)
+    calibrate(sharp, classes, knots, knot_decay, counts)
+    for place in range(len(shifts)):
+        shifts[place] = counts[1, place] / (counts[0, place] + knot_prior)
     return moved

@@ -190,6 +190,23 @@ def count(
             fade *= decay
 
 
+@compiled("void(f8[:, ::1], f8[:, ::1], f8[::1], f8, f8[:, ::1], f8[::1])")
+def refresh(counts: Array, seen: Array, alike: Array, patience: float, bases: Array, absent: Array) -> None:
+    """What follows from (memories, C) counts, (2, C) gaps and ages, and (C,) shares: writes the (C, 2) bases, and
+    `mixture.gone` as (C,) absent."""
+    classes, last = len(alike), len(counts) - 1
+    recent, ever = 0.0, 0.0
+    for c in range(classes):
+        recent += counts[0, c] + 0.5
+        ever += counts[last, c] + 0.5
+    for c in range(classes):
+        bases[c, 0] = (counts[0, c] + 0.5) / recent
+        bases[c, 1] = (counts[last, c] + 0.5) / ever
+        rate = counts[last, c] / max(seen[1, c], 1.0)
+        unlike = min(max(2.0 * (1.0 - alike[c] / max(rate, 1e-12)), 0.0), 1.0)
+        absent[c] = (1.0 - np.exp(-rate * seen[0, c] / patience)) * unlike
+
+
 @compiled("f8(f8[:, :, ::1], f8[:, :, ::1], i8[::1], i8, i8, f8, f8[::1])")
 def steepen(
     scores: Array, members: Array, classes: Places, head: int, member: int, decay: float, information: Array

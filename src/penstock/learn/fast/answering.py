@@ -1,0 +1,203 @@
+"""What members say of classes, and what is made of it, for steps of a few events: the compiled loop.
+
+`classify.ClassMembers.answer` says the same in NumPy, for servers, which load no compiler, and for long steps. With few
+events as many calls of NumPy cost more than all that they compute. The two may differ in the last digits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.learn.fast.kernels import compiled
+
+# The compiler takes their values as they are: after a change of these, this file must change as well, or the code kept
+# from before is used.
+from penstock.learn.fast.layout import BASES
+from penstock.learn.fast.links import STEEP
+from penstock.learn.fast.stack import AHEAD, FIRST_KNOT, FLOOR, KNOT_STEP, LAST_KNOT, TINY
+
+Array = NDArray[np.float64]
+
+
+@compiled("void(f8[:, :], f8[:, :], f8[::1])")
+def _softmax(scores: Array, probabilities: Array, steepness: Array) -> None:
+    """Writes (C, M) probabilities over the classes for (C, M) scores times (M,) steepness. May be the same array."""
+    outputs, members = scores.shape
+    for k in range(members):
+        if outputs == 2:
+            margin = (scores[1, k] - scores[0, k]) * steepness[k]
+            second = 1.0 / (1.0 + np.exp(-min(max(margin, -STEEP), STEEP)))
+            probabilities[1, k] = second
+            probabilities[0, k] = 1.0 - second
+            continue
+        top = scores[0, k]
+        for c in range(1, outputs):
+            top = max(top, scores[c, k])
+        total = 0.0
+        for c in range(outputs):
+            probabilities[c, k] = np.exp(max((scores[c, k] - top) * steepness[k], -2.0 * STEEP))
+            total += probabilities[c, k]
+        for c in range(outputs):
+            probabilities[c, k] /= total
+
+
+@compiled("void(f8[::1], f8[::1], f8[::1])")
+def _calibrate(sharp: Array, shifts: Array, answered: Array) -> None:
+    """Writes (C,) probabilities whose largest is moved as `stack.Stacks.calibrated` has it."""
+    outputs = len(sharp)
+    best, second = 0, 0.0
+    for c in range(1, outputs):
+        if sharp[c] > sharp[best]:
+            second = max(second, sharp[best])
+            best = c
+        else:
+            second = max(second, sharp[c])
+    top = min(sharp[best], 1.0 - TINY)
+    rest = 1.0 - top
+    place = (np.log(top / rest) - FIRST_KNOT) / KNOT_STEP
+    # What is no number stays none, and is found by who looks for it.
+    below = int(min(max(place, 0.0), LAST_KNOT - 1.0)) if place == place else 0
+    share = min(max(place - below, 0.0), 1.0)
+    moved = top + (1.0 - share) * shifts[below] + share * shifts[below + 1]
+    if outputs == 2:
+        moved = max(moved, 0.5 + AHEAD)
+    elif outputs > 2:
+        moved = max(moved, second / (second + rest) + AHEAD)
+    moved = min(moved, 1.0 - TINY)
+    for c in range(outputs):
+        answered[c] = sharp[c] * ((1.0 - moved) / rest)
+    answered[best] = moved
+
+
+@compiled(
+    "void(f8[:, :, ::1], f8[::1], f8[:, ::1], f8[:, :, :], f8[::1], f8[:, ::1], f8[::1], f8, f8[::1], f8[::1], f8[::1],"
+    "i8, f8[::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], i8[::1])"
+)
+def answer(
+    scores: Array,
+    steepness: Array,
+    bases: Array,
+    others: Array,
+    mixture: Array,
+    powers: Array,
+    above: Array,
+    sharpness: float,
+    shifts: Array,
+    past: Array,
+    speakers: Array,
+    exact: int,
+    absent: Array,
+    members: Array,
+    sharp: Array,
+    mixed: Array,
+    looks: NDArray[np.intp],
+) -> None:
+    """Of (n, C, H) scores, (C, bases) bases and (n, C, others) probabilities: the (n, C, members) probabilities of all
+    members, the (n, C) ``sharp`` and ``mixed`` ones, and the (n,) classes that the exact head sees, all of them
+    written. The names are those of `classify.ClassMembers`; (n,) ``past`` says how far each event is taken for it."""
+    n, outputs, heads = scores.shape
+    below, stacks = len(mixture), len(powers)
+    level = np.ones(stacks)
+    stacked = np.empty((outputs, stacks))
+    for i in range(n):
+        said = members[i]
+        for c in range(outputs):
+            for b in range(BASES):
+                said[c, b] = bases[c, b]
+            for k in range(BASES + heads, below):
+                said[c, k] = others[i, c, k - BASES - heads]
+        _softmax(scores[i], said[:, BASES : BASES + heads], steepness)
+        total = 0.0
+        for c in range(outputs):
+            said[c, below] = 0.0
+            for k in range(below):
+                said[c, below] += said[c, k] * mixture[k]
+            total += said[c, below]
+        for c in range(outputs):
+            said[c, below] /= total
+            for s in range(stacks):
+                stacked[c, s] = 0.0
+            for k in range(below + 1):
+                log = np.log(max(said[c, k], FLOOR))
+                for s in range(stacks):
+                    stacked[c, s] += log * powers[s, k]
+        _softmax(stacked, said[:, below + 1 :], level)
+        total = 0.0
+        for c in range(outputs):
+            answered = 0.0
+            for s in range(1 + stacks):
+                answered += said[c, below + s] * above[s]
+            sharp[i, c] = max(answered, TINY) ** sharpness
+            total += sharp[i, c]
+        for c in range(outputs):
+            sharp[i, c] /= total
+        _calibrate(sharp[i], shifts, mixed[i])
+        look = 0
+        for c in range(1, outputs):
+            if scores[i, c, exact] > scores[i, look, exact]:
+                look = c
+        looks[i] = look
+        lasting = len(speakers) - 1
+        for c in range(outputs):
+            if past[i] > 0.0:
+                spoken = 0.0
+                for s in range(lasting):
+                    spoken += said[c, BASES + exact + 1 - lasting + s] * speakers[1 + s]
+                mixed[i, c] += past[i] * (spoken - (1.0 - speakers[0]) * mixed[i, c])
+            mixed[i, c] += absent[look] * (said[c, BASES + exact] - mixed[i, c])
+
+
+@compiled("void(f8[:, ::1], i8[:, ::1], f8[:, :, ::1], f8[:, :, ::1], f8[:, ::1])")
+def ask(values: Array, columns: NDArray[np.int64], bounds: Array, leaves: Array, scores: Array) -> None:
+    """Writes the (n, outputs) sums of leaves of symmetric trees for (columns, n) values; the trees are those of
+    `trees.Trees`."""
+    trees, depth = columns.shape
+    n, outputs = scores.shape
+    two_ends = len(bounds) > 1
+    for i in range(n):
+        for k in range(outputs):
+            scores[i, k] = 0.0
+        for t in range(trees):
+            place = 0
+            for level in range(depth):
+                value = values[columns[t, level], i]
+                # What is no number is never beyond anything.
+                is_far = value > bounds[0, t, level]
+                if two_ends:
+                    is_far = is_far and value <= bounds[1, t, level]
+                place |= (1 if is_far else 0) << level
+            for k in range(outputs):
+                scores[i, k] += leaves[t, place, k]
+
+
+@compiled("void(f8[:, ::1], i8[::1], f8, f8[:, :])")
+def chances(scores: Array, groups: NDArray[np.int64], spare: float, said: Array) -> None:
+    """Writes (n, C) probabilities for the (n, outputs) scores of trees that tell these groups of classes apart, as
+    `trees.Trees.probabilities` has it."""
+    n, classes = said.shape
+    size = len(groups)
+    found = np.ones(size)
+    modelled = size - 1 if groups[size - 1] < 0 else size
+    others = classes - modelled
+    kept = 1.0 - spare if others else 1.0
+    for i in range(n):
+        if size == 2:
+            found[1] = 1.0 / (1.0 + np.exp(-min(max(scores[i, 0], -STEEP), STEEP)))
+            found[0] = 1.0 - found[1]
+        elif size > 2:
+            top = scores[i, 0]
+            for g in range(1, size):
+                top = max(top, scores[i, g])
+            total = 0.0
+            for g in range(size):
+                found[g] = np.exp(max(scores[i, g] - top, -2.0 * STEEP))
+                total += found[g]
+            for g in range(size):
+                found[g] /= total
+        if others:
+            rest = kept * found[size - 1] if modelled < size else 0.0
+            for c in range(classes):
+                said[i, c] = (spare + rest) / others
+        for g in range(modelled):
+            said[i, groups[g]] = kept * found[g]

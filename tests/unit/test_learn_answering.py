@@ -1,0 +1,111 @@
+"""The compiled loops that answer steps of a few events say what NumPy says for servers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from penstock.learn.fast.answering import ask, chances
+from penstock.learn.fast.classify import ClassLearner
+from penstock.learn.fast.kernels import multiply
+from penstock.learn.fast.layout import Layout
+from penstock.learn.fast.trees import Trees
+from penstock.spec import Feature, Learn, Spec
+
+Array = NDArray[np.float64]
+WIDTH = 9
+
+
+def _learner(rng: np.random.Generator, classes: int) -> ClassLearner:
+    """One whose every number is at random, as far as it may be."""
+    learn = Learn(random_features=6, half_lives=(16.0, float("inf")))
+    spec = Spec(name="s", task="multiclass", features={"x": Feature(type="number")}, learn=learn)
+    layout = Layout.of(spec, others=3)
+    learner = ClassLearner(layout, 6, WIDTH, classes)
+    members = learner.members
+    members.weights = rng.normal(0.0, 2.0, members.weights.shape)
+    members.counts = rng.uniform(0.0, 50.0, members.counts.shape)
+    members.seen = rng.uniform(0.0, 500.0, members.seen.shape)
+    members.alike = rng.uniform(0.0, 0.1, classes)
+    members.mixture = rng.dirichlet(np.ones(layout.below))
+    members.steepness[members.exact] = 5.0
+    members.stacks.powers = rng.normal(0.1, 0.2, members.stacks.powers.shape)
+    members.stacks.weights = rng.dirichlet(np.ones(len(members.stacks.weights)))
+    members.stacks.sharpness = float(rng.uniform(0.5, 2.0))
+    members.stacks.shifts = rng.normal(0.0, 0.1, len(members.stacks.shifts))
+    members.refresh()
+    return learner
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 32), st.booleans())
+def test_few_events_are_answered_as_many_are(seed: int, classes: int, n: int, with_past: bool) -> None:
+    rng = np.random.default_rng(seed)
+    learner = _learner(rng, classes)
+    members = learner.members
+    if with_past:
+        members.recency.low = 1.0
+        members.recency.direction = rng.normal(0.0, 0.3, len(members.recency.direction))
+        members.speakers = rng.dirichlet(np.ones(len(members.speakers)))
+    features = rng.normal(size=(n, WIDTH))
+    others = rng.dirichlet(np.ones(classes), size=(n, 3)).transpose(0, 2, 1)
+    few, many = learner.answer(features, others), members.answer(features, others)
+    for field in ("scores", "members", "mixed", "sharp", "recency", "looks"):
+        assert getattr(few, field) == pytest.approx(getattr(many, field), abs=1e-12), field
+
+
+def test_what_is_no_number_is_not_hidden() -> None:
+    learner = _learner(np.random.default_rng(0), 2)
+    features = np.full((1, WIDTH), np.nan)
+    assert np.isnan(learner.answer(features, np.full((1, 2, 3), 0.5)).mixed).all()
+
+
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 5), st.booleans(), st.booleans())
+@settings(deadline=None)
+def test_trees_are_asked_as_servers_ask_them(seed: int, classes: int, depth: int, two_ends: bool, rest: bool) -> None:
+    rng = np.random.default_rng(seed)
+    groups = np.sort(rng.choice(classes, size=int(rng.integers(1, classes + 1)), replace=False)).astype(np.int64)
+    if rest and len(groups) < classes:
+        groups = np.append(groups, -1)
+    low = rng.normal(size=(1, 4, depth))
+    bounds = np.concatenate((low, low + rng.exponential(1.0, low.shape))) if two_ends else low
+    outputs = 1 if len(groups) <= 2 else len(groups)
+    trees = Trees(rng.integers(0, 3, (4, depth)), bounds, rng.normal(size=(4, 1 << depth, outputs)), groups, 0.01)
+    values = rng.normal(size=(3, 7))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    scores, said = np.empty((7, outputs)), np.empty((7, classes))
+    ask(values, trees.columns, trees.bounds, trees.leaves, scores)
+    chances(scores, trees.groups, trees.spare, said)
+    assert scores == pytest.approx(trees.scores(values), abs=1e-12)
+    assert said == pytest.approx(trees.probabilities(values, classes), abs=1e-12)
+    assert said.sum(axis=1) == pytest.approx(np.ones(7))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 11, 150])
+def test_a_symmetric_product_reads_the_lower_half(n: int) -> None:
+    rng = np.random.default_rng(n)
+    matrix, vector, product = rng.normal(size=(n, n)), rng.normal(size=n), np.full(n, np.nan)
+    multiply(matrix, vector, product)
+    lower = np.tril(matrix)
+    assert product == pytest.approx((lower + np.tril(matrix, -1).T) @ vector, rel=1e-12, abs=1e-12)
+
+
+def test_a_head_that_remembers_little_does_not_read_what_it_cannot_learn() -> None:
+    spec = Spec(name="s", task="binary", features={"x": Feature(type="number")})
+    memories = (16.0, 128.0, float("inf"))
+    of = {
+        count: Layout.of(replace(spec, learn=Learn(random_features=count, half_lives=memories)))
+        for count in (0, 64, 128, 512)
+    }
+    assert [layout.rich for layout in of.values()] == [
+        (16.0, 128.0, float("inf"), float("inf")),
+        (16.0, 128.0, float("inf"), float("inf")),
+        (128.0, float("inf"), float("inf")),
+        (128.0, float("inf"), float("inf")),
+    ]
+    assert all(layout.linear == memories for count, layout in of.items() if count)
+    short = Spec(name="s", task="regression", features=spec.features, learn=Learn(half_lives=(2.0, 4.0)))
+    assert Layout.of(short).rich == (4.0,)
