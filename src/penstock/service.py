@@ -11,27 +11,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from penstock.control.house import PENSTOCK
-from penstock.control.record import recorded_path
+from penstock.control.record import recorded, recorded_path
 from penstock.errors import PenstockError
 from penstock.publish.live import SharedLiveReader, live_path
 from penstock.specfile.reader import load
 
 if TYPE_CHECKING:
-    from penstock.eventlog.interface import LogReader
-    from penstock.gate.rule import HarmGate
-    from penstock.learn.amended import Amendments
-    from penstock.learn.fast.predictor import BlockPredictor
-    from penstock.learn.interface import Block
-    from penstock.learn.learner import Learner
-    from penstock.publish.replay import Replay
-    from penstock.publish.rooms import SlowRooms
-    from penstock.spec import Spec
+    from penstock.publish.verify import Verification
 
 COMPILING = "compiling what learns, once for this installation: some twenty seconds\n"
 TELL_AFTER_S = 2.0
@@ -51,6 +42,7 @@ def run_learner(service: str, data: Path) -> None:
     from penstock.eventlog.local import LocalLogReader
     from penstock.learn.checkpoint import Checkpoints
     from penstock.learn.steps import StepJournal
+    from penstock.publish.assembly import is_past_whole, parts_of
     from penstock.publish.environment import keep, this_environment
     from penstock.publish.last_words import leave
     from penstock.publish.live import SharedLiveWeights
@@ -66,14 +58,16 @@ def run_learner(service: str, data: Path) -> None:
     folder = data / service
     spec = load(recorded_path(data, service))
     readers = (LocalLogReader(folder / "log"), LocalLogReader(folder / "log"))
+    journal = StepJournal(folder / "steps")
     rooms = Rooms(
-        journal=StepJournal(folder / "steps"),
+        journal=journal,
         checkpoints=Checkpoints(folder / "checkpoints", spec.learn.checkpoints_kept),
         live=SharedLiveWeights(live_path(data, service)),
         snapshots=LocalSnapshots(folder / "snapshots", service),
         receipts=SqliteReceipts(folder / "versions.sqlite", service),
+        keeps_past=lambda: is_past_whole(journal, readers[0].starts(), folder, spec.budget.past_max_bytes),
     )
-    parts = _parts(spec, folder, readers)
+    parts = parts_of(spec, folder, *readers)
     publisher = Publisher(
         spec,
         parts.learner,
@@ -92,73 +86,34 @@ def run_learner(service: str, data: Path) -> None:
         reader.close()
 
 
-class _Parts(NamedTuple):
-    """What decides about the versions of one service, knowing nothing yet."""
+def run_verification(
+    service: str, data: Path, version: int, *, from_start: bool, progress: Callable[[int, int, int], None]
+) -> Verification:
+    """Rebuild a version of a service, which may be running or not, and compare; nothing is written.
 
-    learner: Learner
-    gate: HarmGate
-    predictor: Callable[[Block], BlockPredictor]
-    slow: SlowRooms
+    Raises UnknownService and UnknownVersion."""
+    from penstock.events import Version
+    from penstock.learn.checkpoint import Checkpoints
+    from penstock.publish.assembly import replay_of
+    from penstock.publish.environment import this_environment
+    from penstock.publish.receipts import SqliteReceipts
+    from penstock.publish.snapshots import LocalSnapshots
+    from penstock.publish.verify import Past, Verifier
 
-
-def _parts(spec: Spec, folder: Path, readers: tuple[LogReader, LogReader]) -> _Parts:
-    from penstock.gate.rule import HarmGate
-    from penstock.join.window import JoinWindow
-    from penstock.learn.fast.model import FastModel
-    from penstock.learn.fast.predictor import BlockPredictor
-    from penstock.learn.learner import Learner
-    from penstock.learn.outside.registry import outside_members
-    from penstock.learn.slow.base import LocalBases
-    from penstock.publish.rooms import SlowRooms
-
-    bases = LocalBases(folder / "bases")
-    outside = outside_members(spec, folder)
-
-    def learner_over(reader: LogReader) -> Learner:
-        model = FastModel(spec, bases, outside=outside)
-        return Learner(spec, reader, JoinWindow(spec.label.wait_s, spec.label.waiting_max), model)
-
-    return _Parts(
-        learner=learner_over(readers[0]),
-        gate=HarmGate(spec.gate),
-        predictor=lambda block: BlockPredictor(block, spec, bases, outside),
-        # A candidate is caught up by a reader of its own, so that neither loses its place in the log to the other.
-        slow=SlowRooms(
-            consolidation=folder / "consolidation", bases=folder / "bases", follower=lambda: learner_over(readers[1])
-        ),
-    )
-
-
-@contextmanager
-def replay_of(service: str, data: Path, amendments: Amendments | None = None) -> Iterator[Replay]:
-    """The recorded past of a service in this folder, to be taken once more: whether it runs or not, nothing is written.
-
-    Each part of the past is repeated under the service file that it was recorded under."""
-    from penstock.eventlog.local import LocalLogReader
-    from penstock.learn.amended import AmendedReader
-    from penstock.learn.steps import RecordedSteps
-    from penstock.publish.environment import find
-    from penstock.publish.replay import Replay
-    from penstock.publish.shadow import Shadows
-    from penstock.publish.succession import Succession
-
-    folder = data / service
-    now = load(recorded_path(data, service))
-    opened = (LocalLogReader(folder / "log"), LocalLogReader(folder / "log"))
-    amended = {} if amendments is None else amendments
-    readers = (AmendedReader(opened[0], amended), AmendedReader(opened[1], amended))
-
-    def build(environment: str) -> Succession:
-        recorded = find(folder, environment) if environment else None
-        spec = now if recorded is None else recorded.spec
-        parts = _parts(spec, folder, readers)
-        return Succession(spec, parts.learner, parts.gate, parts.predictor, Shadows(parts.slow))
-
-    try:
-        yield Replay(build, RecordedSteps(folder / "steps"), amendments)
-    finally:
-        for reader in opened:
-            reader.close()
+    spec, folder = recorded(data, service), data / service
+    receipts = SqliteReceipts(folder / "versions.sqlite", service, read_only=True)
+    with replay_of(spec, folder) as replay:
+        past = Past(
+            folder=folder,
+            replay=replay,
+            checkpoints=Checkpoints(folder / "checkpoints", spec.learn.checkpoints_kept),
+            snapshots=LocalSnapshots(folder / "snapshots", service),
+            receipts=receipts,
+            here=this_environment(spec),
+        )
+        found = Verifier(service, past, Version(version), from_start=from_start, progress=progress).verify()
+    receipts.close()
+    return found
 
 
 def run_consolidator(service: str, data: Path) -> None:

@@ -154,6 +154,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Disk for the event log (``10GiB`` in the file); the oldest segments that nothing needs any more go first."""
     log_max_age_s: Positive = 30 * 86400.0
     """Seconds (``30d`` in the file) after which a segment that nothing needs any more goes."""
+    past_max_bytes: Annotated[int, Meta(ge=0)] = 1024**3
+    """Disk (``1GiB`` in the file) for what `penstock verify` takes beside the log to rebuild any version from the first
+    event: steps, and states of candidates. It is let go of when it grows larger, or the log's first events go."""
     memory_max_bytes: Annotated[int, Meta(ge=1024**2)] = 2 * 1024**3
     """Memory of events that were sent but are not on disk yet; beyond it the server answers 503."""
 

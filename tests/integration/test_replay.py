@@ -3,20 +3,23 @@ checkpoint, and with amendments those of a run whose log had said so from the st
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from penstock.errors import NotAmendable, ReplayDiverged, StepsCorrupt
-from penstock.eventlog.interface import Frame, LogReader
+from penstock.eventlog.interface import Entry, Frame, LogReader
 from penstock.events import Batch, Kind, Offset, Partition, decode, encode
 from penstock.learn.amended import AmendedReader, Amendments
 from penstock.learn.block import digest
 from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.ready import ready_numbers, shelved_numbers
 from penstock.learn.steps import RecordedSteps, Step, StepJournal, read_steps
 from penstock.publish.publisher import Publisher
 from penstock.publish.replay import Replay, nearest, published_at
@@ -30,6 +33,7 @@ from penstock.testing.small_house import (
     build_succession,
     filled_log,
     leave_candidate,
+    small_events,
 )
 
 SCRIPT = ("publish", "probation", "publish", "good", "hold", "publish", "promote", "probation", "roll_back", "publish")
@@ -167,6 +171,43 @@ def test_a_journal_that_was_forgotten_in_part_is_not_replayed_from_the_beginning
         (folder / path.name).write_bytes(path.read_bytes())
     with pytest.raises(StepsCorrupt, match="step 1 is missing"):
         list(house.replay(steps=folder).run())
+
+
+def test_everything_since_the_first_event_is_kept_as_long_as_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    log = filled_log(10)
+    House(tmp_path / "before", log)
+    for name in ("consolidation", "bases"):
+        shutil.copytree(tmp_path / "before" / name, tmp_path / name)
+    kept = build_publisher(tmp_path, log, kept=2, script=SCRIPT, keeps_past=True)
+    kept.start()
+    while kept.take_up() or kept.step() or kept.has_backlog():
+        kept.checkpoint()
+    state = kept.state_hash()
+    kept.close()
+    assert ready_numbers(tmp_path / "consolidation") == []
+    assert shelved_numbers(tmp_path / "consolidation") == [1], "the other was refused, and nothing repeats it"
+    assert next(read_steps(tmp_path / "steps")).number == 1
+    replay = Replay(
+        lambda _: build_succession(tmp_path, log.reader(), script=SCRIPT), RecordedSteps(tmp_path / "steps")
+    )
+    for _ in replay.run():
+        pass
+    assert replay.state_hash() == state
+    assert replay.sealed > 10
+
+    again = build_publisher(tmp_path, log, kept=2, script=SCRIPT, keeps_past=False)
+    again.start()
+    writer = log.writer(Partition(2))
+    rng = np.random.default_rng(1)
+    for i in range(3):
+        batch = small_events(Kind.EXAMPLE, rng, 3, 100_000 + 10 * i)
+        writer.append([Entry(kind=batch.kind, count=len(batch), payload=encode(batch))])
+        again.step()
+        again.checkpoint()
+    again.close()
+    assert shelved_numbers(tmp_path / "consolidation") == []
+    assert next(read_steps(tmp_path / "steps")).number > 1
 
 
 # Amendments ----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ COMMANDS = {
     "versions": ("versions:versions", "What was published, the newest first."),
     "why": ("versions:why", "Why a version is served, with its numbers."),
     "fsck": ("fsck:fsck", "Look for damage in a data folder, and repair what can be."),
+    "verify": ("verify:verify", "Rebuild a version from the log, and compare."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
     "bench": ("bench:bench", "Measure this machine, with floors and peers beside."),
 }
@@ -38,6 +39,7 @@ HIDDEN = {
     "_learner": "processes:learner",
     "_consolidator": "processes:consolidator",
     "_consolidate": "processes:consolidate",
+    "_verify": "verify:rebuild",
 }
 
 

@@ -85,9 +85,7 @@ def run_house(
 def _children(specs: Sequence[Spec], data: Path, workers: int, fd: int, lock: int, counted: Path) -> list[Child]:
     services = [spec.name for spec in specs]
     env = {**ONE_THREAD, "PROMETHEUS_MULTIPROC_DIR": str(counted), "PYTHONUNBUFFERED": "1"}
-    # Python's own hashes of texts differ from process to process, and with them the order of sets, which models of
-    # other libraries may depend on. What answers requests from anywhere keeps them secret.
-    fixed = {spec.name: {"PYTHONHASHSEED": str(spec.learn.seed)} if spec.learn.members else {} for spec in specs}
+    fixed = {spec.name: learner_environment(spec) for spec in specs}
     learners = [
         Child(
             name=f"learner {service}",
@@ -126,6 +124,14 @@ def _children(specs: Sequence[Spec], data: Path, workers: int, fd: int, lock: in
         if spec.consolidate.when != "never" and not missing_for_bases()
     ]
     return [*learners, *servers, *consolidators]
+
+
+def learner_environment(spec: Spec) -> dict[str, str]:
+    """Variables without which the same steps need not give the same bytes."""
+    # Python's own hashes of texts differ from process to process, and with them the order of sets, which models of
+    # other libraries may depend on. What answers requests from anywhere keeps them secret.
+    fixed = {"PYTHONHASHSEED": str(spec.learn.seed)} if spec.learn.members else {}
+    return ONE_THREAD | fixed
 
 
 def missing_for_bases() -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.control.folder import replace_file
-from penstock.errors import SpecChanged
+from penstock.errors import SpecChanged, UnknownService
 from penstock.learn.outside.networks import networks, unlike_kept
 from penstock.spec import Spec
 from penstock.specfile.reader import load
@@ -21,6 +21,15 @@ MAY_CHANGE = {"consolidate", "gate", "serve", "budget", "learn.checkpoint_every"
 def recorded_path(data: Path, service: str) -> Path:
     """Where a service is recorded: as JSON, which is YAML as well, so it reads like any service file."""
     return data / service / "service.json"
+
+
+def recorded(data: Path, service: str) -> Spec:
+    """The service as it was last started. Raises UnknownService, with those that the folder has."""
+    path = recorded_path(data, service)
+    if not path.exists():
+        known = sorted(found.parent.name for found in data.glob("*/service.json"))
+        raise UnknownService(name=service, known=", ".join(known) or f"none in {data}")
+    return load(path)
 
 
 def record(specs: Mapping[Path, Spec], data: Path) -> None:

@@ -2,8 +2,9 @@
 
 A folder ``ready/<number>`` holds ``state.safetensors`` (what `Learner.save()` gave after the step) and
 ``manifest.json`` (where it comes from, what held-out events say of it, and the SHA-256 of the state). It is written
-beside its place, made durable and then renamed. While a consolidation is at work, ``hold.json`` says what it still
-reads, so that neither the journal nor the log forgets that.
+beside its place, made durable and then renamed. Once it is settled it may be kept as ``past/<number>``, for whoever
+repeats the steps. While a consolidation is at work, ``hold.json`` says what it still reads, so that neither the journal
+nor the log forgets that.
 """
 
 from __future__ import annotations
@@ -150,9 +151,41 @@ def remove_ready(folder: Path, number: int) -> None:
     shutil.rmtree(aside)
 
 
+def shelve(folder: Path, number: int) -> None:
+    """Keep a settled candidate for whoever takes the step once more that put it in shadow; nothing waits for it."""
+    place = _shelf(folder) / f"{number:08d}"
+    place.parent.mkdir(exist_ok=True)
+    os.rename(ready_folder(folder, number), place)
+    sync_folder(place.parent)
+
+
+def shelved_numbers(folder: Path) -> list[int]:
+    """The candidates that are kept so, ascending."""
+    try:
+        return sorted(int(path.name) for path in _shelf(folder).iterdir() if path.name.isdigit())
+    except FileNotFoundError:
+        return []
+
+
+def clear_shelf(folder: Path) -> None:
+    """Let go of them all."""
+    shutil.rmtree(_shelf(folder), ignore_errors=True)
+
+
+def shelf_bytes(folder: Path) -> int:
+    """What they take on disk."""
+    return sum(path.stat().st_size for path in _shelf(folder).glob("*/*"))
+
+
 def ready_folder(folder: Path, number: int) -> Path:
     """Where the candidate of this number stands."""
-    return folder / "ready" / f"{number:08d}"
+    place = folder / "ready" / f"{number:08d}"
+    shelved = _shelf(folder) / place.name
+    return shelved if shelved.exists() and not place.exists() else place
+
+
+def _shelf(folder: Path) -> Path:
+    return folder / "past"
 
 
 def hold(folder: Path, step: int, needed: dict[Partition, Offset]) -> None:

@@ -191,15 +191,21 @@ class StepJournal:
         self.last += len(steps)
         self._reached("step.recorded")
 
-    def rotate(self) -> None:
-        """Begin a new file with the next entry, so that older ones can be removed whole."""
+    def rotate(self, bytes_min: int = 0) -> None:
+        """Begin a new file with the next entry, so that older ones can be removed whole; not while the newest has fewer
+        bytes than these."""
         path = self.folder / _name(self.last + 1)
-        if not path.exists():
+        if not path.exists() and os.fstat(self._fd).st_size >= bytes_min:
             try:
                 self._create(path)
             except OSError as error:
                 self._broken = True
                 raise StepsUnavailable(folder=self.folder, reason=str(error)) from error
+
+    def past(self) -> tuple[int, int]:
+        """The number of the first entry that is kept, and the bytes of all."""
+        files = _files(self.folder)
+        return _first(files[0]), sum(path.stat().st_size for path in files)
 
     def forget(self, through: int) -> None:
         """Remove the files in which no entry has a number above ``through``; the newest file always stays."""

@@ -33,6 +33,8 @@ ROUND_S = 0.02
 """How long steps of a backlog are gathered before they are recorded and exposed: each on its own would wait for the
 disk as long as it takes to learn."""
 ROUND_STEPS = 64
+PAST_FILE_BYTES = 4 * 1024 * 1024
+"""Size of the journal's files while it is kept whole: a restart reads the newest, a year has a few thousand."""
 SNAPSHOTS_KEPT = 100
 """Materialised versions that are kept; older ones can be rebuilt from the log as far as it reaches back."""
 
@@ -172,9 +174,11 @@ class Publisher:
         self._rooms.checkpoints.write(made)
         self._sealed = state_hash(made)
         self._reached("checkpoint.written")
-        # 4. The journal forgets what no kept checkpoint needs for a replay, nor a consolidation; settled candidates go.
-        self._rooms.journal.rotate()
-        self._shadows.tidy(self._rooms, self._rooms.checkpoints.replay_from())
+        # 4. The journal forgets what no kept checkpoint needs for a replay, nor a consolidation, and settled candidates
+        # go; but not while the log has its first event still, and every version can be rebuilt from there.
+        keeps_past = self._rooms.keeps_past()
+        self._rooms.journal.rotate(PAST_FILE_BYTES if keeps_past else 0)
+        self._shadows.tidy(self._rooms, self._rooms.checkpoints.replay_from(), keeps_past)
         self._reached("checkpoint.forgotten")
         # 5. Old snapshots go.
         for version in self._rooms.snapshots.versions()[:-SNAPSHOTS_KEPT]:

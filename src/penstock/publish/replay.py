@@ -50,7 +50,7 @@ class Replay:
         """Consolidations whose candidates had learned amended events as they stood before they were adopted: from
         there on the state is not free of them, since a base is trained only once."""
         self._build = build
-        self._steps = steps
+        self.steps = steps
         self._amendments = amendments or {}
         self._first_amended: int | None = None
         """The first step that took an amended event."""
@@ -73,11 +73,11 @@ class Replay:
         Raises ReplayDiverged at the first entry that comes out otherwise than it was recorded (without amendments
         only), StepsCorrupt where an entry is missing or damaged, LogCorrupt, OffsetGone, CheckpointDamaged and
         BaseMissing where what it needs is damaged or gone."""
-        for recorded in self._steps.entries(self.step):
+        for recorded in self.steps.entries(self.step):
             if until is not None and recorded.number > until:
                 return
             if recorded.number != self.step + 1:
-                raise StepsCorrupt(file=self._steps.folder, byte=0, reason=f"step {self.step + 1} is missing")
+                raise StepsCorrupt(file=self.steps.folder, byte=0, reason=f"step {self.step + 1} is missing")
             yield self._repeat(recorded)
 
     def state(self) -> Checkpoint:
@@ -97,7 +97,7 @@ class Replay:
             self.sealed += 1
         if recorded.environment:
             self._move(recorded.environment)
-        entry, block = self.succession.repeat(recorded, self._steps)
+        entry, block = self.succession.repeat(recorded, self.steps)
         if not self._amendments:
             demand_same(recorded, entry)
         self._note(recorded)

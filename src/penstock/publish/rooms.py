@@ -31,6 +31,8 @@ class Rooms:
     live: LiveWeights
     snapshots: Snapshots
     receipts: DurableReceipts
+    keeps_past: Callable[[], bool] = lambda: False
+    """Whether everything is kept that rebuilding versions from the log's first event takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,12 +26,15 @@ from penstock.learn.learner import Learner, Taken
 from penstock.learn.ready import (
     Ready,
     ReadyManifest,
+    clear_shelf,
     holds,
     read_ready,
     read_ready_manifest,
     ready_folder,
     ready_numbers,
     remove_ready,
+    shelve,
+    shelved_numbers,
 )
 from penstock.learn.steps import Reached, ShadowStep, Step, Steps, nothing
 from penstock.publish.evidence import ShadowLosses
@@ -243,10 +246,12 @@ class Shadows:
             self._model = self._rooms.follower().model
             self._model.load(State(values["model"], inside))
 
-    def tidy(self, rooms: Rooms, replay_from: int) -> None:
-        """Let the journal, the folder of candidates and that of bases forget what nothing needs any more."""
+    def tidy(self, rooms: Rooms, replay_from: int, keeps_past: bool) -> None:
+        """Let the journal, the folder of candidates and that of bases forget what nothing needs any more: a restart, a
+        consolidation, or, with ``keeps_past``, whoever takes all steps since the first once more."""
         if self._rooms is None:
-            rooms.journal.forget(replay_from)
+            if not keeps_past:
+                rooms.journal.forget(replay_from)
             return
         folder, known = self._rooms.consolidation, dict(self._state.settled)
         oldest = min(known, default=0)
@@ -254,8 +259,13 @@ class Shadows:
             # A restart from an older checkpoint than its entry would adopt it once more.
             if known[number] <= replay_from if number in known else number < oldest:
                 self._reached("shadow.remove")
-                remove_ready(folder, number)
-        rooms.journal.forget(min([replay_from, *(hold.step for hold in holds(folder))]))
+                if keeps_past and number in known and _adopts(rooms.journal, known[number]):
+                    shelve(folder, number)
+                else:
+                    remove_ready(folder, number)
+        if not keeps_past:
+            clear_shelf(folder)
+            rooms.journal.forget(min([replay_from, *(hold.step for hold in holds(folder))]))
         self._remove_bases(rooms, self._rooms)
 
     def _remove_bases(self, rooms: Rooms, slow: SlowRooms) -> None:
@@ -264,7 +274,8 @@ class Shadows:
             return
         try:
             needed = rooms.checkpoints.bases() | rooms.snapshots.bases()
-            needed |= {read_ready_manifest(slow.consolidation, n).base for n in ready_numbers(slow.consolidation)}
+            numbers = [*ready_numbers(slow.consolidation), *shelved_numbers(slow.consolidation)]
+            needed |= {read_ready_manifest(slow.consolidation, number).base for number in numbers}
         except (CheckpointDamaged, SnapshotDamaged) as error:
             logger.warning("no base is removed, since not all that may need one can be read", extra={"why": str(error)})
             return
@@ -376,6 +387,12 @@ def _manifest_of(told: ShadowStep) -> ReadyManifest:
     return ReadyManifest(
         number=told.number, reason=told.cause, step=0, base=told.base, needed={}, held_out=none, content=told.content
     )
+
+
+def _adopts(journal: Steps, number: int) -> bool:
+    """Whether this entry put a candidate in shadow, and did not refuse it."""
+    entry = next(journal.entries(number - 1), None)
+    return entry is not None and entry.shadow is not None and entry.shadow.what == "adopted"
 
 
 def _lost(entry: Step, reason: str) -> str:

@@ -81,6 +81,7 @@ def build_publisher(
     *,
     kept: int = SPEC.learn.checkpoints_kept,
     script: Sequence[str] = SCRIPT,
+    keeps_past: bool = False,
 ) -> Publisher:
     """A publisher over files in the folder, whose clocks are the log's time, so that nothing depends on when it
     runs."""
@@ -91,6 +92,7 @@ def build_publisher(
         live=SharedLiveWeights(folder / "live", reached),
         snapshots=LocalSnapshots(folder / "snapshots", SPEC.name, reached),
         receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name, reached=reached),
+        keeps_past=lambda: keeps_past,
     )
     clocks = Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)
     slow = SlowRooms(
