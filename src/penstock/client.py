@@ -66,8 +66,8 @@ class Client:
         return self._acknowledged(f"/v1/{quote(service)}/feedback", answers, media, source)
 
     def predict(self, service: str, features: Mapping[str, Any], *, id: str | None = None) -> dict[str, Any]:
-        """One answer: ``id``, ``version``, and ``label`` with ``probabilities``, or ``mean``, ``low``, ``high``
-        and, where the service file asks for them, ``quantiles``."""
+        """One answer: ``id``, ``version``, and ``label`` (a list of classes where a service has several together) with
+        ``probabilities``, or ``mean``, ``low``, ``high`` and, where the service file asks for them, ``quantiles``."""
         event = {"features": features} if id is None else {"features": features, "id": id}
         answer: dict[str, Any] = self.post(f"/v1/{quote(service)}/predict", event)
         return answer

@@ -7,7 +7,7 @@ door, stored as it is and read back by the learner without parsing anything agai
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NewType, cast
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import PenstockError
-from penstock.spec import NUMBER_TASKS, ClassName, Spec
+from penstock.spec import NUMBER_TASKS, ClassName, ClassSet, Spec
 
 Partition = NewType("Partition", int)
 """One writer's part of a service's log, counted from 0."""
@@ -33,6 +33,8 @@ Range = tuple[Partition, Offset, Offset]
 """Events of one partition: from, up to but excluding."""
 
 Strings = list[str | None]
+Labels = NDArray[np.float64] | list[ClassName] | list[ClassSet]
+"""(n,) numbers, classes, or sets of classes."""
 
 
 class Kind(IntEnum):
@@ -56,6 +58,8 @@ class Schema:
     strings: tuple[str, ...]
     """Categories and texts."""
     label_is_class: bool
+    """Whether labels are classes or sets of them, and no numbers."""
+    label_is_set: bool
     fingerprint: str
 
     @classmethod
@@ -68,12 +72,14 @@ class Schema:
             else:
                 by_storage["strings" if feature.type in ("category", "text") else "numbers"].append(name)
         label_is_class = spec.task not in NUMBER_TASKS
-        described = msgspec.json.encode([by_storage, vectors, label_is_class])
+        label_is_set = spec.task == "multilabel"
+        described = msgspec.json.encode([by_storage, vectors, "set" if label_is_set else label_is_class])
         return cls(
             numbers=tuple(by_storage["numbers"]),
             vectors=tuple(vectors),
             strings=tuple(by_storage["strings"]),
             label_is_class=label_is_class,
+            label_is_set=label_is_set,
             fingerprint=hashlib.blake2b(described, digest_size=8).hexdigest(),
         )
 
@@ -95,8 +101,9 @@ class Batch:
     """One (n, width) matrix a vector feature; a row of NaN is a missing value. Feedback has none."""
     strings: tuple[Strings, ...]
     """One list a category or text feature; None is a missing value. Feedback has none."""
-    labels: NDArray[np.float64] | list[ClassName] | None
-    """(n,) numbers for regression, class names otherwise; None for predictions."""
+    labels: Labels | None
+    """(n,) numbers for regression and counts, sets of class names for several classes together, class names otherwise;
+    None for predictions."""
     versions: NDArray[np.uint64] | None
     """(n,) the version that answered; predictions alone have it."""
     said: NDArray[np.floating] | None = None
@@ -127,6 +134,16 @@ class Batch:
         )
 
 
+def class_names(labels: Labels | None) -> Iterator[ClassName]:
+    """Every class that these labels name, in their order and as often; none where they are numbers."""
+    if isinstance(labels, list):
+        for label in labels:
+            if isinstance(label, str):
+                yield label
+            else:
+                yield from label
+
+
 def concatenate(batches: Sequence[Batch]) -> Batch:
     """These batches of one kind and schema, one after the other."""
     first = batches[0]
@@ -141,11 +158,11 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
             s for b, part in zip(batches, parts, strict=True) for s in (part if part is not None else [None] * len(b))
         ]
 
-    labels: NDArray[np.float64] | list[ClassName] | None
+    labels: Labels | None
     if first.labels is None:
         labels = None
     elif isinstance(first.labels, list):
-        labels = [c for b in batches for c in b.labels]  # type: ignore[union-attr]
+        labels = [c for b in batches for c in b.labels]  # type: ignore[union-attr, assignment]
     else:
         labels = np.concatenate([b.labels for b in batches])
     return Batch(
@@ -195,7 +212,8 @@ class _Head(msgspec.Struct, array_like=True):
     ids: Strings | None
     sources: Strings | None
     strings: list[Strings]
-    classes: list[str] | None
+    classes: list[str | tuple[str, ...]] | None
+    """A name an event, or a list of names where events have several classes together."""
     has_numeric_labels: bool
     has_versions: bool
     said: tuple[int, int] | None = None
@@ -219,7 +237,7 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
             ids=batch.ids,
             sources=batch.sources,
             strings=list(batch.strings),
-            classes=cast("list[str] | None", labels if isinstance(labels, list) else None),
+            classes=cast("list[str | tuple[str, ...]] | None", labels if isinstance(labels, list) else None),
             has_numeric_labels=isinstance(labels, np.ndarray),
             has_versions=batch.versions is not None,
             said=None if batch.said is None else (batch.said.shape[1], batch.said.itemsize),
@@ -266,7 +284,7 @@ def decode(payload: bytes | memoryview) -> Batch:
     times = take(np.float64, n)
     numbers = take(np.float64, n, head.columns)
     vectors = tuple(take(np.float32, n, width) for width in head.widths)
-    labels: NDArray[np.float64] | list[ClassName] | None = head.classes  # type: ignore[assignment]
+    labels: Labels | None = head.classes  # type: ignore[assignment]
     if head.has_numeric_labels:
         labels = take(np.float64, n)  # type: ignore[assignment]
     versions = take(np.uint64, n) if head.has_versions else None

@@ -13,8 +13,10 @@ from msgspec import Meta
 
 ClassName = NewType("ClassName", str)
 """The name of a class; integers and booleans in events are written as ``"7"``, ``"true"``."""
+ClassSet = tuple[ClassName, ...]
+"""Classes that one event has together: ascending, each once."""
 
-Task = Literal["binary", "multiclass", "regression", "counts"]
+Task = Literal["binary", "multiclass", "multilabel", "regression", "counts"]
 NUMBER_TASKS: tuple[Task, ...] = ("regression", "counts")
 """Tasks whose label is a number; those of all others are classes."""
 COUNT_MAX = 2**53
@@ -52,9 +54,9 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What the answer is called in files and tables."""
     classes: tuple[ClassName, ...] = ()
     """The classes, in order. A binary task has exactly two, the second is the positive one, by default ``0`` and ``1``;
-    a multiclass task starts with these and grows when another one arrives."""
+    a multiclass or multilabel task starts with these and grows when another one arrives."""
     classes_max: Annotated[int, Meta(ge=2, le=100_000)] = 1000
-    """How many classes a multiclass task may grow to: each costs memory and time in every prediction."""
+    """How many classes a multiclass or multilabel task may grow to: each costs memory and time in every prediction."""
     wait_s: Positive = 3600.0
     """Seconds (``1h`` in the file) for which feedback to a prediction is waited for; later feedback is unknown."""
     waiting_max: Annotated[int, Meta(ge=1)] = 1_000_000
@@ -145,6 +147,9 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     quantiles: Quantiles = ()
     """Levels, ascending, such as ``[0.1, 0.5, 0.9]``: the answer of a regression or of counts says for each up to what
     number that share of outcomes should lie."""
+    threshold: Share = 0.5
+    """Classes of a multilabel task whose probability is above this are in the answer's set: one half makes the fewest
+    mistakes class by class, less finds more of what is there and names more of what is not."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,8 +172,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: Name
     """Letters, digits, ``-`` and ``_``; part of the service's addresses and folders."""
     task: Task
-    """``binary`` (two classes), ``multiclass`` (two or more, new ones may arrive), ``regression`` (a number) or
-    ``counts`` (how many: 0, 1, 2, ...)."""
+    """``binary`` (two classes), ``multiclass`` (two or more, new ones may arrive), ``multilabel`` (any number of them
+    together, or none; new ones may arrive), ``regression`` (a number) or ``counts`` (how many: 0, 1, 2, ...)."""
     features: Annotated[dict[Text, Feature], Meta(min_length=1)]
     """Name and type of each input, such as ``price: number`` or ``city: {type: category, buckets: 64}``."""
     label: Label = Label()

@@ -80,7 +80,8 @@ budget: {log_max: 10Gb}
     types = "number, category, boolean, vector, text, timestamp"
     assert faults(text) == [
         f"s.yaml:1:7: name: may hold only {allowed}, not 'a b'",
-        "s.yaml:2:7: task: must be one of binary, counts, multiclass, regression; not 'binry' (did you mean 'binary'?)",
+        "s.yaml:2:7: task: must be one of binary, counts, multiclass, multilabel, regression; not 'binry' (did you "
+        "mean 'binary'?)",
         f"s.yaml:4:10: features.price: must be one of {types}; not 'numbr' (did you mean 'number'?)",
         "s.yaml:5:7: features.id: is a field of every event, not a feature; give the feature another name",
         "s.yaml:6:23: features.x.bucket: unknown field (did you mean 'buckets'?)",
@@ -199,7 +200,7 @@ def test_a_service_in_python_has_the_settings_and_the_faults_of_the_file() -> No
     with pytest.raises(SpecInvalid) as caught:
         Service(name="a", task="regresion", features={"x": 3}, learn={"half_lifes": [1]})  # type: ignore[arg-type,dict-item]
     assert [str(fault).partition(" (")[0] for fault in caught.value.faults] == [
-        "Service: task: must be one of binary, counts, multiclass, regression; not 'regresion'",
+        "Service: task: must be one of binary, counts, multiclass, multilabel, regression; not 'regresion'",
         "Service: features.x: must be one of number, category, boolean, vector, text, timestamp; not '3'",
         "Service: learn.half_lifes: unknown field",
     ]

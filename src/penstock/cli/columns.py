@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from penstock.cli.show import SEPARATOR
 from penstock.errors import BadFile
 from penstock.spec import NUMBER_TASKS, Feature, Spec
 
@@ -55,7 +56,8 @@ class Columns:
     def wanted(self, name: str) -> str:
         """What a column should hold, in words."""
         feature = self._spec.features.get(name)
-        return WANTED[feature.type] if feature is not None else "a number" if name == self._label else "another value"
+        label = "classes" if self._spec.task == "multilabel" else "a number"
+        return WANTED[feature.type] if feature is not None else label if name == self._label else "another value"
 
     def csv_types(self, names: Sequence[str]) -> dict[str, pa.DataType]:
         """As what the columns of a CSV file are read; times are recognised by how they are written."""
@@ -94,7 +96,9 @@ class Columns:
 
     def _labels(self, column: pa.Array, first: int) -> pa.Array:
         name = self._label
-        if self._spec.task in NUMBER_TASKS:
+        if self._spec.task == "multilabel":
+            column = self._sets(column, name, first)
+        elif self._spec.task in NUMBER_TASKS:
             column = self._numbers(column, name, first)
         elif not pa.types.is_boolean(column.type):
             # True and false go as they are: the server knows that they may stand for 1 and 0.
@@ -102,6 +106,20 @@ class Columns:
         if column.null_count:
             self._refuse(pc.is_null(column), first, f"the label, column {name!r}, is missing")
         return column
+
+    def _sets(self, column: pa.Array, name: str, first: int) -> pa.Array:
+        """Sets of classes: lists, or texts such as ``a;b`` and ``["a", "b"]``, of which an empty one has no class."""
+        kind = column.type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            if pa.types.is_dictionary(kind.value_type):
+                column = column.cast(pa.list_(kind.value_type.value_type))
+            return column.cast(pa.list_(column.type.value_type))
+        if pa.types.is_null(kind):
+            return column
+        parsed = [sets_of(text) for text in self._cast(column, name, pa.string(), first).to_pylist()]
+        bad = pa.array([value is False for value in parsed])
+        self._refuse(bad, first, f'column {name!r} should hold classes, such as a{SEPARATOR}b or ["a", "b"]')
+        return pa.array(parsed, pa.list_(pa.string()))
 
     def _feature(self, column: pa.Array, name: str, feature: Feature, first: int) -> pa.Array:
         if pa.types.is_null(column.type):
@@ -167,6 +185,20 @@ class Columns:
         place = pc.index(bad, pa.scalar(True)).as_py()
         if place >= 0:
             raise BadFile(self._file, reason, row=first + place + 1)
+
+
+def sets_of(text: str | None) -> list[str] | bool | None:
+    """Classes as people write them in one cell, with the separator or, where a class has that in its name, as a JSON
+    list; None where they are missing, False where they are none."""
+    if text is None or not text.lstrip().startswith("["):
+        return text if text is None else [part.strip() for part in text.split(SEPARATOR) if part.strip()]
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        return False
+    if not isinstance(found, list) or not all(isinstance(name, str | int) for name in found):
+        return False
+    return [name if isinstance(name, str) else json.dumps(name) for name in found]
 
 
 def _vector(text: str | None) -> list[float] | bool | None:

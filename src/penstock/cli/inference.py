@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from penstock.cli.columns import sets_of
+from penstock.cli.show import SEPARATOR
 from penstock.cli.tables import Source, open_source
 from penstock.errors import BadFile
 from penstock.spec import NUMBER_TASKS, Spec
@@ -59,7 +61,12 @@ def infer(
             notes[column] = note
     named = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-_")[:63] or "my-service"
     about: dict[str, object] = {"name": label}
-    if task not in NUMBER_TASKS:
+    if task == "multilabel":
+        found = pc.unique(pc.list_flatten(_as_sets(answer, path))).to_pylist()
+        classes = sorted({_class_name(value) for value in found if value is not None}, key=_by_number)
+        if classes and len(classes) <= CLASSES_MAX:
+            about["classes"] = classes
+    elif task not in NUMBER_TASKS:
         classes = sorted({_class_name(value) for value in pc.unique(answer.drop_null()).to_pylist()}, key=_by_number)
         if (task == "binary" and classes != ["0", "1"]) or (task == "multiclass" and len(classes) <= CLASSES_MAX):
             about["classes"] = classes
@@ -112,6 +119,8 @@ def _json_column(values: list[Any]) -> pa.Array:
 
 def _task(answer: pa.Array) -> str:
     kind = answer.type
+    if _is_list(kind) or (_is_text(kind) and pc.any(pc.match_substring(answer, SEPARATOR)).as_py()):
+        return "multilabel"
     values = [value for value in pc.unique(answer.drop_null()).to_pylist() if value == value]
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         if not all(float(value).is_integer() for value in values):
@@ -123,6 +132,24 @@ def _task(answer: pa.Array) -> str:
     if len(values) == 2:
         return "binary"
     return "multiclass" if 2 < len(values) <= CLASSES_MAX else "regression"
+
+
+def _as_sets(answer: pa.Array, path: str) -> pa.Array:
+    """The label as lists of classes. Raises BadFile."""
+    if _is_list(answer.type):
+        return answer
+    parsed = [sets_of(text) for text in answer.cast(pa.string()).to_pylist()]
+    if False in parsed:
+        raise BadFile(path, "the label holds something that is no list of classes", row=parsed.index(False) + 1)
+    return pa.array(parsed, pa.list_(pa.string()))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _feature(values: pa.Array) -> tuple[object | None, str]:
@@ -140,9 +167,9 @@ def _feature(values: pa.Array) -> tuple[object | None, str]:
         return "number", "every row has another value: if it only counts rows, remove it" if is_running else ""
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return "timestamp", ""
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         return _text_feature(values)
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
+    if _is_list(kind):
         lengths = {len(value) for value in values.to_pylist() if value is not None}
         numbers = pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)
         if len(lengths) == 1 and numbers and (width := lengths.pop()):

@@ -10,10 +10,15 @@ import click
 import msgspec
 
 from penstock.cli.connect import connect
-from penstock.cli.show import as_csv, as_json, at, next_commands, show, show_json, url_option
+from penstock.cli.show import SEPARATOR, as_csv, as_json, at, next_commands, show, show_json, url_option
 from penstock.spec import NUMBER_TASKS
 
+Label = str | float | list[str]
+
 CLASS_COLUMNS = (("label", "LABEL"), ("probability", "PROBABILITY"), ("version", "VERSION"), ("id", "ID"))
+SET_COLUMNS = (("label", "LABEL"), ("likely", "MOST LIKELY"), ("version", "VERSION"), ("id", "ID"))
+LIKELY_MAX = 5
+"""Classes of a set's answer whose probabilities are shown; --json has all."""
 NUMBER_COLUMNS = (("mean", "MEAN"), ("low", "LOW"), ("high", "HIGH"), ("version", "VERSION"), ("id", "ID"))
 
 
@@ -35,38 +40,66 @@ def predict(service: str, features: str, as_json: bool, as_csv: bool, url: str |
     if as_json:
         show_json(answers[0] if single else answers)
         return
+    if is_set := isinstance(answers[0].get("label"), list):
+        answers = [_set_row(answer) for answer in answers]
     for answer in answers:
         answer["probability"] = answer.get("probabilities", {}).get(answer.get("label"))
         answer |= {f"quantiles.{level}": value for level, value in answer.get("quantiles", {}).items()}
-    show(answers, CLASS_COLUMNS if "label" in answers[0] else _number_columns(answers[0]), csv=as_csv)
+    columns = SET_COLUMNS if is_set else CLASS_COLUMNS if "label" in answers[0] else _number_columns(answers[0])
+    show(answers, columns, csv=as_csv)
     if single and not as_csv:
-        next_commands(f"penstock feedback {service} {answers[0]['id']} LABEL{at(url)}")
+        next_commands(f"penstock feedback {service} {answers[0]['id']} LABEL{'...' if is_set else ''}{at(url)}")
 
 
 @click.command()
 @click.argument("service")
 @click.argument("prediction_id", metavar="ID")
-@click.argument("label")
+@click.argument("labels", metavar="LABEL", nargs=-1)
+@click.option("--none", is_flag=True, help="Of a multilabel service: the event has no class.")
 @as_json
 @url_option
-def feedback(service: str, prediction_id: str, label: str, as_json: bool, url: str | None) -> None:
+def feedback(
+    service: str, prediction_id: str, labels: tuple[str, ...], none: bool, as_json: bool, url: str | None
+) -> None:
     """Tell the answer to an earlier prediction.
 
-    ID is the prediction's id; LABEL a class, or a number for a regression or counts. The model learns from the pair.
+    ID is the prediction's id; LABEL a class, a number for a regression or counts, or several classes, one after the
+    other, of a multilabel service. The model learns from the pair.
     """
     with connect(url) as client:
-        value: str | float = label
-        if client.status(service)["task"] in NUMBER_TASKS:
-            try:
-                value = float(label)
-            except ValueError:
-                raise click.UsageError(f"{service} predicts a number, and {label!r} is none") from None
+        value = _label_of(service, client.status(service)["task"], labels, none)
         acknowledged = client.feedback(service, {"id": prediction_id, "label": value})
     if as_json:
         show_json(acknowledged)
         return
-    click.echo(f"Accepted: {prediction_id} was {label}")
+    click.echo(f"Accepted: {prediction_id} was {' and '.join(labels) or 'of no class'}")
     next_commands(f"penstock status {service}{at(url)}")
+
+
+def _set_row(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer with its set of classes in one cell, and beside it what is most likely."""
+    chances: dict[str, float] = answer["probabilities"]
+    likely = sorted(chances, key=chances.__getitem__, reverse=True)[:LIKELY_MAX]
+    shown = ", ".join(f"{name} {chances[name]:.3f}" for name in likely)
+    return answer | {"label": SEPARATOR.join(answer["label"]), "likely": shown}
+
+
+def _label_of(service: str, task: str, labels: tuple[str, ...], none: bool) -> Label:
+    """What the words on the command line say. Raises UsageError."""
+    if task == "multilabel":
+        if none == bool(labels):
+            raise click.UsageError("Name the classes, one after the other, or say --none where there are none")
+        return list(labels)
+    if none:
+        raise click.UsageError(f"--none says that an event has no class, and {service} has one answer for each")
+    if len(labels) != 1:
+        raise click.UsageError(f"{service} has one answer for each event, not {len(labels)}")
+    if task not in NUMBER_TASKS:
+        return labels[0]
+    try:
+        return float(labels[0])
+    except ValueError:
+        raise click.UsageError(f"{service} predicts a number, and {labels[0]!r} is none") from None
 
 
 def _number_columns(answer: dict[str, Any]) -> tuple[tuple[str, str], ...]:

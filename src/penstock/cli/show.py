@@ -16,6 +16,9 @@ Row = Mapping[str, Any]
 Column = tuple[str, str]
 """The path of a value in a row, such as ``events.accepted``, and the column's title."""
 
+SEPARATOR = ";"
+"""Between classes that stand together in one cell, as in the columns of a CSV file."""
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 as_csv = click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values on stdout.")
 

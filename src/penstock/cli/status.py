@@ -21,6 +21,7 @@ COLUMNS = (
     ("events.learned", "LEARNED"),
     ("events.lag", "WAITING"),
     ("model.accuracy", "ACCURACY"),
+    ("model.micro_f1", "F1"),
     ("model.error", "ERROR"),
 )
 LINES = (
@@ -30,6 +31,8 @@ LINES = (
     ("model.held", "updates held back"),
     ("model.rollbacks", "rollbacks"),
     ("model.accuracy", "accuracy"),
+    ("model.hamming_loss", "Hamming loss"),
+    ("model.micro_f1", "micro F1"),
     ("model.error", "mean absolute error"),
     ("model.loss", "loss, 0 to 1"),
     ("base_shown", "base"),

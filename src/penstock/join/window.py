@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.events import Batch, Kind, Offset, Partition, Strings
+from penstock.events import Batch, Kind, Labels, Offset, Partition, Strings
 from penstock.join.interface import DELAY_EDGES_S, FeedbackDelays, JoinCounts
 from penstock.join.recent import RecentIds, remembered_as
 from penstock.join.waiting import Fetch, Found, WaitingPredictions, rows_of
@@ -31,7 +31,7 @@ EARLY_MAX = 100_000
 class _Answer(NamedTuple):
     """One event of feedback."""
 
-    label: float | str
+    label: float | str | tuple[str, ...]
     source: str | None
     since: float
 
@@ -116,7 +116,8 @@ class JoinWindow:
         self._seen.load(state["seen"])
         self._answered.load(state["answered"])
         early = state["early"]
-        self._early = OrderedDict(zip(early["ids"], (_Answer(*answer) for answer in early["answers"]), strict=True))
+        answers = (_Answer(_kept(label), *rest) for label, *rest in early["answers"])
+        self._early = OrderedDict(zip(early["ids"], answers, strict=True))
 
         def fetch_by_key(partition: Partition, offsets: Sequence[Offset]) -> Batch:
             batch = fetch(partition, offsets)
@@ -189,7 +190,7 @@ class JoinWindow:
             else:
                 label = batch.labels[place]  # type: ignore[index]
                 source = None if batch.sources is None else batch.sources[place]
-                early[key] = _Answer(label if isinstance(label, str) else float(label), source, self._clock)
+                early[key] = _Answer(_kept(label), source, self._clock)
                 if len(early) > self._early_max:
                     early.popitem(last=False)
                     over += 1
@@ -213,19 +214,22 @@ class JoinWindow:
         self._delay_longest_s = max(self._delay_longest_s, float(delays_s.max(initial=0.0)))
 
 
+def _kept(label: Any) -> float | str | tuple[str, ...]:
+    """A label as it waits: a set of classes comes back from what was saved as a list, and a number from a column."""
+    return label if isinstance(label, str) else tuple(label) if isinstance(label, list | tuple) else float(label)
+
+
 def _keys(batch: Batch) -> list[str]:
     """What predictions and feedback are found by."""
     return remembered_as(batch.ids or ())  # type: ignore[return-value]
 
 
-def _labelled(
-    asked: Batch, ids: Strings | None, labels: NDArray[np.float64] | list[Any] | None, sources: Strings | None
-) -> Batch:
+def _labelled(asked: Batch, ids: Strings | None, labels: Labels | list[Any] | None, sources: Strings | None) -> Batch:
     """These predictions as examples with these answers; who sent the answer is the source, if it said so."""
     if sources is not None and asked.sources is not None:
         sources = [told if told is not None else own for told, own in zip(sources, asked.sources, strict=True)]
     if sources is None or all(source is None for source in sources):
         sources = asked.sources
-    if isinstance(labels, list) and not isinstance(labels[0], str):
+    if isinstance(labels, list) and isinstance(labels[0], float):
         labels = np.array(labels, np.float64)
     return replace(asked, kind=Kind.EXAMPLE, ids=ids, labels=labels, sources=sources)

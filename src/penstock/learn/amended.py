@@ -9,15 +9,16 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 
 from penstock.errors import NotAmendable
 from penstock.eventlog.interface import Counts, Frame, LogReader
 from penstock.events import Offset, Partition, Position, decode, encode
-from penstock.spec import ClassName
+from penstock.spec import ClassName, ClassSet
 
-Amendment = ClassName | float | None
+Amendment = ClassName | ClassSet | float | None
 """The label that the event should have had; None for an event that is to be left out."""
 Amendments = Mapping[tuple[Partition, Offset], Amendment]
 
@@ -65,21 +66,25 @@ class AmendedReader:
 
     def _amended(self, frame: Frame, offsets: list[Offset]) -> Iterator[Frame]:
         batch = decode(frame.payload)
-        labels = None if batch.labels is None else batch.labels.copy()
+        labels: Any = None if batch.labels is None else batch.labels.copy()
         gaps = [frame.first - 1]
         for offset in offsets:
             label = self._amendments[frame.partition, offset]
             if label is None:
                 gaps.append(offset)
-            elif labels is None or isinstance(label, str) != isinstance(labels, list):
-                has = "none" if labels is None else "a class" if isinstance(labels, list) else "a number"
+            elif (has := "none" if labels is None else _form(labels[offset - frame.first])) != _form(label):
                 reason = f"it should have the label {label!r}, and its own is {has}"
                 raise NotAmendable(partition=frame.partition, offset=offset, reason=reason)
             else:
-                labels[offset - frame.first] = label  # type: ignore[assignment]
+                labels[offset - frame.first] = label
         batch = replace(batch, labels=labels)
         for before, after in pairwise([*gaps, frame.first + frame.count]):
             if after - before > 1:
                 first, part = Offset(before + 1), batch.rows(slice(before + 1 - frame.first, after - frame.first))
                 payload = memoryview(b"".join(encode(part)))
                 yield msgspec.structs.replace(frame, first=first, count=len(part), payload=payload)
+
+
+def _form(label: object) -> str:
+    """What a label is, in words."""
+    return "a class" if isinstance(label, str) else "a set of classes" if isinstance(label, tuple) else "a number"

@@ -43,7 +43,7 @@ class Predictions:
     """Answers for n events: probabilities for a classification, or mean and spread for a regression."""
 
     probabilities: NDArray[np.float64] | None = None
-    """(n, number of classes), rows sum to 1."""
+    """(n, number of classes), rows sum to 1; of several classes together, each is a probability by itself."""
     mean: NDArray[np.float64] | None = None
     """(n,) in the label's unit."""
     spread: NDArray[np.float64] | None = None
@@ -67,7 +67,8 @@ class Embedded:
     features: NDArray[np.float64]
     """(n, width) what the heads read of it, of the order of 1."""
     probabilities: NDArray[np.float64] | None = None
-    """(n, number of the base's classes), rows sum to 1; None for a regression."""
+    """(n, number of the base's classes), rows sum to 1 or each by itself, as for `Predictions`; None for a
+    regression."""
     mean: NDArray[np.float64] | None = None
     """(n,) in the label's unit; None for a classification."""
 
@@ -148,7 +149,8 @@ class Learned:
     jump: float
     """The largest change of any weight in this step, in multiples of the largest weight before (1 at least)."""
     scale: float = 1.0
-    """What the losses of a regression were measured against: the label's deviation before the step, in its unit."""
+    """What the losses of a regression were measured against: the label's deviation before the step, in its unit. Of
+    sets of classes, what sums of squared errors were divided by."""
 
 
 class Model(Protocol):

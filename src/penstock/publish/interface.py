@@ -71,9 +71,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     loss: float = float("nan")
     """Prequential bounded loss with fading factor 0.999."""
     accuracy: float = float("nan")
-    """Prequential share of right answers with the same fading, or NaN for a regression."""
+    """Prequential share of right answers with the same fading, or NaN for a regression; of sets of classes, right as a
+    whole."""
     error: float = float("nan")
     """Prequential mean absolute error with the same fading, or NaN for a classification."""
+    hamming_loss: float = float("nan")
+    """Prequential share of classes that were wrongly there or not there, with the same fading; NaN but for sets."""
+    micro_f1: float = float("nan")
+    """Prequential F1 over all classes of all events, with the same fading; NaN but for sets."""
     holding: bool = False
     """Whether updates are held back for the moment."""
     time: float = 0.0

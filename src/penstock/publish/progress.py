@@ -29,6 +29,8 @@ def progress_of(learner: Learner, account: Account, prequential: Prequential, sl
         loss=prequential.loss.mean,
         accuracy=prequential.accuracy.mean,
         error=prequential.error.mean,
+        hamming_loss=prequential.hamming_loss.mean,
+        micro_f1=prequential.micro_f1,
         holding=account.holding,
         time=time,
         slow=slow,

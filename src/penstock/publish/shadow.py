@@ -162,10 +162,12 @@ class Shadows:
         if self._model.takes(taken.batch) is not None:
             return ShadowLosses(np.ones(len(taken.batch)), "it has no room for a class that came")
         learned = self._model.learn(taken.batch)
-        losses = learned.losses
+        losses, scale = learned.losses, taken.learned.scale
+        # Where losses are measured against a scale, both are by the same.
         if learned.predictions.mean is not None:
-            # A regression's losses are measured against a scale, and both by the same.
-            losses = number_losses(learned.predictions.mean, np.asarray(taken.batch.labels), taken.learned.scale)
+            losses = number_losses(learned.predictions.mean, np.asarray(taken.batch.labels), scale)
+        elif learned.scale != scale:
+            losses = np.minimum(losses * (learned.scale / scale), 1.0)
         return ShadowLosses(losses, "" if learned.finite else "its weights are not finite")
 
     def end(self, verdict: ShadowVerdict, parent_base: str) -> tuple[ShadowStep, Model | None]:

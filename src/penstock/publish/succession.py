@@ -82,7 +82,7 @@ class Succession:
         self.account = Account(spec.name)
         self.time = 0.0
         """Seconds since 1970 of the newest entry."""
-        self._prequential = Prequential()
+        self._prequential = Prequential(spec.serve.threshold)
         self._drift = DriftDetector()
 
     # Entries ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.errors import BaseMissing, LibraryMissing, LiveWeightsDamaged, NotReady, PenstockError
 from penstock.events import Batch, Kind, Offset, Version
@@ -36,6 +37,17 @@ class ClassAnswer(msgspec.Struct, frozen=True):
     probabilities: dict[str, float]
 
 
+class SetAnswer(msgspec.Struct, frozen=True):
+    """The answer of a task with several classes together."""
+
+    id: str
+    version: int
+    label: list[str]
+    """The classes whose probability is above the service's ``serve.threshold``, the most probable first."""
+    probabilities: dict[str, float]
+    """Of each class by itself."""
+
+
 class NumberAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of a regression, in the label's unit, or of counts, whose interval and quantiles are counts."""
 
@@ -49,7 +61,7 @@ class NumberAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """By their levels, as the service file names them in ``serve.quantiles``; not there where it names none."""
 
 
-Answer = ClassAnswer | NumberAnswer
+Answer = ClassAnswer | SetAnswer | NumberAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +208,8 @@ class Answers:
     def _worded(self, predictions: Predictions, ids: list[str | None]) -> list[Answer]:
         version, classes = int(self._version), self._classes
         probabilities = predictions.probabilities
+        if probabilities is not None and self._decoder.schema.label_is_set:
+            return self._worded_sets(probabilities, ids)
         if probabilities is not None and not classes:
             return [ClassAnswer(event_id or "", version, None, {}) for event_id in ids]
         if probabilities is not None:
@@ -211,6 +225,16 @@ class Answers:
             quantiles = [dict(zip(self._levels, row, strict=True)) for row in predictions.quantiles.tolist()]
         numbers = zip(*(column.tolist() for column in columns), quantiles, strict=True)
         return [NumberAnswer(event_id or "", version, *row) for event_id, row in zip(ids, numbers, strict=True)]
+
+    def _worded_sets(self, probabilities: NDArray[np.float64], ids: list[str | None]) -> list[Answer]:
+        version, classes, threshold = int(self._version), self._classes, self._decoder.spec.serve.threshold
+        answers: list[Answer] = []
+        for event_id, row in zip(ids, probabilities.tolist(), strict=True):
+            chances = dict(zip(classes, row, strict=True))
+            chosen = [name for name, chance in chances.items() if chance > threshold]
+            chosen.sort(key=chances.__getitem__, reverse=True)
+            answers.append(SetAnswer(event_id or "", version, chosen, chances))
+        return answers
 
     def _hand_out(
         self,

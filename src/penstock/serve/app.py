@@ -13,7 +13,7 @@ import msgspec
 
 from penstock import metrics
 from penstock.errors import BadEvent, MethodNotAllowed, NoSuchPage, PenstockError, UnknownService
-from penstock.events import Kind, Version
+from penstock.events import Kind, Version, class_names
 from penstock.serve import openapi, problems
 from penstock.serve.answers import Answer
 from penstock.serve.decode import Media, media_of
@@ -121,13 +121,14 @@ class Application:
         intake = service.intake
         if media is Media.ARROW:
             batch = service.decoder.arrow(kind, body, request.received, request.source)
-            if isinstance(batch.labels, list):
-                service.classes.admit(batch.labels)
+            service.classes.admit(class_names(batch.labels))
             accepted, duplicates, end = await intake.accept_batch(kind, batch, len(body))
         else:
             events, _ = service.decoder.rows(kind, body, media)
             if service.spec.task == "multiclass":
                 service.classes.admit(class_name(event.label) for event in events)
+            elif service.spec.task == "multilabel":
+                service.classes.admit(class_name(name) for event in events for name in event.label)
             accepted, duplicates, end = await intake.accept(kind, events, request.source, len(body))
         if duplicates:
             service.metrics.duplicates.inc(duplicates)

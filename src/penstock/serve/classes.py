@@ -1,4 +1,5 @@
-"""How many classes a multiclass service has, so that one too many is refused where its sender still hears of it."""
+"""How many classes a service has whose classes may arrive, so that one too many is refused where its sender still hears
+of it."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ class KnownClasses:
     """The classes that the model has or will have: declared, learned, or accepted and not learned yet."""
 
     def __init__(self, spec: Spec, live: LiveReader, register: ClassRegister) -> None:
-        self._grows = spec.task == "multiclass"
+        self._grows = spec.task in ("multiclass", "multilabel")
         self._name = spec.name
         self._most = spec.label.classes_max
         self._live = live

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import BadEvent, Malformed, TooLarge, UnsupportedMedia
-from penstock.events import Batch, Kind, Strings
+from penstock.events import Batch, Kind, Labels, Strings
 from penstock.serve import faults
-from penstock.serve.forms import Event, Forms, class_name
-from penstock.spec import ClassName, Spec
+from penstock.serve.forms import Event, Forms, class_name, class_set
+from penstock.spec import Spec
 
 ROWS_MAX = 100_000
 """Events of one request: a matrix of 100,000 x 100 doubles has 80 MB."""
@@ -138,9 +138,11 @@ class Decoder:
             versions=None,
         )
 
-    def _labels(self, labels: list[Any]) -> NDArray[np.float64] | list[ClassName]:
+    def _labels(self, labels: list[Any]) -> Labels:
         if not self.schema.label_is_class:
             return np.array(labels, dtype=np.float64)
+        if self.schema.label_is_set:
+            return [class_set(label) for label in labels]
         known = self.forms.classes
         return [class_name(label) for label in labels] if known is None else [known[label] for label in labels]
 

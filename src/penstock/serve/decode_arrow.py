@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from penstock.errors import BadEvent, Malformed, TooLarge
-from penstock.events import Batch, Kind, Strings
+from penstock.events import Batch, Kind, Labels, Strings
 from penstock.serve import faults
 from penstock.serve.arrow_size import unpacked_bytes
-from penstock.serve.forms import TEXT_MAX, Forms, class_name
-from penstock.spec import COUNT_MAX, ClassName
+from penstock.serve.forms import TEXT_MAX, Forms, class_name, class_set
+from penstock.spec import COUNT_MAX, ClassName, ClassSet
 
 ROWS_MAX = 100_000
 """Events of one request, as for JSON."""
@@ -93,7 +93,7 @@ class _Columns:
         label_column = self._label_column()
         self._refuse_unknown(kind, label_column)
         has_features = kind is not Kind.FEEDBACK
-        labels: NDArray[np.float64] | list[ClassName] | None = None
+        labels: Labels | None = None
         if kind is not Kind.PREDICTION:
             labels = self._labels(label_column)
         ids = self._names("id", needed=kind is Kind.FEEDBACK)
@@ -241,7 +241,7 @@ class _Columns:
 
     # What an event says of itself -------------------------------------------------------------------------------------
 
-    def _labels(self, name: str) -> NDArray[np.float64] | list[ClassName]:
+    def _labels(self, name: str) -> Labels:
         column = self.columns.get(name)
         if column is None:
             raise BadEvent(f"Column {name!r} with the label is missing", pointer=f"/{faults.escaped(name)}")
@@ -251,6 +251,8 @@ class _Columns:
             if not pa.types.is_null(column.type):
                 row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
             raise BadEvent(f"The label is missing in row {row}", pointer=f"/{row}/label", row=row)
+        if self.forms.schema.label_is_set:
+            return self._sets(name, column)
         if self.forms.schema.label_is_class:
             return self._classes(name, column)
         if not _is_number(column.type):
@@ -272,7 +274,7 @@ class _Columns:
 
     def _classes(self, name: str, column: Any) -> list[ClassName]:
         kind = column.type
-        if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        if not _is_class(kind):
             raise self._wrong_label(name, column)
         values = column.to_pylist()
         known = self.forms.classes
@@ -284,6 +286,22 @@ class _Columns:
             return [known[value] for value in values]
         except KeyError:
             raise faults.unknown_classes(self.forms, values, single=False) from None
+
+    def _sets(self, name: str, column: Any) -> list[ClassSet]:
+        kind = column.type
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not (
+            _is_class(kind.value_type) or pa.types.is_null(kind.value_type)
+        ):
+            raise self._wrong_label(name, column)
+        lists: list[list[Any]] = column.to_pylist()
+        for row, values in enumerate(lists):
+            if None in values:
+                said = f"Column {name!r} holds a null within the list of row {row}"
+                raise BadEvent(said, pointer=f"/{row}/label", row=row)
+        sets = [class_set(values) for values in lists]
+        for row, names in enumerate(sets):
+            self._check_lengths(name, list(names), row)
+        return sets
 
     def _wrong_label(self, name: str, column: Any) -> BadEvent:
         said = f"Column {name!r} should hold {faults.wanted_label(self.forms)}, but has type {column.type}"
@@ -306,13 +324,15 @@ class _Columns:
         self._check_lengths(name, names)
         return names
 
-    def _check_lengths(self, name: str, values: Strings | list[ClassName]) -> None:
-        for row, value in enumerate(values):
+    def _check_lengths(self, name: str, values: Strings | list[ClassName], row: int | None = None) -> None:
+        """Of a column's values, or of those within the list of one row."""
+        for place, value in enumerate(values):
             if value is not None and not 0 < len(value) <= TEXT_MAX:
+                at = place if row is None else row
                 said = (
-                    f"Column {name!r} should hold strings of 1 to {TEXT_MAX} characters, but row {row} has {len(value)}"
+                    f"Column {name!r} should hold strings of 1 to {TEXT_MAX} characters, but row {at} has {len(value)}"
                 )
-                raise BadEvent(said, pointer=f"/{row}/{faults.escaped(name)}", row=row)
+                raise BadEvent(said, pointer=f"/{at}/{faults.escaped(name)}", row=at)
 
     def _times(self, now: float) -> NDArray[np.float64]:
         column = self._field("time")
@@ -343,6 +363,10 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def _is_class(kind: Any) -> bool:
+    return bool(_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
 def _decoded_bytes(column: Any) -> int:
     """What a dictionary-encoded column of strings takes with its values in place; 0 for others, which are as large as
     they were sent."""
@@ -356,8 +380,7 @@ def _plain(column: Any) -> Any:
     if not pa.types.is_dictionary(column.type):
         return column
     kind = column.type.value_type
-    known = _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    return column.dictionary_decode() if known else column
+    return column.dictionary_decode() if _is_class(kind) else column
 
 
 def _lengths(column: Any) -> NDArray[np.int64]:

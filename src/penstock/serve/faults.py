@@ -17,7 +17,7 @@ import msgspec
 
 from penstock.errors import BadEvent, Malformed
 from penstock.events import Kind
-from penstock.serve.forms import Forms
+from penstock.serve.forms import TEXT_MAX, Forms
 
 FAULTS_MAX = 10
 """Faults that one answer lists."""
@@ -28,6 +28,8 @@ _BYTE = re.compile(r"\(byte (\d+)\)$")
 _GOT = re.compile(r"^Expected `.*`, got `(?P<got>\w+)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _ABSENT = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
+
+_IN_SET = re.compile(r"^label\[(?P<place>\d+)\]$")
 
 _JSON_WORDS = {"str": "a string", "int": "an integer", "float": "a number with a fraction", "bool": "a boolean"}
 _JSON_WORDS |= {"null": "null", "array": "a list", "object": "an object"}
@@ -78,6 +80,8 @@ def wanted_label(forms: Forms) -> str:
         return "a count: a whole number, 0 or more"
     if not forms.schema.label_is_class:
         return "a finite number"
+    if forms.schema.label_is_set:
+        return "a list of classes: strings, integers, true or false"
     if forms.classes is None:
         return "a class: a string, an integer, true or false"
     return f"one of the classes {' and '.join(repr(c) for c in dict.fromkeys(forms.classes.values()))}"
@@ -217,6 +221,9 @@ def _described(forms: Forms, what: str, path: str) -> tuple[str, str]:
         if name is not None:
             return f"feature {name!r} should be {wanted(forms, name)}, {is_now}", f"/features/{escaped(name)}{place}"
     field = path.removeprefix(".")
+    if forms.schema.label_is_set and (inside := _IN_SET.match(field)):
+        said = f"a class within the label should be a string of 1 to {TEXT_MAX} characters, an integer, true or false"
+        return f"{said}, {is_now}", f"/label/{inside['place']}"
     if field == "label":
         return f"the label should be {wanted_label(forms)}, {is_now}", "/label"
     if field in _EVENT_FIELDS:

@@ -6,13 +6,14 @@ is cut into columns by position.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Protocol, cast
 
 import msgspec
 
 from penstock.events import Kind, Schema
-from penstock.spec import COUNT_MAX, ClassName, Feature, Spec
+from penstock.spec import COUNT_MAX, ClassName, ClassSet, Feature, Spec
 
 TEXT_MAX = 512
 """Characters of an id, a source or a class name: the ids of up to 200,000 events a partition are kept in memory."""
@@ -46,7 +47,7 @@ class Forms:
         self.order = (*self.schema.numbers, *(name for name, _ in self.schema.vectors), *self.schema.strings)
         """The features in the order of the struct's fields."""
         features = _features_form(spec, self.order)
-        label: Any = ClassValue if self.schema.label_is_class else Count if spec.task == "counts" else float
+        label = _label_type(spec)
         common: list[Any] = [("time", float | Moment | None, None), ("source", Name | None, None)]
         own_id = ("id", Name | None, None)
         self.by_kind: dict[Kind, type[msgspec.Struct]] = {
@@ -70,6 +71,11 @@ class Forms:
         self.classes = _binary_classes(spec) if spec.task == "binary" else None
 
 
+def class_set(values: Iterable[str | int | bool]) -> ClassSet:
+    """Classes that one event has together, as the model knows them."""
+    return tuple(sorted({class_name(value) for value in values}))
+
+
 def class_name(value: str | int | bool) -> ClassName:
     """A class as the model knows it: integers and booleans are written the way JSON writes them."""
     if type(value) is str:
@@ -77,6 +83,18 @@ def class_name(value: str | int | bool) -> ClassName:
     if isinstance(value, bool):
         return ClassName("true" if value else "false")
     return ClassName(str(value))
+
+
+def _label_type(spec: Spec) -> Any:
+    match spec.task:
+        case "binary" | "multiclass":
+            return ClassValue
+        case "multilabel":
+            return list[ClassValue]
+        case "counts":
+            return Count
+        case "regression":
+            return float
 
 
 def _form(name: str, fields: list[Any]) -> type[msgspec.Struct]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from penstock.publish.interface import Receipt
-from penstock.serve.answers import ClassAnswer, NumberAnswer
+from penstock.serve.answers import ClassAnswer, NumberAnswer, SetAnswer
 from penstock.serve.forms import TEXT_MAX
 from penstock.serve.problems import PROBLEM_TYPE, Problem
 from penstock.serve.status import Status
@@ -78,8 +78,11 @@ def label_schema(spec: Spec) -> Json:
         return {"type": "number"}
     if spec.task == "counts":
         return {"type": "integer", "minimum": 0, "maximum": COUNT_MAX}
+    any_class: Json = {"type": ["string", "integer", "boolean"], "minLength": 1, "maxLength": TEXT_MAX}
     if spec.task == "multiclass":
-        return {"type": ["string", "integer", "boolean"], "minLength": 1, "maxLength": TEXT_MAX}
+        return any_class
+    if spec.task == "multilabel":
+        return {"type": "array", "items": any_class}
     classes = [str(name) for name in spec.label.classes or ("0", "1")]
     if classes == ["0", "1"]:
         return {"enum": [*classes, 0, 1, False, True]}
@@ -98,7 +101,8 @@ def _schemas(spec: Spec) -> Json:
         "additionalProperties": False,
     }
     own: Json = {"features": _ref(spec, "features"), "id": text, **common}
-    answer = NumberAnswer if spec.task in NUMBER_TASKS else ClassAnswer
+    of_classes = SetAnswer if spec.task == "multilabel" else ClassAnswer
+    answer = NumberAnswer if spec.task in NUMBER_TASKS else of_classes
     _, (answers) = msgspec.json.schema_components([answer], ref_template=REF)
     return {
         _name(spec, "features"): features,

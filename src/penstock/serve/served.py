@@ -13,7 +13,7 @@ from typing import Protocol
 
 from penstock.errors import BaseMissing, LibraryMissing, LogCorrupt
 from penstock.eventlog.interface import Counts, Frame
-from penstock.events import Kind, Offset, Partition, Position
+from penstock.events import Kind, Offset, Partition, Position, class_names
 from penstock.events import decode as decode_payload
 from penstock.learn.interface import Bases, Block, Predictor
 from penstock.metrics import ServiceMetrics
@@ -196,8 +196,7 @@ def _remember(frames: Iterator[Frame], seen: SeenIds, classes: KnownClasses) -> 
         if frame.kind is Kind.PREDICTION:
             continue
         batch = decode_payload(frame.payload)
-        if isinstance(batch.labels, list):
-            classes.remember(batch.labels)
+        classes.remember(class_names(batch.labels))
         if frame.kind is Kind.EXAMPLE:
             for event_id in batch.ids or ():
                 if event_id is not None:

@@ -71,7 +71,11 @@ class ModelState(msgspec.Struct, frozen=True):
     loss: float | None
     """Prequential, in [0, 1]."""
     accuracy: float | None
-    """Of a classification."""
+    """Of a classification; where events have several classes together, the share whose whole set was right."""
+    hamming_loss: float | None
+    """The share of classes that were wrongly there or not there, where events have several together."""
+    micro_f1: float | None
+    """The harmonic mean of precision and recall over all classes, where events have several together."""
     error: float | None
     """Mean absolute error of a regression, in the label's unit."""
     updated: float | None
@@ -181,6 +185,8 @@ def status_of(service: Service) -> Status:
             holding=progress.holding,
             loss=_known(progress.loss),
             accuracy=_known(progress.accuracy),
+            hamming_loss=_known(progress.hamming_loss),
+            micro_f1=_known(progress.micro_f1),
             error=_known(progress.error),
             updated=progress.time or None,
             left_out=service.answers.left_out,

@@ -13,6 +13,10 @@ EVENT_FIELDS = ("id", "time", "source")
 """What an event says beside its features and label, so no feature may have these names."""
 FOLDER_NAMES = ("run", "lock")
 """Names that the data folder uses itself."""
+WITHOUT_MEMBERS = {
+    "counts": "predict classes or numbers, and there are none for counts",
+    "multilabel": "predict one class or a number, and there are none for several classes together",
+}
 UNREADABLE: Any = type("Unreadable", (), {})()
 """Stands for a value that had a fault, so that what can be checked beside it still is."""
 
@@ -38,8 +42,8 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
     members = getattr(spec.learn, "members", ())
     if isinstance(members, tuple):
         yield from ((f"learn.members[{place}]", message) for place, message in member_faults(members))
-        if members and spec.task == "counts":
-            yield "learn.members", "predict classes or numbers, and there are none for counts"
+        if members and spec.task in WITHOUT_MEMBERS:
+            yield "learn.members", WITHOUT_MEMBERS[spec.task]
     quantiles = getattr(spec.serve, "quantiles", ())
     if isinstance(quantiles, tuple) and quantiles:
         if spec.task in get_args(Task) and spec.task not in NUMBER_TASKS:

@@ -21,7 +21,7 @@ from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.rooms import Rooms
 from penstock.publish.snapshots import LocalSnapshots
-from penstock.spec import Feature, Gate, Label, Learn, Spec
+from penstock.spec import ClassName, Feature, Gate, Label, Learn, Spec
 
 SPEC = Spec(
     name="local",
@@ -76,7 +76,7 @@ class Traffic:
             numbers=np.empty((n, 0)) if kind is Kind.FEEDBACK else numbers,
             vectors=(),
             strings=(),
-            labels=None if kind is Kind.PREDICTION else [str(label) for label in labels],  # type: ignore[misc]
+            labels=None if kind is Kind.PREDICTION else [ClassName(str(label)) for label in labels],
             versions=np.ones(n, np.uint64) if kind is Kind.PREDICTION else None,
         )
         self._writers[int(self._rng.integers(0, 2))].append([Entry(kind=kind, count=n, payload=encode(batch))])

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import BadFile, PenstockError, SpecInvalid
-from penstock.events import Batch, Kind, Strings, concatenate
+from penstock.events import Batch, Kind, Strings, class_names, concatenate
 from penstock.spec import ClassName, Feature, Label, Spec
 
 EVENTS = 20_000
@@ -46,8 +46,7 @@ class Stream:
     @property
     def labels(self) -> list[ClassName]:
         """(n,) the classes that came."""
-        assert isinstance(self.events.labels, list)
-        return self.events.labels
+        return list(class_names(self.events.labels))
 
     @property
     def codes(self) -> NDArray[np.intp]:
@@ -258,6 +257,8 @@ def from_file(path: str, label: str | None, limit: int | None, note: Callable[[s
     except SpecInvalid as error:
         raise BadFile(path, f"is nothing that can be learned: {error}") from None
     column = spec.label.name
+    if guessed.task == "multilabel":
+        raise BadFile(path, f"column {column!r} holds several classes together, and only one is compared here")
     spec = msgspec.structs.replace(spec, label=Label(name=column, classes_max=100_000))
     unused = {*EVENT_FIELDS, "label", *(name for name in notes if name not in spec.features)} - {column}
     source = open_source(path, None)
@@ -271,8 +272,7 @@ def from_file(path: str, label: str | None, limit: int | None, note: Callable[[s
         if rows == limit:
             break
     events = concatenate(batches)
-    assert isinstance(events.labels, list)
-    labels = [_whole(label) for label in events.labels]
+    labels = [_whole(label) for label in class_names(events.labels)]
     _check_classes(path, column, labels, is_quantity=guessed.task == "regression")
     for name in unused & notes.keys():
         note(f"{path}: column {name!r} is not learned from: {notes[name]}")

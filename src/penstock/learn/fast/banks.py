@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from penstock.learn.fast.heads import Bank
 from penstock.learn.fast.layout import Layout
-from penstock.learn.fast.links import LEAST_SQUARES, RATE, ROBUST, SOFTMAX
+from penstock.learn.fast.links import LEAST_SQUARES, RATE, ROBUST, SIGMOID, SOFTMAX
 
 Array = NDArray[np.float64]
 
@@ -28,7 +28,8 @@ class Banks:
 
     def __init__(self, layout: Layout, linear_from: int, width: int) -> None:
         end = layout.columns
-        kinds = [RATE if layout.counts else ROBUST if layout.exact is None else SOFTMAX] * end
+        of_numbers = RATE if layout.counts else ROBUST
+        kinds = [of_numbers if layout.exact is None else SIGMOID if layout.sets else SOFTMAX] * end
         if layout.exact is not None:
             kinds[layout.exact] = LEAST_SQUARES
         self._parts: list[tuple[str, Bank, slice, slice]] = []

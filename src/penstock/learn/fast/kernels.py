@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 # The compiler takes their values as they are: after a change of these, this file must change as well, or the code kept
 # from before is used.
-from penstock.learn.fast.links import EVIDENCE_MAX, FARTHEST, LEAST_SQUARES, LOG_LEAST, LOG_MOST, RATE, SOFTMAX, STEEP
+from penstock.learn.fast.links import (
+    EVIDENCE_MAX,
+    FARTHEST,
+    LEAST_SQUARES,
+    LOG_LEAST,
+    LOG_MOST,
+    RATE,
+    SIGMOID,
+    SOFTMAX,
+    STEEP,
+)
 
 Array = NDArray[np.float64]
 Code = TypeVar("Code", bound=Callable[..., Any])
@@ -94,6 +104,14 @@ def pull(kind: int, scores: Array, target: Array, deviation: float, residual: Ar
         for c in range(outputs):
             residual[c] = target[c] - scores[c]
         return 1.0
+    if kind == SIGMOID:
+        # The mean over the classes of what each would have alone, as `_pull_of_two` has it.
+        total = 0.0
+        for c in range(outputs):
+            probability = 1.0 / (1.0 + np.exp(-min(max(scores[c], -STEEP), STEEP)))
+            residual[c] = target[c] - probability
+            total += max((1.0 - probability) * probability, abs(residual[c]) / (2.0 + 2.0 * abs(scores[c])))
+        return max(total / max(outputs, 1), CURVATURE_FLOOR)
     if kind == RATE:
         log = min(max(scores[0], LOG_LEAST), LOG_MOST)
         rate = np.exp(log)

@@ -46,10 +46,13 @@ class Layout:
     """The column of the AdaGrad head; None in regression."""
     counts: bool = False
     """Whether heads say logarithms of rates."""
+    sets: bool = False
+    """Whether heads say of each class by itself whether it is there."""
     others: int = 0
     """Members that are no columns: the stable base alone, where there is one, and experts."""
     above: int = 0
-    """Members made of those, the last ones: their mixture, and stacks of them and it; none for numbers."""
+    """Members made of those, the last ones: their mixture, and stacks of them and it; none where the answer
+    is not one class."""
 
     @classmethod
     def of(cls, spec: Spec, others: int = 0, inputs: int = 0) -> Layout:
@@ -87,8 +90,9 @@ class Layout:
             rich=rich,
             exact=columns - 1,
             first_order=columns,
+            sets=spec.task == "multilabel",
             others=others,
-            above=1 + len(HALF_LIVES),
+            above=0 if spec.task == "multilabel" else 1 + len(HALF_LIVES),
         )
 
     @property

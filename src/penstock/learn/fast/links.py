@@ -18,9 +18,9 @@ LOG_LEAST, LOG_MOST = -40.0, 12.0
 """How far the logarithm of a rate goes from that of the mean count: 160,000 times as much at most."""
 EVIDENCE_MAX = 1e4
 """What one count can say of its rate at most, as a curvature: that of ten thousand, which tells it to a hundredth."""
-SOFTMAX, LEAST_SQUARES, ROBUST, RATE = 0, 1, 2, 3
+SOFTMAX, LEAST_SQUARES, ROBUST, RATE, SIGMOID = 0, 1, 2, 3, 4
 """What a head makes of its scores: probabilities of classes; one-hot targets themselves; a number, with Huber's
-loss; the logarithm of a rate, with Poisson's."""
+loss; the logarithm of a rate, with Poisson's; probabilities of several classes together, each by itself."""
 
 
 def softmax(scores: Array) -> Array:
@@ -44,3 +44,20 @@ def softmax(scores: Array) -> Array:
     np.exp(powers, out=powers)
     powers /= powers.sum(axis=1, keepdims=True)
     return powers
+
+
+def sigmoid(scores: Array) -> Array:
+    """Probabilities of yes, whatever the shape."""
+    powers: Array = np.minimum(scores, STEEP)
+    np.maximum(powers, -STEEP, out=powers)
+    np.negative(powers, out=powers)
+    np.exp(powers, out=powers)
+    powers += 1.0
+    np.divide(1.0, powers, out=powers)
+    return powers
+
+
+def log_odds(probabilities: Array) -> Array:
+    """The scores of which these are the probabilities of yes."""
+    odds: Array = np.log(probabilities / (1.0 - probabilities))
+    return odds

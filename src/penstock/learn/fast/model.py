@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from penstock.learn.fast.counts import CountLearner, count_losses, places_of_cou
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.experts import Expert, Outside, answers, named_outside
 from penstock.learn.fast.layout import Layout
+from penstock.learn.fast.multilabel import Answer as SetAnswer
+from penstock.learn.fast.multilabel import SetLearner, places_of_sets, set_losses, targets_of
 from penstock.learn.fast.predictor import (
     class_losses,
     class_predictions,
@@ -26,13 +28,14 @@ from penstock.learn.fast.predictor import (
     feature_map,
     number_losses,
     number_predictions,
+    set_predictions,
 )
 from penstock.learn.fast.regress import Answer as NumberAnswer
 from penstock.learn.fast.regress import NumberLearner
 from penstock.learn.fast.said import mark_of
 from penstock.learn.fast.stable import Stable, found
 from penstock.learn.interface import Base, Bases, Block, BlockHead, Embedded, Learned, State
-from penstock.spec import ClassName, Spec
+from penstock.spec import ClassName, ClassSet, Spec
 
 Array = NDArray[np.float64]
 
@@ -72,7 +75,7 @@ class FastModel:
         self._classes: list[ClassName] = []
         self._index: dict[ClassName, int] = {}
         width = self._linear_from + 1 + self._encoder.width
-        self._learner: ClassLearner | NumberLearner | CountLearner
+        self._learner: ClassLearner | SetLearner | NumberLearner | CountLearner
         if spec.task == "regression":
             self._learner = self._fresh_numbers(width)
         elif spec.task == "counts":
@@ -84,7 +87,8 @@ class FastModel:
                 first = first or (ClassName("0"), ClassName("1"))
             self._name(first)
             self._name(self._stable.classes)
-            self._learner = ClassLearner(self._layout, self._linear_from, width, len(self._classes))
+            learner = SetLearner if spec.task == "multilabel" else ClassLearner
+            self._learner = learner(self._layout, self._linear_from, width, len(self._classes))
 
     def _fresh_experts(self) -> list[Expert]:
         experts: list[Expert] = [*boosting(self._spec, self._encoder)]
@@ -119,6 +123,8 @@ class FastModel:
         if not isinstance(batch.labels, list):
             return None if self._spec.task != "counts" or batch.labels is None else places_of_counts(batch.labels)
         room = self._room
+        if self._schema.label_is_set:
+            return places_of_sets(cast("list[ClassSet]", batch.labels), self._index, room)
         if len(set(batch.labels) - self._index.keys()) <= room:
             return None
         in_order = [name for name in dict.fromkeys(batch.labels) if name not in self._index]
@@ -136,7 +142,11 @@ class FastModel:
         from penstock.learn.fast.tallies import moved
 
         before = self._learner.members.weights.copy()
-        learn = {"regression": self._learn_numbers, "counts": self._learn_counts}
+        learn = {
+            "regression": self._learn_numbers,
+            "counts": self._learn_counts,
+            "multilabel": self._learn_sets,
+        }
         learned = learn.get(self._spec.task, self._learn_classes)(batch)
         largest, change = moved(before, self._learner.members.weights)
         finite = change < inf
@@ -157,6 +167,12 @@ class FastModel:
         known = len(self._classes)
         alone = self._stable.probabilities(embedded, self._index, known)
         return self._learner.answer(features, answers(self._experts, batch, known, alone))
+
+    def _answer_sets(self, embedded: Embedded, features: Array) -> SetAnswer:
+        """The same of several classes together."""
+        assert isinstance(self._learner, SetLearner)
+        alone = self._stable.probabilities(embedded, self._index, len(self._classes))
+        return self._learner.members.answer(features, alone)
 
     def _answer_numbers(self, batch: Batch, embedded: Embedded, features: Array, anchors: Array) -> NumberAnswer:
         """The same of numbers, in standard units of what is beyond the anchors."""
@@ -196,9 +212,31 @@ class FastModel:
             expert.learn(batch, classes)
         return Learned(predictions=class_predictions(answer), losses=losses, finite=True, jump=0.0)
 
+    def _learn_sets(self, batch: Batch) -> Learned:
+        learner = self._learner
+        assert isinstance(learner, SetLearner)
+        sets = self._checked_sets(batch.labels)
+        embedded = self._stable.embed(batch)
+        features = self._features(batch, embedded)
+        known = len(self._classes)
+        answer = self._answer_sets(embedded, features)
+        index = dict(self._index)
+        self._name([name for names in sets for name in names])
+        scale = learner.members.scale(len(self._classes))
+        losses = set_losses(answer.answered, sets, index, scale)
+        targets = targets_of(sets, self._index, len(self._classes))
+        learner.mix(answer, targets[:, :known], batch.said, mark_of(self._stable.id))
+        features_now, others = self._absorb(batch, embedded, features)
+        if features_now.shape[1] > learner.width or len(self._classes) > known:
+            learner.grow(features_now.shape[1], len(self._classes))
+            others = True
+        learner.learn(features_now, targets, known, None if others else answer)
+        return Learned(predictions=set_predictions(answer), losses=losses, finite=True, jump=0.0, scale=scale)
+
     def hear(self, past: Batch, rows: int = 512) -> None:
         """Let old labelled events, an even sample of all that came, decide who speaks for the past where inputs look
-        like it and not like what came lately; so many at once. Numbers and counts have no such rule."""
+        like it and not like what came lately; so many at once. Only where the answer is one class is there such a
+        rule."""
         learner = self._learner
         if not isinstance(learner, ClassLearner):
             return
@@ -209,7 +247,8 @@ class FastModel:
             for at in range(0, len(past), rows):
                 part = past.rows(slice(at, at + rows))
                 embedded = self._stable.embed(part)
-                classes = np.array([self._index[name] for name in part.labels or ()], np.intp)
+                names = cast("list[ClassName]", part.labels)
+                classes = np.array([self._index[name] for name in names], np.intp)
                 yield self._answer_classes(part, embedded, self._features(part, embedded)), classes
 
         learner.hear(answered())
@@ -223,13 +262,24 @@ class FastModel:
             raise BadEvent(
                 f"label {min(new)!r} is neither {self._classes[0]!r} nor {self._classes[1]!r}", pointer="/label"
             )
-        if len(self._classes) + len(new) > self._spec.label.classes_max:
+        self._check_room(new)
+        return labels
+
+    def _checked_sets(self, labels: object) -> list[ClassSet]:
+        """The sets of classes, if there is room for all of them; nothing has changed where there is not."""
+        if not isinstance(labels, list) or (labels and isinstance(labels[0], str)):
+            raise BadEvent("labels are no sets of classes, which the task needs", pointer="/label")
+        new = {name for names in labels for name in names} - self._index.keys()
+        self._check_room(new)
+        return labels
+
+    def _check_room(self, new: set[ClassName]) -> None:
+        most, room = self._spec.label.classes_max, self._room
+        if len(new) > room:
             raise BadEvent(
-                f"label {min(new)!r} would be class number {len(self._classes) + 1}, and label.classes_max is "
-                f"{self._spec.label.classes_max}",
+                f"label {sorted(new)[room]!r} would be class number {most + 1}, and label.classes_max is {most}",
                 pointer="/label",
             )
-        return labels
 
     def _learn_numbers(self, batch: Batch) -> Learned:
         learner = self._learner

@@ -21,11 +21,13 @@ from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.experts import Answering, Outside, answers, named_outside
 from penstock.learn.fast.layout import Layout
 from penstock.learn.fast.maps import FeatureMap
+from penstock.learn.fast.multilabel import Answer as SetAnswer
+from penstock.learn.fast.multilabel import SetMembers, set_losses
 from penstock.learn.fast.regress import Answer as NumberAnswer
 from penstock.learn.fast.regress import NumberMembers
 from penstock.learn.fast.stable import Stable, found
 from penstock.learn.interface import Bases, Block, Predictions
-from penstock.spec import ClassName, Spec
+from penstock.spec import ClassName, ClassSet, Spec
 
 Array = NDArray[np.float64]
 
@@ -43,6 +45,11 @@ def feature_map(spec: Spec, encoder: Encoder) -> FeatureMap:
 def class_predictions(answer: ClassAnswer) -> Predictions:
     """The mixture's probabilities."""
     return Predictions(probabilities=answer.mixed)
+
+
+def set_predictions(answer: SetAnswer) -> Predictions:
+    """Each class's probability by itself."""
+    return Predictions(probabilities=answer.answered)
 
 
 def number_predictions(answer: NumberAnswer, members: NumberMembers, anchors: Array) -> Predictions:
@@ -105,7 +112,7 @@ class BlockPredictor:
         layout = Layout.of(spec, others, self._encoder.fixed)
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)
-        self._members: ClassMembers | NumberMembers | CountMembers
+        self._members: ClassMembers | SetMembers | NumberMembers | CountMembers
         if spec.task == "counts":
             serve = spec.serve
             linear_from = self._stable.width + self._map.count
@@ -115,7 +122,8 @@ class BlockPredictor:
                 layout, self._stable.width + self._map.count, 0, spec.serve.interval, spec.serve.quantiles
             )
         else:
-            self._members = ClassMembers(layout, 0, 0)
+            members = SetMembers if spec.task == "multilabel" else ClassMembers
+            self._members = members(layout, 0, 0)
         try:
             self._encoder.load(arrays)
             self._anchor.thaw(arrays["anchor"])
@@ -136,6 +144,9 @@ class BlockPredictor:
             alone = self._stable.probabilities(embedded, self._classes, len(self._classes))
             answer = members.answer(features, answers(self._experts, batch, len(self._classes), alone))
             return Predictions(probabilities=answer.mixed, said=said.of_classes(answer.members, mark))
+        if isinstance(members, SetMembers):
+            sets = members.answer(features, self._stable.probabilities(embedded, self._classes, len(self._classes)))
+            return replace(set_predictions(sets), said=said.of_classes(sets.members, mark))
         if isinstance(members, CountMembers):
             counts = members.answer(features, self._stable.rates(embedded))
             return replace(count_predictions(counts, members), said=members.said(counts, mark))
@@ -146,12 +157,18 @@ class BlockPredictor:
         return replace(number_predictions(numbers, members, anchors), said=members.said(numbers, anchors, mark))
 
     def losses(self, predictions: Predictions, batch: Batch, scale: float | None = None) -> Array:
-        """(n,) bounded losses; ``scale`` is the learner's for a regression, this block's own where it is None."""
+        """(n,) bounded losses; ``scale`` is the learner's for a regression and for sets of classes, this block's own
+        where it is None."""
         if isinstance(self._members, ClassMembers):
             assert predictions.probabilities is not None
             of = self._classes.get
             names: list[ClassName] = batch.labels  # type: ignore[assignment]
             return class_losses(predictions.probabilities, np.array([of(c, -1) for c in names], dtype=np.intp))
+        if isinstance(self._members, SetMembers):
+            assert predictions.probabilities is not None
+            of_sets: list[ClassSet] = batch.labels  # type: ignore[assignment]
+            scale = scale or self._members.scale(len(self._classes))
+            return set_losses(predictions.probabilities, of_sets, self._classes, scale)
         assert predictions.mean is not None
         if isinstance(self._members, CountMembers):
             assert predictions.spread is not None

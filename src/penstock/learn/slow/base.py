@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from penstock.errors import BaseMissing, LibraryMissing
 from penstock.events import Batch, Schema
 from penstock.learn.fast.encode import Encoder
+from penstock.learn.fast.links import sigmoid
 from penstock.learn.interface import Embedded
 from penstock.learn.slow.artifact import Artifact, read_artifact, write_artifact
 from penstock.learn.slow.tokens import Tokens
@@ -84,10 +85,11 @@ class OnnxBase:
         if self._is_regression:
             manifest = self.artifact.manifest
             return Embedded(features=features, mean=outputs[:, 0] * manifest.unit + manifest.centre)
-        return Embedded(features=features, probabilities=_softmax(outputs))
+        of = sigmoid if self.artifact.manifest.task == "multilabel" else _softmax
+        return Embedded(features=features, probabilities=of(outputs))
 
     def run(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(n, width) features and (n, classes or 1) outputs before the softmax."""
+        """(n, width) features and (n, classes or 1) outputs before they become probabilities."""
         parts: list[list[Array32]] = []
         if self._texts is not None:
             # One text at a time, without padding, so that it does not matter how long the others are.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from penstock.learn.slow.train import Task
 
@@ -77,6 +78,10 @@ def fisher(network: nn.Module, task: Task, before: Elastic) -> dict[str, NDArray
         if task.is_regression:
             drawn = outputs[0, 0].detach() + float(rng.standard_normal())
             loss = 0.5 * (outputs[0, 0] - drawn).square()
+        elif task.is_set:
+            chances = torch.sigmoid(outputs[0].detach().double()).numpy()
+            came = torch.from_numpy((rng.random(len(chances)) < chances).astype(np.float32))
+            loss = functional.binary_cross_entropy_with_logits(outputs[0], came, reduction="sum")
         else:
             chances = torch.softmax(outputs[0].detach().double(), dim=0).numpy()
             label = int(np.searchsorted(np.cumsum(chances), rng.random() * chances.sum()).clip(0, len(chances) - 1))

@@ -222,6 +222,9 @@ class Loop:
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self._task.is_regression:
             return functional.huber_loss(outputs[:, 0], targets)
+        if self._task.is_set:
+            # Of a whole set, as the others' is of a whole event.
+            return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="sum") / len(outputs)
         return functional.cross_entropy(outputs, targets)
 
     def _minibatch(self, rows: Rows, step: int, stream: int) -> Minibatch:

@@ -1,27 +1,28 @@
 """What is kept of the past for replay: labelled events, alike over classes and over time, the same for the same stream.
 
 Every event draws a key, a hash of the seed and its place in the stream. A stratum is a class (for a regression a
-quantile of the label) within a span of time; from each the events with the lowest keys are kept, which is a uniform
-sample of it (bottom-k sampling, Cohen and Kaplan 2007). How many is the water level: as many from each class, then from
-each span within it, as fit in all. The level only sinks, so that whatever was let go would not be kept later, and the
-result does not depend on how the stream was cut into batches. One event in ten is held out for judging by, never for
-training, and kept in the same way.
+quantile of the label; where events have several classes, the rarest) within a span of time; from each the events with
+the lowest keys are kept, which is a uniform sample of it (bottom-k sampling, Cohen and Kaplan 2007). How many is the
+water level: as many from each class, then from each span within it, as fit in all. The level only sinks, so that
+whatever was let go would not be kept later, and the result does not depend on how the stream was cut into batches. One
+event in ten is held out for judging by, never for training, and kept in the same way.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import CheckpointDamaged
-from penstock.events import Batch, Kind, concatenate
+from penstock.events import Batch, Kind, class_names, concatenate
+from penstock.learn.fast.multilabel import places_of_sets
 from penstock.learn.interface import State
 from penstock.learn.slow.pool import Kept, Keys, Pool, joined, packed, unpacked, widened
-from penstock.spec import NUMBER_TASKS, ClassName, Spec
+from penstock.spec import NUMBER_TASKS, ClassName, ClassSet, Spec
 
 FORMAT = 1
 SPANS = 16
@@ -57,6 +58,9 @@ class Reservoir:
         if spec.task == "binary" and not self._classes:
             self._classes = [ClassName("0"), ClassName("1")]
         self._classes_max = 2 if spec.task == "binary" else spec.label.classes_max
+        self._is_set = spec.task == "multilabel"
+        self._came_of: list[int] = []
+        """Events that had each class, where they have several together."""
         self._edges: NDArray[np.float64] | None = None
         self._first: list[Batch] = []
 
@@ -194,6 +198,8 @@ class Reservoir:
             "classes": [str(name) for name in self._classes],
             "edges": None if self._edges is None else self._edges.tolist(),
         }
+        if self._is_set:
+            values["came_of"] = list(self._came_of)
         arrays = self._replay.save("replay") | self._held.save("held")
         recent = self.recent
         if recent is not None:
@@ -211,6 +217,7 @@ class Reservoir:
         self.count, self._span = values["count"], values["span"]
         self._classes = [ClassName(name) for name in values["classes"]]
         self._edges = None if values["edges"] is None else np.array(values["edges"])
+        self._came_of = list(values.get("came_of", ()))
         self._replay.load("replay", state.arrays)
         self._held.load("held", state.arrays)
         self._recent = deque([unpacked("recent", state.arrays)] if "recent.places" in state.arrays else [])
@@ -219,9 +226,13 @@ class Reservoir:
     def _takeable(self, batch: Batch) -> Batch:
         if not isinstance(batch.labels, list):
             return batch
+        if self._is_set:
+            room = self._classes_max - len(self._classes)
+            kept = places_of_sets(cast("list[ClassSet]", batch.labels), self._classes, room)
+            return batch if kept is None else batch.rows(kept)
         known = dict.fromkeys(self._classes)
         places = []
-        for place, name in enumerate(batch.labels):
+        for place, name in enumerate(cast("list[ClassName]", batch.labels)):
             if name in known or len(known) < self._classes_max:
                 known[name] = None
                 places.append(place)
@@ -251,16 +262,31 @@ class Reservoir:
             surplus -= len(oldest)
 
     def _strata(self, batch: Batch) -> NDArray[np.int64]:
-        """(n,) the class of each event, or the quantile of its label."""
+        """(n,) the class of each event, the rarest so far of several (-1 for none), or the quantile of its label."""
         if isinstance(batch.labels, list):
             known = {name: number for number, name in enumerate(self._classes)}
-            for name in batch.labels:
+            for name in class_names(batch.labels):
                 if name not in known:
                     known[name] = len(known)
                     self._classes.append(name)
-            return np.fromiter((known[name] for name in batch.labels), np.int64, len(batch))
+            if self._is_set:
+                of_all = cast("list[ClassSet]", batch.labels)
+                return self._rarest([[known[name] for name in names] for names in of_all])
+            of_each = cast("list[ClassName]", batch.labels)
+            return np.fromiter((known[name] for name in of_each), np.int64, len(batch))
         assert self._edges is not None
         return np.searchsorted(self._edges, np.asarray(batch.labels), side="right").astype(np.int64)
+
+    def _rarest(self, sets: list[list[int]]) -> NDArray[np.int64]:
+        """(n,) of each event the class that the fewest before it had; the first of equals, and -1 of no class."""
+        came = self._came_of = self._came_of + [0] * (len(self._classes) - len(self._came_of))
+        strata = np.full(len(sets), -1, np.int64)
+        for row, places in enumerate(sets):
+            if places:
+                strata[row] = min(places, key=came.__getitem__)
+            for place in places:
+                came[place] += 1
+        return strata
 
 
 def as_example(batch: Batch) -> Batch:

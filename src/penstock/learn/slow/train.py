@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from penstock.errors import LibraryMissing, TrainingFailed
 from penstock.events import Batch, concatenate
 from penstock.learn.fast.encode import Encoder
+from penstock.learn.fast.multilabel import targets_of
 from penstock.learn.slow.artifact import Artifact, BaseManifest
 from penstock.learn.slow.pool import Kept
 from penstock.learn.slow.reservoir import Reservoir
@@ -139,7 +140,7 @@ class Rows:
     read: Callable[[Batch], NDArray[Any]]
     width: int
     targets: NDArray[np.int64] | Array32
-    """(n,) places of the classes, or standardised labels."""
+    """(n,) places of the classes, or standardised labels; (n, classes) 0 and 1 where events have several together."""
     logits: Array32
     """(n, outputs) what an earlier base answered; NaN where none did."""
     _encoded: NDArray[Any] | None = None
@@ -186,6 +187,11 @@ class Task:
     @property
     def is_regression(self) -> bool:
         return self.spec.task in NUMBER_TASKS
+
+    @property
+    def is_set(self) -> bool:
+        """Whether each class is a question by itself."""
+        return self.spec.task == "multilabel"
 
     def manifest(self, *, width: int, opset: int) -> BaseManifest:
         """What the new base says of itself."""
@@ -242,7 +248,11 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
             logits = ((kept.logits.astype(np.float64) - centre) / unit).astype(np.float32)
         else:
             index = {name: place for place, name in enumerate(classes)}
-            targets = np.array([index[name] for name in kept.batch.labels or ()], np.int64)
+            labels_of: Any = kept.batch.labels
+            if spec.task == "multilabel":
+                targets = targets_of(labels_of, index, len(classes)).astype(np.float32)
+            else:
+                targets = np.array([index[name] for name in labels_of], np.int64)
             logits = np.full((len(kept), len(classes)), np.nan, np.float32)
             logits[:, [index[name] for name in reservoir.classes]] = kept.logits
         return Rows(
