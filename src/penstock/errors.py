@@ -167,6 +167,13 @@ class UnknownVersion(PenstockError):
     status = 404
 
 
+class UnknownEvent(PenstockError):
+    """The log of service {service!r} has no event with the id {id!r} ({kept})"""
+
+    hint = "Records of predictions may be lost in a crash, and old events are removed by retention."
+    status = 404
+
+
 # What the machine did ------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from penstock.publish.live import SharedLiveReader, live_path
 from penstock.specfile.reader import load
 
 if TYPE_CHECKING:
+    from penstock.publish.lineage import Archive
     from penstock.publish.verify import Verification
 
 COMPILING = "compiling what learns, once for this installation: some twenty seconds\n"
@@ -114,6 +116,27 @@ def run_verification(
         found = Verifier(service, past, Version(version), from_start=from_start, progress=progress).verify()
     receipts.close()
     return found
+
+
+@contextmanager
+def archive_of(service: str, data: Path) -> Iterator[Archive]:
+    """What a service keeps, which may be running or not, to be asked where versions come from and events went.
+
+    Raises UnknownService."""
+    from penstock.eventlog.local import LocalLogReader
+    from penstock.learn.steps import RecordedSteps
+    from penstock.publish.lineage import Archive
+    from penstock.publish.receipts import SqliteReceipts
+
+    recorded(data, service)
+    folder = data / service
+    receipts = SqliteReceipts(folder / "versions.sqlite", service, read_only=True)
+    reader = LocalLogReader(folder / "log")
+    try:
+        yield Archive(service, folder, reader, RecordedSteps(folder / "steps"), receipts)
+    finally:
+        reader.close()
+        receipts.close()
 
 
 def run_consolidator(service: str, data: Path) -> None:

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
 
 DATA_DEFAULT = "penstock-data"
 
+data_option = click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="PENSTOCK_DATA",
+    show_envvar=True,
+    default=DATA_DEFAULT,
+    show_default=True,
+    help="Folder of the service's data.",
+)
+"""For commands that read what is kept, whether a server runs or not."""
+
 
 def connect(url: str | None) -> Client:
     """A client of the address given, of $PENSTOCK_URL, of the house on the data folder, or of the default address."""

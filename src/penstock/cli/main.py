@@ -29,6 +29,7 @@ COMMANDS = {
     "versions": ("versions:versions", "What was published, the newest first."),
     "why": ("versions:why", "Why a version is served, with its numbers."),
     "fsck": ("fsck:fsck", "Look for damage in a data folder, and repair what can be."),
+    "lineage": ("lineage:lineage", "Where a version comes from, or where an event went."),
     "verify": ("verify:verify", "Rebuild a version from the log, and compare."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
     "bench": ("bench:bench", "Measure this machine, with floors and peers beside."),

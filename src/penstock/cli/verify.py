@@ -12,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from penstock.cli.connect import DATA_DEFAULT
+from penstock.cli.connect import data_option
 from penstock.cli.show import as_json as json_option
 from penstock.cli.show import say, show_record
 
@@ -36,15 +36,6 @@ LINES = (
     ("elsewhere_shown", "not here as it was there"),
     ("seconds", "seconds"),
     ("memory_bytes", "memory, bytes"),
-)
-data_option = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="PENSTOCK_DATA",
-    show_envvar=True,
-    default=DATA_DEFAULT,
-    show_default=True,
-    help="Folder of the service's data.",
 )
 
 

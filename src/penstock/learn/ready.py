@@ -49,6 +49,8 @@ class ReadyManifest(msgspec.Struct, frozen=True, kw_only=True):
     held_out: HeldOut
     events: int = 0
     """Labelled events that the base was trained on, each counted once."""
+    trained_until: tuple[tuple[Partition, Offset], ...] = ()
+    """Of each partition, the offset before which those stand."""
     seconds: float = 0.0
     """How long the consolidation took."""
     cpu_s: float = 0.0

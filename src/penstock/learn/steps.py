@@ -19,7 +19,7 @@ import msgspec
 
 from penstock.errors import StepsCorrupt, StepsUnavailable
 from penstock.eventlog.folders import lock_folder, sync_folder
-from penstock.events import Range, Version
+from penstock.events import Offset, Partition, Range, Version
 
 StepAction = Literal["start", "publish", "hold", "roll_back", "advance"]
 
@@ -64,6 +64,8 @@ class ShadowStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     seconds: float = 0.0
     """What the consolidation took."""
     cpu_s: float = 0.0
+    trained_until: tuple[tuple[Partition, Offset], ...] = ()
+    """Of each partition, the offset before which those events stand."""
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -256,6 +256,7 @@ def _consolidation(shadow: ShadowStep) -> Consolidation:
         number=shadow.number,
         cause=shadow.cause,
         trained=shadow.trained,
+        trained_until=shadow.trained_until,
         shadow_events=shadow.events,
         evidence=shadow.evidence,
         seconds=shadow.seconds,

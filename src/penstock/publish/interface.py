@@ -105,6 +105,8 @@ class Consolidation(msgspec.Struct, frozen=True, kw_only=True):
     """That it is better than what was served, to 1."""
     seconds: float
     cpu_s: float
+    trained_until: tuple[tuple[Partition, Offset], ...] = ()
+    """Of each partition, the offset before which those events stand."""
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

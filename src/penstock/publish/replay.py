@@ -152,10 +152,15 @@ def is_before(position: Position, amendments: Amendments) -> bool:
     return all(offset >= position.get(partition, 0) for partition, offset in amendments)
 
 
+def publishes(entry: Step, version: Version) -> bool:
+    """Whether this entry made the version."""
+    return entry.version == version and entry.action in ("start", "publish", "roll_back")
+
+
 def published_at(steps: Steps, version: Version) -> Step | None:
     """The recorded step that published this version; None where the journal does not say so (any more)."""
     for entry in steps.entries():
-        if entry.version == version and entry.action in ("start", "publish", "roll_back"):
+        if publishes(entry, version):
             return entry
         if entry.version > version:
             return None

@@ -378,6 +378,7 @@ def _told(manifest: ReadyManifest, what: Any, verdict: ShadowVerdict | None, par
         gain=None if gain is None else (gain.mean, gain.low, gain.high, gain.events),
         evidence=verdict.evidence if verdict else 0.0,
         trained=manifest.events,
+        trained_until=manifest.trained_until,
         seconds=manifest.seconds,
         cpu_s=manifest.cpu_s,
     )

@@ -114,6 +114,7 @@ def consolidate(
             needed=learner.needed(),
             held_out=judged.held_out,
             events=_distinct(kept.reservoir),
+            trained_until=tuple(sorted(kept.position.items())),
             seconds=time.monotonic() - began,
             cpu_s=time.process_time() - cpu,
             made_at=now(),
