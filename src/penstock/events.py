@@ -109,6 +109,9 @@ class Batch:
     said: NDArray[np.floating] | None = None
     """(n, w) what the members of that version said, kept for the learner that made them (`learn.fast.said`); a row of
     NaN where nothing was kept. Predictions alone have it, and examples that were joined from them."""
+    places: NDArray[np.int64] | None = None
+    """(n, 2) partition and offset of the event in the log that has the features. Whoever reads the log sets it; it is
+    not kept there."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -131,6 +134,7 @@ class Batch:
             labels=pick(labels) if isinstance(labels, list) else None if labels is None else labels[keep],  # type: ignore[arg-type]
             versions=None if self.versions is None else self.versions[keep],
             said=None if self.said is None else self.said[keep],
+            places=None if self.places is None else self.places[keep],
         )
 
 
@@ -176,6 +180,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         labels=labels,
         versions=None if first.versions is None else np.concatenate([b.versions for b in batches]),
         said=_said_together(batches),
+        places=_places_together(batches),
     )
 
 
@@ -191,6 +196,20 @@ def _said_together(batches: Sequence[Batch]) -> NDArray[np.floating] | None:
             together[at : at + len(batch), : batch.said.shape[1]] = batch.said
         at += len(batch)
     return together
+
+
+def _places_together(batches: Sequence[Batch]) -> NDArray[np.int64] | None:
+    if all(b.places is None for b in batches):
+        return None
+    return np.concatenate([np.full((len(b), 2), -1) if b.places is None else b.places for b in batches])
+
+
+def placed(batch: Batch, partition: Partition, offsets: Sequence[int] | range) -> Batch:
+    """The batch with the places of its events, all of one partition."""
+    places = np.empty((len(batch), 2), np.int64)
+    places[:, 0] = partition
+    places[:, 1] = offsets
+    return replace(batch, places=places)
 
 
 # The codec ------------------------------------------------------------------------------------------------------------

@@ -42,6 +42,42 @@ class RolledBack(Fact, tag="rolled_back", frozen=True, kw_only=True):
     reason: str
 
 
+class SetAside(Fact, tag="set_aside", frozen=True, kw_only=True):
+    """Events are not learned, but stay in the log; told at the first of a source, the second, the fourth and so on."""
+
+    source: str | None
+    reason: str
+    """``impossible``, ``suspicious`` or ``flood``."""
+    events: int
+    """So far, of this source for this reason."""
+    told: str
+    """The reason of the newest of them, with its numbers."""
+
+
+class TakenOut(Fact, tag="taken_out", frozen=True, kw_only=True):
+    """The model is without what a source had taught it since the last known good version."""
+
+    version: Version
+    """The first without."""
+    source: str | None
+    events: int
+    reason: str
+
+
+class Released(Fact, tag="released", frozen=True, kw_only=True):
+    """Events that had been set aside were learned, since somebody vouched for them."""
+
+    source: str | None
+    events: int
+
+
+class Dropped(Fact, tag="dropped", frozen=True, kw_only=True):
+    """Events that had been set aside will never be learned: because somebody said so, or there was no more room."""
+
+    events: int
+    expired: bool
+
+
 class Restarted(Fact, tag="restarted", frozen=True, kw_only=True):
     """A process of the service came back and caught up."""
 

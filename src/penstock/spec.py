@@ -31,6 +31,7 @@ PositiveOrInfinite = Annotated[float, Meta(gt=0, extra={"infinite": True})]
 HalfLives = Annotated[tuple[PositiveOrInfinite, ...], Meta(min_length=1, max_length=16)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Members = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=8)]
+Values = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=10_000)]
 Quantiles = Annotated[tuple[Share, ...], Meta(max_length=32)]
 
 
@@ -45,6 +46,12 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Columns for the values of a category (default 32) or the n-grams of a text (default 256). A category's values
     take one each until there are no more; later ones, and all n-grams, share columns by their hash, and with them
     their weights: take at least as many as a category has values."""
+    min: float | None = None
+    """The least that a number, or an entry of a vector, can be; an event with less is set aside and not learned."""
+    max: float | None = None
+    """The most that it can be."""
+    values: Values = ()
+    """All values that a category can have; an event with another one is set aside. Empty where there may be others."""
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,6 +68,10 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Seconds (``1h`` in the file) for which feedback to a prediction is waited for; later feedback is unknown."""
     waiting_max: Annotated[int, Meta(ge=1)] = 1_000_000
     """How many predictions wait for feedback at most, which bounds memory; beyond it the oldest stop waiting."""
+    min: float | None = None
+    """The least that the label of a regression or of counts can be; an event with less is set aside and not learned."""
+    max: float | None = None
+    """The most that it can be."""
 
 
 class Learn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +142,9 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     one."""
     after_rollback: Literal["restore", "continue"] = "restore"
     """Whether learning goes on from the good version's state (``restore``) or from its own (``continue``)."""
+    source_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.8
+    """What one source may have of the latest learned events while others send, too (or three times its usual part, if
+    that is more); what comes beyond is set aside. 1 for no bound."""
 
 
 class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,6 +220,39 @@ def test_killed_at_every_action_around_an_adoption_a_refusal_a_promotion_and_a_g
         found = outcome(life(f"life-{number}", [point]))
         for part, value in expected.items():
             assert found[part] == value, f"after {point}: {part}"
+
+
+APART_SCRIPT = (
+    *("publish", "probation", "publish", "good", "publish", "publish", "apart", "publish", "publish"),
+    *("hold", "publish", "roll_back", "hold", "apart", "publish", "believe", "probation", "publish", "good"),
+)
+"""Source ``b`` is set aside in the midst of a probation, and once more while a rollback has updates held back."""
+
+
+def test_killed_at_any_action_while_a_source_is_set_aside_and_what_it_taught_is_taken_out(memory_path: Path) -> None:
+    log = filled_log(14, sources=("a", "b", None))
+    whole = memory_path / "whole"
+    whole.mkdir()
+    recorder = Recorder()
+    run_to_the_end(whole, log, recorder, APART_SCRIPT)
+    expected = outcome(whole)
+    told = Counter(type(fact).__name__ for fact in expected["facts"])  # type: ignore[attr-defined]
+    assert told["TakenOut"] >= 2
+    assert told["SetAside"] >= 3
+    taken_out = sum(fact.events for fact in expected["facts"] if type(fact).__name__ == "TakenOut")  # type: ignore[attr-defined]
+    assert f"suspicious={taken_out}," not in str(expected["result"])
+    assert "suspicious=0" not in str(expected["result"])
+
+    lives = [[point] for point in chosen(recorder.points, per_action=2)]
+    for number, points in enumerate(lives):
+        folder = memory_path / f"life-{number}"
+        folder.mkdir()
+        at = KillAt(points[0])
+        assert not run_in_child(lambda at=at, folder=folder: run_to_the_end(folder, log, at, APART_SCRIPT))
+        assert run_in_child(lambda folder=folder: run_to_the_end(folder, log, script=APART_SCRIPT))
+        found = outcome(folder)
+        for part, value in expected.items():
+            assert found[part] == value, f"after {points[0]}: {part}"
 
 
 def test_replaying_the_whole_journal_gives_the_state_of_the_run_that_wrote_it(memory_path: Path) -> None:

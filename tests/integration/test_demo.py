@@ -46,8 +46,9 @@ def test_it_ends_by_itself_with_one_json_object_and_every_promise_kept(
     assert (run.returncode, figures["broken"], figures["complete"]) == (0, [], True), run.stderr
 
 
-def test_every_acknowledged_event_is_learned_once(figures: dict[str, Any]) -> None:
-    assert figures["events_acknowledged"] == figures["events_accepted"] == figures["events_learned"]
+def test_every_acknowledged_event_is_learned_once_or_set_aside(figures: dict[str, Any]) -> None:
+    dealt_with = figures["events_learned"] + figures["events_set_aside"]
+    assert figures["events_acknowledged"] == figures["events_accepted"] == dealt_with
     assert figures["events_acknowledged"] == 5166 + 240 + 1267
 
 
@@ -65,9 +66,10 @@ def test_the_killed_learner_comes_back(figures: dict[str, Any]) -> None:
 def test_the_gate_deals_with_the_wrong_labels_and_says_how(figures: dict[str, Any]) -> None:
     burst = figures["burst"]
     assert burst["events"] == 240
-    assert burst["held"] + burst["rolled_back"] >= 1
+    assert burst["set_aside"] == figures["events_set_aside"] > 200
+    assert any(burst["source"] in verdict for verdict in burst["verdicts"])
     assert figures["versions_refused_or_rolled_back"] >= burst["held"] + burst["rolled_back"]
-    assert burst["accuracy_after"] > 0.8
+    assert burst["accuracy_after"] > 0.9
 
 
 def test_the_first_classes_are_remembered_and_the_naive_learner_forgets_them(figures: dict[str, Any]) -> None:

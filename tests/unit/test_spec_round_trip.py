@@ -29,6 +29,8 @@ features = st.one_of(
     st.sampled_from(["number", "boolean", "timestamp", "category", "text"]).map(lambda kind: Feature(type=kind)),  # type: ignore[arg-type]
     st.integers(1, 65_536).map(lambda width: Feature(type="vector", width=width)),
     st.integers(2, 65_536).map(lambda buckets: Feature(type="category", buckets=buckets)),
+    st.floats(-1e300, 1e300).map(lambda low: Feature(type="number", min=low, max=low + 1)),
+    st.lists(words, min_size=1, max_size=5, unique=True).map(lambda v: Feature(type="category", values=tuple(v))),
 )
 members = st.lists(
     st.sampled_from(
@@ -58,6 +60,8 @@ def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrateg
         case inspect.VarTupleType(item_type=item):
             least, most = kind.min_length or 0, kind.max_length or 5
             return st.lists(values_of(item), min_size=least, max_size=most, unique=True).map(tuple)
+        case inspect.UnionType(types=(inner, inspect.NoneType())):
+            return st.none() | values_of(inner)
         case inspect.IntType(gt=gt, ge=ge, lt=lt, le=le):
             top = le if le is not None else (lt or 2**63) - 1
             return st.integers(ge if ge is not None else gt, top)  # type: ignore[arg-type]

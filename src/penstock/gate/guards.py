@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,11 @@ SOURCES_MAX = 256
 """Sources that are remembered; the one that has been quiet the longest is forgotten first."""
 
 
+def named(source: str | None) -> str:
+    """A source in words."""
+    return "events without a source" if source is None else f"source {source!r}"
+
+
 class SourceWatch:
     """Finds a source that floods the stream with labels that contradict what everyone else's labels support.
 
@@ -75,16 +81,17 @@ class SourceWatch:
         """Sources that are not believed now, the first to be found first."""
         return list(self._floods)
 
-    def described(self) -> str:
-        """The floods in words, with their numbers; empty where there is none."""
-        if not self._floods:
+    def described(self, but: Collection[str | None] = ()) -> str:
+        """The floods in words, with their numbers, ``but`` for these; empty where there is none."""
+        floods = [source for source in self._floods if source not in but]
+        if not floods:
             return ""
         total = self._sums[:, 2].sum()
         told = []
-        for source in self._floods:
+        for source in floods:
             slot = self._slots[source]
             others = self._others(slot, self._sums[:, :2])
-            name = "events without a source" if source is None else f"source {source!r}"
+            name = named(source)
             against = "" if others is None else f" against {others:.2f} of all others"
             share = self._sums[slot, 2] / total
             told.append(f"{name} sends {share:.0%} of recent events with loss {self._recent_loss(slot):.2f}{against}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Strings
-from penstock.learn.interface import HeldOut
+from penstock.learn.interface import Heard, HeldOut
 
 Action = Literal["publish", "hold", "roll_back"]
 
@@ -42,6 +42,10 @@ class Evidence:
     """What is wrong with it, where something is; it is given up then."""
     labelled: int = 0
     """Labelled events of the step, of which these n are a sample."""
+    doubted: Heard | None = None
+    """Events of the step that are set aside: they say whether their sources are to be believed again."""
+    released: bool = False
+    """Whether they had been set aside and somebody has vouched for them: no source is looked at."""
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +89,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     shadow: ShadowVerdict | None = None
     """What becomes of the shadow; None while that is open. A promotion comes with ``publish`` and ``probation``, and it
     is the shadow that is published then."""
+    take_out: tuple[str | None, ...] = ()
+    """Sources whose events since the last known good version the model is to be without: it goes back to that version's
+    state and learns the others again, and this is published. Only with ``publish`` and ``probation``."""
 
 
 class Gate(Protocol):
@@ -92,6 +99,15 @@ class Gate(Protocol):
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Look at one more step and decide."""
+        ...
+
+    @property
+    def doubted(self) -> tuple[str | None, ...]:
+        """Sources whose events are to be set aside from now on."""
+        ...
+
+    def hear(self, heard: Heard) -> None:
+        """The events of a step that were all set aside: whether their sources are to be believed again."""
         ...
 
     def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:

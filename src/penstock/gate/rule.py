@@ -19,7 +19,7 @@ from penstock.gate.interface import Evidence, Interval, ShadowVerdict, Verdict
 from penstock.gate.sequential import HarmProcess, MeanInterval
 from penstock.gate.shadow import ShadowWatch
 from penstock.gate.shadow import signed as _signed
-from penstock.learn.interface import HeldOut
+from penstock.learn.interface import Heard, HeldOut
 from penstock.spec import Gate as GateSettings
 
 Array = NDArray[np.float64]
@@ -59,6 +59,8 @@ class HarmGate:
         self._restore = settings.after_rollback == "restore"
         self._watch = SourceWatch(settings.alpha, PATIENCE * settings.good_after_events)
         self._resume_margin = max(settings.harm_margin, RESUME_MARGIN)
+        self._apart: list[str | None] = []
+        """Floods whose events are set aside. One that is found before any version is good only holds updates back."""
         self._holding = ""
         """Why updates are held back; empty while they are published."""
         self._broken_steps = 0
@@ -85,6 +87,16 @@ class HarmGate:
         verdict = self._judge_update(evidence, losses)
         return verdict if evidence.shadow is None else self._judge_shadow(verdict, evidence)
 
+    @property
+    def doubted(self) -> tuple[str | None, ...]:
+        """Sources whose events are to be set aside from now on."""
+        return tuple(self._apart)
+
+    def hear(self, heard: Heard) -> None:
+        """The events of a step that were all set aside: whether their sources are to be believed again."""
+        self._watch.take(heard.sources, _bounded(heard.losses))
+        self._forget_quiet()
+
     def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:
         """A candidate with a new base is in shadow from here on (None), or is refused (its verdict)."""
         return self._shadow.begin(claim)
@@ -103,7 +115,7 @@ class HarmGate:
         may_promote = verdict.action == "publish" and evidence.good is not None
         labelled = evidence.labelled or len(evidence.served)
         # Where weights broke, the shadow has learned the same events with weights of its own.
-        withdrawn = verdict.action == "roll_back" and self._restore and evidence.finite
+        withdrawn = (verdict.action == "roll_back" and self._restore and evidence.finite) or bool(verdict.take_out)
         fault = evidence.shadow_fault or (WITHDRAWN if withdrawn else "")
         found = self._shadow.judge(labelled, fault=fault, may_promote=may_promote)
         if found is None:
@@ -123,13 +135,16 @@ class HarmGate:
             self._gain.take(-difference)
         fault = weights_fault(evidence.finite, evidence.jump)
         self._broken_steps = self._broken_steps + 1 if not evidence.finite else 0
+        fresh = [source for source in self._watch.floods if source not in self._apart]
+        if fresh and losses.good is not None and self._restore and not fault:
+            return self._set_apart(fresh)
         if losses.good is not None and self._harm.value >= 1.0 / self._alpha:
             gain = self._gain.interval
             told = f"evidence {self._harm.value:.3g} to 1 that it is worse than the last known good ({_signed(gain)})"
             return self._roll_back(f"What is served does harm: {told}.", gain)
         if self._holding:
             return self._keep_holding(losses, fault)
-        flood = self._watch.described()
+        flood = self._watch.described(self._apart)
         if fault or flood:
             return self._begin_holding(f"The update is held back: {fault or flood}.")
         return self._publish(losses)
@@ -138,6 +153,7 @@ class HarmGate:
         """Plain values that survive MessagePack."""
         return {
             "watch": self._watch.save(),
+            "apart": list(self._apart),
             "holding": self._holding,
             "broken_steps": self._broken_steps,
             "harm": self._harm.save(),
@@ -155,6 +171,7 @@ class HarmGate:
     def load(self, state: dict[str, Any]) -> None:
         """Become what was saved."""
         self._watch.load(state["watch"])
+        self._apart = list(state.get("apart", ()))
         self._holding = state["holding"]
         self._broken_steps = state["broken_steps"]
         self._harm.load(state["harm"])
@@ -180,7 +197,7 @@ class HarmGate:
             probation=None if evidence.probation is None else _bounded(evidence.probation),
             shadow=None if evidence.shadow is None else _bounded(evidence.shadow),
         )
-        believed = self._watch.take(evidence.sources, served if losses.good is None else losses.good)
+        believed = self._look_at_sources(evidence, served if losses.good is None else losses.good)
         if believed is None:
             return losses
         return _Losses(
@@ -190,6 +207,32 @@ class HarmGate:
             probation=None if losses.probation is None else losses.probation[believed],
             shadow=None if losses.shadow is None else losses.shadow[believed],
         )
+
+    def _look_at_sources(self, evidence: Evidence, losses: Array) -> NDArray[np.bool_] | None:
+        """(n,) which events are believed, or None for all of them."""
+        if evidence.released:
+            return None
+        n, sources = len(losses), evidence.sources
+        if evidence.doubted is not None:
+            sources = [*(sources or [None] * n), *evidence.doubted.sources]
+            losses = np.concatenate([losses, _bounded(evidence.doubted.losses)])
+        believed = self._watch.take(sources, losses)
+        self._forget_quiet()
+        return None if believed is None else believed[:n]
+
+    def _forget_quiet(self) -> None:
+        self._apart = [source for source in self._apart if source in self._watch.floods]
+
+    def _set_apart(self, fresh: list[str | None]) -> Verdict:
+        """These sources contradict all others: what they sent goes, what the others sent is learned again."""
+        told = self._watch.described(self._apart)
+        self._apart += fresh
+        self._holding = ""
+        self._broken_steps = 0
+        self._harm = HarmProcess()
+        self._gain = MeanInterval(self._alpha)
+        reason = f"Published without events that are set aside: {told}."
+        return self._begin_probation(Verdict(action="publish", reason=reason, take_out=tuple(fresh)))
 
     def _publish(self, losses: _Losses) -> Verdict:
         gain = None if losses.good is None else self._gain.interval
@@ -255,7 +298,7 @@ class HarmGate:
         gain = self._held_gain.interval
         if self._broken_steps >= BROKEN_STEPS and self._restore:
             return self._roll_back("The model is put back to the last known good: its weights are not finite.", None)
-        flood = self._watch.described()
+        flood = self._watch.described(self._apart)
         if fault or flood:
             return Verdict(action="hold", reason=f"Still held back: {fault or flood}.", gain=gain)
         if harm >= 1.0 / self._alpha and self._restore and losses.good is not None:

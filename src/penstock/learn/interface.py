@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,8 +10,45 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.events import Batch, Offset, Partition, Version
+from penstock.events import Batch, Offset, Partition, Strings, Version
+from penstock.learn.quarantine import Reason
 from penstock.spec import ClassName, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """What is to become of n labelled events."""
+
+    kept: NDArray[np.intp]
+    """Ascending rows of those that are to be learned."""
+    aside: tuple[tuple[int, Reason, str], ...]
+    """The row of each of the others, why it is set aside, and the same in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """k labelled events from which nothing is learned, and what the last known good version says of them."""
+
+    sources: Strings
+    losses: NDArray[np.float64]
+    """(k,) in [0, 1]."""
+
+
+class Sieve(Protocol):
+    """Says before they are learned which events are not to be. Pure."""
+
+    def look(self, batch: Batch, doubted: Collection[str | None]) -> Sifted | None:
+        """What is to be set aside of these events, ``doubted`` being the sources that are not believed; None for
+        nothing."""
+        ...
+
+    def save(self) -> dict[str, Any]:
+        """Plain values that survive MessagePack."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Become what was saved."""
+        ...
 
 
 class BlockHead(msgspec.Struct, frozen=True, kw_only=True):

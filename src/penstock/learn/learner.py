@@ -7,7 +7,7 @@ ranges in the same order always give the same result, so a recorded step can be 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from penstock.errors import ReplayDiverged
 from penstock.eventlog.interface import LogReader
-from penstock.events import Batch, Offset, Partition, Position, Range, concatenate, decode
+from penstock.events import Batch, Kind, Offset, Partition, Position, Range, concatenate, decode, placed
 from penstock.join.window import JoinWindow
-from penstock.learn.interface import Learned, Model, Predictor, State
+from penstock.learn.interface import Heard, Learned, Model, Predictor, Sieve, State
+from penstock.learn.lately import labelled_again
 from penstock.learn.pace import Pace
+from penstock.learn.quarantine import Aside, AsideStep, Reason, Spans
 from penstock.spec import Spec
 
 PENDING_EVENTS_PER_STEP_MAX = 64
@@ -52,6 +54,10 @@ class Taken:
     """(m,) losses of the last known good version, where there is one."""
     probation: NDArray[np.float64] | None = None
     """(m,) losses of the version on probation, where there is one."""
+    aside: AsideStep | None = None
+    """What was set aside instead, or learned although it had been."""
+    doubted: Heard | None = None
+    """Of what was set aside: who sent it, and the losses of the last known good version, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,10 @@ class Learner:
         """What is served, where that is not the learner's own state before the step."""
         self.good: Predictor | None = None
         self.probation: Predictor | None = None
+        self.sieve: Sieve | None = None
+        """Says which events are not to be learned; None where others have decided that already."""
+        self.doubted: Collection[str | None] = ()
+        """Sources that are not believed at the moment."""
         self.behind = False
         """Whether the newest step left events for later that were durable when it was formed."""
         self.pace = Pace(spec.learn.step_max, spec.learn.catch_up_s)
@@ -120,7 +130,7 @@ class Learner:
         self._pending.extend(ranges)
         self._pending_events += sum(stop - start for _, start, stop in ranges)
         if batch is not None:
-            return self._learn(batch)
+            return self._sift_and_learn(batch)
         many = self._pending_events >= PENDING_EVENTS_PER_STEP_MAX * self._step_max
         return self.flush() if many or len(self._pending) >= PENDING_RANGES_MAX else None
 
@@ -131,16 +141,28 @@ class Learner:
         ranges, events = self._hand_over()
         return Taken(ranges=ranges, events=events, log_time=self.log_time)
 
-    def again(self, step: int, ranges: tuple[Range, ...]) -> Taken:
-        """Take a recorded step once more. Raises ReplayDiverged when it does not begin where the one before ended."""
+    def again(self, step: int, ranges: tuple[Range, ...], apart: Spans | None = None) -> Taken:
+        """Take a recorded step once more, ``apart`` from these events. Raises ReplayDiverged when it does not begin
+        where the one before ended."""
         self._go_to(step, ranges)
         batch = self._pass(ranges)
         self._pending.extend(ranges)
         self._pending_events = sum(stop - start for _, start, stop in ranges)
+        out = None if batch is None or apart is None else apart.holds(batch)
+        if batch is not None and out is not None:
+            batch = None if out.all() else batch.rows(np.flatnonzero(~out))
         if batch is not None:
-            return self._learn(batch)
+            return self._sift_and_learn(batch)
         ranges, events = self._hand_over()
         return Taken(ranges=ranges, events=events, log_time=self.log_time)
+
+    def release(self, rows: Sequence[Aside]) -> Taken:
+        """Learn events that had been set aside, as a step of their own. Raises OffsetGone."""
+        if self._pending:
+            raise ValueError("events were taken that are not recorded yet")
+        places = np.array([row.place for row in rows], np.int64)
+        batch = labelled_again(places, [row.label for row in rows], [row.source for row in rows], self.features)
+        return self._learn(batch, AsideStep(released=tuple(rows)))
 
     def pass_over(self, step: int, ranges: tuple[Range, ...]) -> None:
         """Take a recorded step once more without learning from it: a rollback has withdrawn it."""
@@ -180,7 +202,7 @@ class Learner:
         self.position = {Partition(partition): Offset(offset) for partition, offset in values["position"]}
         self.log_time = values["log_time"]
         self.set_aside = values["set_aside"]
-        self.join.load(values["join"], self._fetch)
+        self.join.load(values["join"], self.fetch)
         self.model.load(model)
         self._pending, self._pending_events = [], 0
         self._opened = {}
@@ -222,6 +244,7 @@ class Learner:
         learnable = []
         for partition, start, stop in ranges:
             for first, appended, batch in self._read(partition, start, stop):
+                batch = placed(batch, partition, range(first, first + len(batch)))
                 joined = self.join.take(batch, partition, first, appended)
                 if joined is not None:
                     # Which version answered is known of joined predictions alone, and nothing is learned from it.
@@ -238,11 +261,54 @@ class Learner:
         self.set_aside += len(batch) - len(places)
         return batch.rows(places) if len(places) else None
 
-    def _learn(self, batch: Batch) -> Taken:
+    def _sift_and_learn(self, batch: Batch) -> Taken:
+        sifted = None if self.sieve is None else self.sieve.look(batch, self.doubted)
+        if sifted is None:
+            return self._learn(batch)
+        rows = [self._aside(batch, *one) for one in sifted.aside]
+        aside = AsideStep(aside=tuple(rows))
+        # A sample of the whole step is compared, so that what is set aside has its share of what the gate hears.
+        compared = spread_over(len(batch))
+        heard = np.array([row for row, reason, _ in sifted.aside if reason != "impossible"], np.intp)
+        if compared is not None:
+            heard = np.intersect1d(heard, compared)
+            compared = np.flatnonzero(np.isin(sifted.kept, compared))
+        doubted = batch.rows(heard) if len(heard) else None
+        if len(sifted.kept):
+            return self._learn(batch.rows(sifted.kept), aside, doubted, compared)
+        ranges, events = self._hand_over()
+        return Taken(ranges=ranges, events=events, log_time=self.log_time, aside=aside, doubted=self._heard(doubted))
+
+    def _heard(self, doubted: Batch | None, scale: float | None = None) -> Heard | None:
+        losses = None if doubted is None or self.good is None else self._losses(self.good, doubted, scale)
+        return None if doubted is None or losses is None else Heard(doubted.sources or [None] * len(doubted), losses)
+
+    def _aside(self, batch: Batch, row: int, reason: Reason, told: str) -> Aside:
+        """What is kept of an event that is set aside."""
+        assert batch.places is not None, "what was read from the log has a place"
+        partition, offset = batch.places[row].tolist()
+        label: Any = batch.labels[row]  # type: ignore[index]
+        return Aside(
+            partition=Partition(partition),
+            offset=Offset(offset),
+            reason=reason,
+            told=told,
+            source=None if batch.sources is None else batch.sources[row],
+            label=label if isinstance(label, str | tuple) else float(label),
+            time=self.log_time,
+        )
+
+    def _learn(
+        self,
+        batch: Batch,
+        aside: AsideStep | None = None,
+        doubted: Batch | None = None,
+        compared: NDArray[np.intp] | None = None,
+    ) -> Taken:
         learned = self.model.learn(batch)
         # The others are frozen, so they still predict as they did before the step; all are measured by one scale.
         served = self._losses(self.served, batch, learned.scale)
-        compared = spread_over(len(batch))
+        compared = spread_over(len(batch)) if compared is None else compared
         few = batch if compared is None or (self.good is None and self.probation is None) else batch.rows(compared)
         good = self._losses(self.good, few, learned.scale)
         probation = self._losses(self.probation, few, learned.scale)
@@ -257,10 +323,12 @@ class Learner:
             compared=compared,
             good=good,
             probation=probation,
+            aside=aside,
+            doubted=self._heard(doubted, learned.scale),
         )
 
     @staticmethod
-    def _losses(predictor: Predictor | None, batch: Batch, scale: float) -> NDArray[np.float64] | None:
+    def _losses(predictor: Predictor | None, batch: Batch, scale: float | None) -> NDArray[np.float64] | None:
         return None if predictor is None else predictor.losses(predictor.predict(batch), batch, scale)
 
     def _hand_over(self) -> tuple[tuple[Range, ...], int]:
@@ -281,15 +349,24 @@ class Learner:
                 yield _cut(opened, at, stop)
                 self._opened[partition] = opened
 
-    def _fetch(self, partition: Partition, offsets: Sequence[Offset]) -> Batch:
+    def fetch(self, partition: Partition, offsets: Sequence[Offset]) -> Batch:
         """The events at these ascending offsets, read again; frames without one of them are not decoded."""
+        return concatenate(list(self._picked(partition, offsets)))
+
+    def features(self, partition: Partition, offsets: Sequence[Offset]) -> Batch:
+        """The same as examples without a label, be they examples or predictions."""
+        picked = [
+            replace(batch, kind=Kind.EXAMPLE, labels=None, versions=None) for batch in self._picked(partition, offsets)
+        ]
+        return concatenate(picked)
+
+    def _picked(self, partition: Partition, offsets: Sequence[Offset]) -> Iterator[Batch]:
         wanted = np.asarray(offsets)
-        picked = []
         for frame in self._reader.read(partition, offsets[0], Offset(offsets[-1] + 1)):
             low, high = np.searchsorted(wanted, (frame.first, frame.first + frame.count))
             if high > low:
-                picked.append(decode(frame.payload).rows(wanted[low:high] - frame.first))
-        return concatenate(picked)
+                batch = decode(frame.payload).rows(wanted[low:high] - frame.first)
+                yield placed(batch, partition, wanted[low:high].tolist())
 
     def _frames(self, partition: Partition, start: Offset, stop: Offset) -> Iterator[_Opened]:
         for frame in self._reader.read(partition, start, stop):

@@ -20,6 +20,7 @@ import msgspec
 from penstock.errors import StepsCorrupt, StepsUnavailable
 from penstock.eventlog.folders import lock_folder, sync_folder
 from penstock.events import Offset, Partition, Range, Version
+from penstock.learn.quarantine import AsideStep
 
 StepAction = Literal["start", "publish", "hold", "roll_back", "advance"]
 
@@ -118,6 +119,9 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """SHA-256 of everything that decided what happens next before this step, in the first entry behind a checkpoint."""
     environment: str = ""
     """Name of what the learner's process runs on, in the first entry of a process where that is not what it was."""
+    aside: AsideStep | None = None
+    """What was set aside instead of learned, and what became of such events. An entry without ranges releases or drops
+    some."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:

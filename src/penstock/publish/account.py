@@ -4,6 +4,7 @@ rows."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any, Literal
 
 import msgspec
@@ -12,13 +13,17 @@ from penstock.events import Offset, Partition, Range, Version
 from penstock.facts import (
     Consolidated,
     Drifted,
+    Dropped,
     Fact,
     GivenUp,
     Held,
     Promoted,
     Published,
+    Released,
     RolledBack,
+    SetAside,
     ShadowStarted,
+    TakenOut,
 )
 from penstock.gate.interface import Interval
 from penstock.learn.checkpoint import Checkpoint
@@ -28,6 +33,11 @@ from penstock.publish.rooms import Rooms
 
 ALPHA = 0.05
 """The intervals of receipts cover with a probability of at least 95 %."""
+SOURCES_TOLD_MAX = 32
+"""Sources that a receipt names at most, each with SOURCE_TOLD_MAX characters."""
+SOURCE_TOLD_MAX = 100
+SOURCES_COUNTED_MAX = 256
+"""Reasons and sources whose events are counted for facts; the ones that came the longest ago begin anew."""
 RANGES_MAX = 1024
 """A receipt that would list more ranges (a long hold over many partitions) lists one a partition instead."""
 
@@ -58,6 +68,7 @@ class _Open(msgspec.Struct, kw_only=True):
     served_sum: float = 0.0
     cpu_s: float = 0.0
     held: int = 0
+    aside: dict[str, int] = {}
 
 
 class _Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +78,8 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     open: _Open
     base: str = ""
     environment: str = ""
+    aside: list[tuple[str, str | None, int]] = []
+    """Reason, source and events that were set aside, the newest last."""
 
 
 class Account:
@@ -82,6 +95,7 @@ class Account:
         """Name of what the learner runs on."""
         self._base = ""
         self._open = _Open()
+        self._aside: dict[tuple[str, str | None], int] = {}
 
     @property
     def holding(self) -> bool:
@@ -97,7 +111,7 @@ class Account:
         since.loss_sum += step.loss_sum
         since.served_sum += step.served_sum
         since.cpu_s += step.cpu_s
-        facts = [*self._drift(step), *self._shadow(step)]
+        facts = [*self._drift(step), *self._shadow(step), *self._set_aside(step)]
         if step.action == "advance":
             return [], facts
         if step.action == "hold":
@@ -125,6 +139,7 @@ class Account:
             parent_loss=bounded_mean(since.served_sum, since.events) if since.events else None,
             gain=_interval(step.gain),
             verdict=step.verdict,
+            set_aside=since.aside,
             held=since.held,
             weights=step.weights,
             time=step.time,
@@ -155,6 +170,35 @@ class Account:
             return []
         before, after, events = step.drifted
         return [Drifted(at=step.time, service=self._service, before=before, after=after, events=events)]
+
+    def _set_aside(self, step: Step) -> list[Fact]:
+        aside, at, service = step.aside, step.time, self._service
+        if aside is None:
+            return []
+        facts: list[Fact] = []
+        for row in aside.aside:
+            key = row.reason, row.source
+            count = self._aside.pop(key, 0) + 1
+            self._aside[key] = count
+            if not count & (count - 1):
+                facts.append(
+                    SetAside(at=at, service=service, source=row.source, reason=row.reason, events=count, told=row.told)
+                )
+        for row in (*aside.aside, *aside.taken_out):
+            name = (row.source or "")[:SOURCE_TOLD_MAX]
+            if name in self._open.aside or len(self._open.aside) < SOURCES_TOLD_MAX:
+                self._open.aside[name] = self._open.aside.get(name, 0) + 1
+        self._aside = dict(list(self._aside.items())[-SOURCES_COUNTED_MAX:])
+        for source, events in Counter(row.source for row in aside.taken_out).items():
+            told, version = step.verdict, step.version
+            facts.append(TakenOut(at=at, service=service, version=version, source=source, events=events, reason=told))
+        for source, events in Counter(row.source for row in aside.released).items():
+            facts.append(Released(at=at, service=service, source=source, events=events))
+        if aside.dropped:
+            facts.append(Dropped(at=at, service=service, events=len(aside.dropped), expired=False))
+        if aside.expired:
+            facts.append(Dropped(at=at, service=service, events=aside.expired, expired=True))
+        return facts
 
     def _shadow(self, step: Step) -> list[Fact]:
         shadow, at, service = step.shadow, step.time, self._service
@@ -203,6 +247,7 @@ class Account:
             open=self._open,
             base=self._base,
             environment=self.environment,
+            aside=[(reason, source, count) for (reason, source), count in self._aside.items()],
         )
         plain: dict[str, Any] = msgspec.to_builtins(saved)
         return plain
@@ -211,6 +256,7 @@ class Account:
         saved = msgspec.convert(state, _Saved)
         self.version, self.held, self.rollbacks = saved.version, saved.held, saved.rollbacks
         self._open, self._base, self.environment = saved.open, saved.base, saved.environment
+        self._aside = {(reason, source): count for reason, source, count in saved.aside}
 
 
 def refill_receipts(rooms: Rooms, service: str, newest: Checkpoint) -> None:

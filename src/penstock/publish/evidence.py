@@ -43,4 +43,6 @@ def evidence_of(taken: Taken, shadow: ShadowLosses | None) -> Evidence | None:
         shadow=of_shadow,
         shadow_fault="" if shadow is None else shadow.fault,
         labelled=len(taken.batch),
+        doubted=taken.doubted,
+        released=taken.aside is not None and bool(taken.aside.released),
     )

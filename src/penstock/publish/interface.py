@@ -12,6 +12,7 @@ from penstock.events import Range as Range
 from penstock.facts import Fact
 from penstock.gate.interface import Interval
 from penstock.learn.interface import Block
+from penstock.learn.quarantine import AsideCounts
 
 
 class SlowTier(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +63,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Examples whose id was seen before: taken, not learned again."""
     set_aside: int = 0
     """Labelled events, counted above, that the model could not take."""
+    aside: AsideCounts = AsideCounts()
+    """Labelled events, counted above, that were set aside."""
+    doubted: tuple[str, ...] = ()
+    """Sources whose events are set aside at the moment; an empty name for events without a source."""
     predictions_waiting: int = 0
     predictions_expired: int = 0
     version: Version = Version(0)
@@ -88,7 +93,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def labelled(self) -> int:
         """Labelled events that were learned."""
-        return self.examples_learned + self.feedback_learned - self.set_aside
+        return self.examples_learned + self.feedback_learned - self.set_aside - self.aside.unlearned
 
 
 class Consolidation(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +131,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     gain: Interval | None = None
     """From the gate: how much better than what it was compared with."""
     verdict: str
+    set_aside: dict[str, int] = {}
+    """Events since the parent that were not learned, by their source; an empty name for those without one."""
     held: int = 0
     """Updates held back between the parent and this version."""
     weights: str = ""

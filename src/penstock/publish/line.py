@@ -12,11 +12,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.events import Version
+from penstock.events import Batch, Position, Version
 from penstock.gate.interface import Verdict
 from penstock.learn.block import pack, unpack
 from penstock.learn.interface import Block, Learned, Predictor, State
+from penstock.learn.lately import LearnedLately
 from penstock.learn.learner import Learner
+from penstock.learn.quarantine import Aside
 from penstock.learn.withdrawn import REMEMBERED_MAX, Withdrawn, from_values, to_values
 from penstock.spec import ClassName
 
@@ -50,8 +52,12 @@ class Kept:
 class Line:
     """Follows the gate's verdicts in memory, and tells the learner whom to score."""
 
-    def __init__(self, learner: Learner, predictor: Callable[[Block], Predictor], *, restore: bool) -> None:
+    def __init__(
+        self, learner: Learner, predictor: Callable[[Block], Predictor], *, restore: bool, lately_max: int
+    ) -> None:
+        """``lately_max``: how many events are learned again at most where some are taken out."""
         self._learner = learner
+        self._lately = LearnedLately(lately_max)
         self._predictor = predictor
         self._restore = restore
         """Whether learning goes on from the restored version's state after a rollback."""
@@ -86,10 +92,29 @@ class Line:
         self._classes = self._block.head.classes
         return self._block
 
+    def learned(self, batch: Batch) -> None:
+        """These events were learned with the step that is judged now."""
+        self._lately.add(batch)
+
+    def take_out(self, verdict: Verdict) -> tuple[Aside, ...]:
+        """Make the model as if what the verdict's sources sent since the last known good version had never been
+        learned: its state, and the events of all others again. Returns what they sent."""
+        if self._good is None:
+            return ()
+        gone = self._lately.without(verdict.take_out, verdict.reason, self._learner.log_time)
+        self._learner.model.load(copy.deepcopy(self._good.model))
+        for batch in self._lately.again(self._learner.features):
+            self._learner.model.learn(batch)
+        # What a rollback has withdrawn since then is learned again, too: it had fallen to these sources' doings.
+        start = dict(self._good.block.head.position)
+        self._withdrawn = [span for span in self._withdrawn if span[0] != start]
+        return gone
+
     def follow(self, verdict: Verdict, version: Version) -> tuple[Block | None, Version | None]:
         """Do what the verdict says, ``version`` being the newest: the block to publish, and the version it restores."""
         if verdict.good and self._probation is not None:
             self._good, self._probation = self._probation, None
+            self._lately.become_good()
         if verdict.action == "hold":
             if self._learner.served is None:
                 self._learner.served = self._predictor(self.block)
@@ -98,8 +123,10 @@ class Line:
         elif verdict.action == "publish":
             block, restored = self._freeze(Version(version + 1)), None
             self._learner.served = None
+            self._lately.resume()
             if verdict.probation:
                 self._probation = Kept(block, self._learner.model.save())
+                self._lately.begin_probation()
         else:
             block, restored = self._go_back(Version(version + 1))
         self._block = block or self.block
@@ -117,12 +144,17 @@ class Line:
             self._classes = self._freeze(self.block.head.version).head.classes
         return self._classes
 
+    def needed(self) -> Position:
+        """The oldest offsets that learning the latest steps again would read."""
+        return self._lately.needed()
+
     def save(self) -> tuple[dict[str, Any], Arrays]:
         """Plain values, and arrays."""
         values: dict[str, Any] = {
             "is_learners_own": self._learner.served is None,
             "classes": list(self._classes),
             "withdrawn": to_values(self._withdrawn),
+            "lately": self._lately.save(),
         }
         arrays = {"served/block": _packed(self.block)}
         for name, kept in self._all_kept():
@@ -139,6 +171,8 @@ class Line:
         )
         self._classes = tuple(values["classes"])
         self._withdrawn = from_values(values.get("withdrawn", ()))
+        if "lately" in values:
+            self._lately.load(values["lately"])
         self._learner.served = None if values["is_learners_own"] else self._predictor(self._block)
         self._scored = (None, None)
         self._learner.good = self._learner.probation = None
@@ -157,6 +191,7 @@ class Line:
             self._learner.model.load(copy.deepcopy(kept.model))
             span = dict(kept.block.head.position), dict(self._learner.position)
             self._withdrawn = [*self._withdrawn, span][-REMEMBERED_MAX:]
+            self._lately.roll_back()
             self._learner.served = None
         else:
             self._learner.served = self._predictor(block)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from penstock.learn.learner import Learner
 from penstock.learn.prequential import Prequential
+from penstock.learn.quarantine import AsideCounts
 from penstock.publish.account import Account
 from penstock.publish.interface import Progress, SlowTier
 
 
-def progress_of(learner: Learner, account: Account, prequential: Prequential, slow: SlowTier, time: float) -> Progress:
+def progress_of(
+    learner: Learner, account: Account, prequential: Prequential, slow: SlowTier, aside: AsideCounts, time: float
+) -> Progress:
     """Everything that was taken so far, what is not recorded yet included; ``time`` is that of the last step."""
     counts = learner.join.counts
     return Progress(
@@ -20,6 +23,8 @@ def progress_of(learner: Learner, account: Account, prequential: Prequential, sl
         feedback_duplicate=counts.feedback_duplicate,
         duplicates=counts.duplicates,
         set_aside=learner.set_aside,
+        aside=aside,
+        doubted=doubted_of(learner),
         predictions_waiting=counts.waiting,
         predictions_expired=counts.expired,
         version=account.version,
@@ -35,3 +40,12 @@ def progress_of(learner: Learner, account: Account, prequential: Prequential, sl
         time=time,
         slow=slow,
     )
+
+
+DOUBTED_TOLD = 16
+"""Sources that are told of; there is no room for long lists, and more are never doubted at once without one cause."""
+
+
+def doubted_of(learner: Learner) -> tuple[str, ...]:
+    """The sources that are not believed, as far as there is room for them; an empty name for events without one."""
+    return tuple((source or "")[:100] for source in learner.doubted)[:DOUBTED_TOLD]

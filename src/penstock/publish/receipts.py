@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -53,6 +54,10 @@ _decode_fact = msgspec.msgpack.Decoder(
     fact_types.Published
     | fact_types.Held
     | fact_types.RolledBack
+    | fact_types.SetAside
+    | fact_types.TakenOut
+    | fact_types.Released
+    | fact_types.Dropped
     | fact_types.Restarted
     | fact_types.TailCut
     | fact_types.CheckpointUnreadable
@@ -281,6 +286,7 @@ def merge(older: Receipt, newer: Receipt) -> Receipt:
         parent_loss=_merged_loss(older.parent_loss, newer.parent_loss),
         gain=newer.gain,
         verdict=newer.verdict,
+        set_aside=dict(Counter(older.set_aside) + Counter(newer.set_aside)),
         held=older.held + newer.held,
         weights=newer.weights,
         time=newer.time,

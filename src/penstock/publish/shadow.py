@@ -23,6 +23,7 @@ from penstock.gate.interface import ShadowVerdict
 from penstock.learn.fast.predictor import number_losses
 from penstock.learn.interface import HeldOut, Model, State
 from penstock.learn.learner import Learner, Taken
+from penstock.learn.quarantine import AsideStep, Spans
 from penstock.learn.ready import (
     Ready,
     ReadyManifest,
@@ -348,12 +349,22 @@ class _Follower:
                 raise StepsCorrupt(file=journal.folder, byte=0, reason=f"step {self._step + 1} is forgotten already")
             if entry.action == "roll_back":
                 raise TrainingFailed(reason="a rollback has withdrawn events that it has learned")
-            if entry.ranges:
-                self._learner.again(entry.number, entry.ranges)
+            self._learn(entry)
             self._step = entry.number
             if elapsed() - began >= slice_s:
                 return self._step >= end
         return True
+
+    def _learn(self, entry: Step) -> None:
+        aside = entry.aside or AsideStep()
+        if aside.taken_out:
+            raise TrainingFailed(reason="events that it has learned were set aside")
+        if aside.released:
+            self._learner.release(aside.released)
+        elif entry.ranges:
+            apart = Spans(len(aside.aside) + 1)
+            apart.add(row.place for row in aside.aside)
+            self._learner.again(entry.number, entry.ranges, apart)
 
 
 def adoption(caught_up: CaughtUp, refusal: ShadowVerdict | None, parent_base: str) -> ShadowStep:

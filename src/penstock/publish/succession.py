@@ -13,15 +13,17 @@ from dataclasses import dataclass
 import msgspec
 
 from penstock.errors import ReplayDiverged
-from penstock.events import Version
+from penstock.events import Position, Version
 from penstock.facts import Fact
 from penstock.gate.interface import Gate
+from penstock.gate.sieve import Sieve
 from penstock.learn.block import digest
 from penstock.learn.checkpoint import Checkpoint, fingerprint
 from penstock.learn.drift import DriftDetector
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
+from penstock.learn.quarantine import AsideStep, Place, Quarantine
 from penstock.learn.steps import Step, StepAction, Steps, difference
 from penstock.publish.account import Account
 from penstock.publish.evidence import evidence_of
@@ -31,6 +33,9 @@ from penstock.publish.progress import progress_of
 from penstock.publish.shadow import CaughtUp, Shadows, adoption
 from penstock.spec import Spec
 
+AGAIN_PROBATIONS = 4
+"""Lengths of a probation that are learned again at most when a source is taken out: what is good began its own with
+the one before, which two lengths cover unless there was doubt."""
 BEGINNING = "The empty model, so that predictions can be answered before anything was learned."
 
 
@@ -60,6 +65,15 @@ class Stamp:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What is to become of events that are set aside."""
+
+    release: bool
+    """Whether they are learned after all, or never."""
+    places: tuple[Place, ...]
+
+
 Stamps = Callable[[bool], Stamp]
 """Asked once an entry's step is decided, and told whether a shadow has ended with it."""
 
@@ -77,7 +91,11 @@ class Succession:
     ) -> None:
         self.learner = learner
         self.gate = gate
-        self.line = Line(learner, predictor, restore=spec.gate.after_rollback == "restore")
+        self.sieve = Sieve(spec)
+        learner.sieve = self.sieve
+        lately_max = AGAIN_PROBATIONS * spec.gate.good_after_events
+        self.line = Line(learner, predictor, restore=spec.gate.after_rollback == "restore", lately_max=lately_max)
+        self.quarantine = Quarantine()
         self.shadows = shadows
         self.account = Account(spec.name)
         self.time = 0.0
@@ -114,10 +132,20 @@ class Succession:
         if verdict is not None and verdict.shadow is not None:
             shadow, promoted = self.shadows.end(verdict.shadow, self.line.base)
             self.learner.model = promoted or self.learner.model
+        aside = taken.aside
+        if taken.batch is not None:
+            self.line.learned(taken.batch)
+        if verdict is not None and verdict.take_out:
+            aside = msgspec.structs.replace(aside or AsideStep(), taken_out=self.line.take_out(verdict))
         if verdict is not None:
             block, restored = self.line.follow(verdict, version)
+        elif taken.doubted is not None:
+            self.gate.hear(taken.doubted)
+        self.learner.doubted = self.gate.doubted
         if block is not None:
             version = block.head.version
+        if aside is not None:
+            aside = self.quarantine.enter(aside)
         stamp = stamps(shadow is not None)
         self.time = stamp.time
         gain = verdict.gain if verdict else None
@@ -145,6 +173,7 @@ class Succession:
             drifted=None if drift is None else (drift.before, drift.after, drift.events),
             sealed=stamp.sealed,
             environment=stamp.environment,
+            aside=aside,
         )
         if shadow is not None:
             self.shadows.ended(entry, self.progress.labelled)
@@ -174,6 +203,35 @@ class Succession:
         self.shadows.ended(entry, self.progress.labelled)
         return entry
 
+    def settle(self, wish: Wish, stamps: Stamps) -> tuple[Step, Block | None] | None:
+        """The entry that releases or drops these events, as far as they are set aside; None where none is. Those that
+        are released are learned like any others, each once, and what they make of the model is judged."""
+        rows = self.quarantine.find(wish.places)
+        if not rows:
+            return None
+        if wish.release:
+            return self.decide(self.learner.release(rows), stamps)
+        stamp = stamps(False)
+        return self._drop(AsideStep(dropped=tuple(row.place for row in rows)), stamp), None
+
+    def _drop(self, aside: AsideStep, stamp: Stamp) -> Step:
+        self.time = stamp.time
+        self.quarantine.enter(aside)
+        return Step(
+            number=stamp.number,
+            action="advance",
+            ranges=(),
+            version=self.account.version,
+            checkpoint_due=stamp.checkpoint_due,
+            cpu_s=stamp.cpu_s,
+            log_time=self.learner.log_time,
+            time=stamp.time,
+            base=self.line.base,
+            sealed=stamp.sealed,
+            environment=stamp.environment,
+            aside=aside,
+        )
+
     def enter(self, entry: Step) -> tuple[list[Receipt], list[Fact]]:
         """Account for an entry, in the order of their numbers."""
         return self.account.enter(entry)
@@ -195,6 +253,10 @@ class Succession:
             self.shadows.ended(recorded, self.progress.labelled)
             self.time = recorded.time
             return recorded, None
+        if recorded.aside is not None and recorded.aside.dropped:
+            return self._drop(recorded.aside, Stamp.of(recorded)), None
+        if recorded.aside is not None and recorded.aside.released:
+            return self.decide(self.learner.release(recorded.aside.released), lambda _: Stamp.of(recorded))
         taken = self.learner.again(recorded.number, recorded.ranges)
         return self.decide(taken, lambda _: Stamp.of(recorded))
 
@@ -204,7 +266,7 @@ class Succession:
     def progress(self) -> Progress:
         """How far the learner is, what is not recorded yet included."""
         slow = self.shadows.progress(self.line.base, self.gate.shadow_so_far())
-        return progress_of(self.learner, self.account, self._prequential, slow, self.time)
+        return progress_of(self.learner, self.account, self._prequential, slow, self.quarantine.counts, self.time)
 
     def checkpoint(self, step: int) -> Checkpoint:
         """Everything that decides what happens next, as it is after this step."""
@@ -216,7 +278,7 @@ class Succession:
             step=step,
             version=self.account.version,
             position=dict(self.learner.position),
-            needed=self.learner.needed(),
+            needed=oldest(self.learner.needed(), self.line.needed(), self.quarantine.needed()),
             values={
                 "learner": learner,
                 "model": model.values,
@@ -226,6 +288,8 @@ class Succession:
                 "prequential": self._prequential.save(),
                 "drift": self._drift.save(),
                 "shadow": shadow,
+                "sieve": self.sieve.save(),
+                "quarantine": self.quarantine.save(),
                 "time": self.time,
             },
             arrays={**{f"model/{name}": array for name, array in model.arrays.items()}, **arrays, **more},
@@ -245,6 +309,20 @@ class Succession:
             # A checkpoint of before there were bases has neither.
             self._drift.load(values["drift"])
             self.shadows.load(values["shadow"], checkpoint.arrays)
+        if "quarantine" in values:
+            # Nor has one of before events were set aside.
+            self.sieve.load(values["sieve"])
+            self.quarantine.load(values["quarantine"])
+        self.learner.doubted = self.gate.doubted
+
+
+def oldest(*needs: Position) -> Position:
+    """The oldest offset in each partition that any of these needs."""
+    found: Position = {}
+    for need in needs:
+        for partition, offset in need.items():
+            found[partition] = min(offset, found.get(partition, offset))
+    return found
 
 
 def state_hash(checkpoint: Checkpoint) -> str:

@@ -41,6 +41,8 @@ class EventCounts(msgspec.Struct, frozen=True):
     """Changed the model, or repeated what already had."""
     unmatched: int
     """Feedback whose prediction is unknown, and events that the model could not take."""
+    set_aside: int
+    """Not learned, or learned no longer, since they are impossible or not believed."""
     lag: int
     """Durable events, predictions included, that the learner has not taken yet."""
 
@@ -52,6 +54,20 @@ class FeedbackCounts(msgspec.Struct, frozen=True):
     waiting: int
     """Came before its prediction's record."""
     duplicate: int
+
+
+class QuarantineState(msgspec.Struct, frozen=True):
+    """Events that were set aside instead of learned, since the log's beginning."""
+
+    impossible: int
+    suspicious: int
+    flood: int
+    waiting: int
+    """Those that can still be released."""
+    released: int
+    dropped: int
+    doubted: list[str]
+    """Sources that are not believed at the moment; an empty name for events without one."""
 
 
 class PredictionCounts(msgspec.Struct, frozen=True):
@@ -147,6 +163,7 @@ class Status(msgspec.Struct, frozen=True):
     events: EventCounts
     feedback: FeedbackCounts
     predictions: PredictionCounts
+    quarantine: QuarantineState
     model: ModelState
     base: BaseState
     position: dict[str, int]
@@ -165,6 +182,7 @@ def status_of(service: Service) -> Status:
             accepted=counts.examples + counts.feedback,
             learned=_learned(progress),
             unmatched=progress.feedback_unknown + progress.set_aside,
+            set_aside=progress.aside.unlearned,
             lag=service.lag(),
         ),
         feedback=FeedbackCounts(
@@ -176,6 +194,15 @@ def status_of(service: Service) -> Status:
         ),
         predictions=PredictionCounts(
             recorded=counts.predictions, waiting=progress.predictions_waiting, expired=progress.predictions_expired
+        ),
+        quarantine=QuarantineState(
+            impossible=progress.aside.impossible,
+            suspicious=progress.aside.suspicious,
+            flood=progress.aside.flood,
+            waiting=progress.aside.waiting,
+            released=progress.aside.released,
+            dropped=progress.aside.dropped + progress.aside.expired,
+            doubted=list(progress.doubted),
         ),
         model=ModelState(
             version=progress.version,
@@ -270,6 +297,10 @@ def readings(services: Iterable[Service]) -> list[Reading]:
         reading("log_predictions", "Predictions durable", {n: c.predictions for n, c, _, _ in seen}, True),
         reading("events_learned", "Events that changed the model", {n: _learned(p) for n, _, p, _ in seen}, True),
         reading("feedback_unknown", "Feedback to no prediction", {n: p.feedback_unknown for n, _, p, _ in seen}, True),
+        reading("impossible", "Events set aside as impossible", {n: p.aside.impossible for n, _, p, _ in seen}, True),
+        reading("suspicious", "Events set aside as not believed", {n: p.aside.suspicious for n, _, p, _ in seen}, True),
+        reading("flood", "Events set aside as too many of one source", {n: p.aside.flood for n, _, p, _ in seen}, True),
+        reading("quarantine_events", "Events that can be released", {n: p.aside.waiting for n, _, p, _ in seen}),
         reading("lag_events", "Durable events not taken yet", {n: s.lag() for n, _, _, s in seen}),
         reading("version", "The version that answers", {n: p.version for n, _, p, _ in seen}),
         reading("versions_published", "Versions published", {n: p.versions_published for n, _, p, _ in seen}, True),
@@ -282,7 +313,8 @@ def readings(services: Iterable[Service]) -> list[Reading]:
 
 def _learned(progress: Progress) -> int:
     repeated = progress.duplicates + progress.feedback_duplicate
-    return progress.examples_learned + progress.feedback_learned - progress.set_aside + repeated
+    unlearned = progress.set_aside + progress.aside.unlearned
+    return progress.examples_learned + progress.feedback_learned - unlearned + repeated
 
 
 def _known(value: float) -> float | None:

@@ -55,6 +55,11 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
 def _label_contradictions(task: Task, label: Label) -> Iterator[tuple[str, str]]:
     if label.name in EVENT_FIELDS:
         yield "label.name", f"{label.name!r} is a field of every event already"
+    for setting, bound in (("min", label.min), ("max", label.max)):
+        if bound is not None and task in get_args(Task) and task not in NUMBER_TASKS:
+            yield f"label.{setting}", "is of numbers, and this task's answer is a class"
+    if _is_empty(label.min, label.max):
+        yield "label.max", "must not be below min"
     classes: Any = label.classes
     if not isinstance(classes, tuple):
         return
@@ -77,5 +82,18 @@ def _feature_contradictions(feature: Feature) -> Iterator[str]:
         yield f"width belongs to vectors, not to {feature.type}"
     if feature.type not in ("category", "text") and feature.buckets is not None:
         yield f"buckets belong to category and text, not to {feature.type}"
+    if feature.type not in ("number", "vector") and (feature.min is not None or feature.max is not None):
+        yield f"min and max belong to number and vector, not to {feature.type}"
+    if feature.type != "category" and feature.values:
+        yield f"values belong to category, not to {feature.type}"
+    if isinstance(feature.values, tuple) and len(set(feature.values)) < len(feature.values):
+        yield "values holds one value twice"
+    if _is_empty(feature.min, feature.max):
+        yield "max must not be below min"
     if isinstance(feature.width, int) and not 1 <= feature.width <= 65_536:
         yield "the width of a vector must be at least 1 and at most 65536"
+
+
+def _is_empty(low: Any, high: Any) -> bool:
+    """Whether nothing lies between these bounds; they may be UNREADABLE."""
+    return isinstance(low, float) and isinstance(high, float) and high < low

@@ -44,8 +44,11 @@ def _plain(value: object, unit: Unit) -> object:
 
 def _plain_feature(feature: Feature) -> object:
     kind = f"vector[{feature.width}]" if feature.type == "vector" and feature.width is not None else feature.type
-    extra = {"width": feature.width} if feature.type != "vector" else {}
-    rest = {k: v for k, v in (extra | {"buckets": feature.buckets}).items() if v is not None}
+    extra: dict[str, object] = {"width": feature.width} if feature.type != "vector" else {}
+    extra |= {"buckets": feature.buckets, "min": feature.min, "max": feature.max}
+    rest: dict[str, object] = {k: v for k, v in extra.items() if v is not None}
+    if feature.values:
+        rest["values"] = list(feature.values)
     return {"type": kind} | rest if rest else kind
 
 

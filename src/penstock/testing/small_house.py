@@ -37,15 +37,17 @@ SPEC = Spec(
 SCRIPT = ("publish", "probation", "publish", "good", "hold", "hold", "publish", "probation", "roll_back", "publish")
 
 
-def small_events(kind: Kind, rng: np.random.Generator, n: int, first_id: int) -> Batch:
-    """Rows in which the label follows the numbers; a third class appears late in the stream."""
+def small_events(
+    kind: Kind, rng: np.random.Generator, n: int, first_id: int, sources: Sequence[str | None] = (None,)
+) -> Batch:
+    """Rows in which the label follows the numbers; a third class appears late in the stream. The sources take turns."""
     numbers = rng.normal(size=(n, 2))
     labels = [ClassName(str(int(x > 0) + int(y > 1.2))) for x, y in numbers]
     return Batch(
         kind=kind,
         times=np.zeros(n),
         ids=[f"{'e' if kind is Kind.EXAMPLE else 'p'}{first_id + i}" for i in range(n)],
-        sources=None,
+        sources=None if sources == (None,) else [sources[i % len(sources)] for i in range(n)],
         numbers=np.empty((n, 0)) if kind is Kind.FEEDBACK else numbers,
         vectors=(),
         strings=(),
@@ -54,9 +56,10 @@ def small_events(kind: Kind, rng: np.random.Generator, n: int, first_id: int) ->
     )
 
 
-def filled_log(rounds: int) -> MemoryLog:
+def filled_log(rounds: int, sources: Sequence[str | None] = (None,)) -> MemoryLog:
     """Two partitions with frames of all kinds: answered, unanswered and repeated predictions, answers that come before
-    their question in the other partition, examples that are sent twice, and long runs without a label."""
+    their question in the other partition, examples that are sent twice, and long runs without a label. Answers are sent
+    by the sources."""
     ticks = itertools.count()
     log = MemoryLog(clock=lambda: 1000.0 + 0.1 * next(ticks))
     writers = [log.writer(Partition(0)), log.writer(Partition(1))]
@@ -68,9 +71,9 @@ def filled_log(rounds: int) -> MemoryLog:
     for i in range(rounds):
         append(0, small_events(Kind.EXAMPLE, rng, 1 + i % 5, 10 * i))
         append(1, small_events(Kind.PREDICTION, rng, 9, 20 * i))
-        append(0, small_events(Kind.FEEDBACK, rng, 4, 20 * i + (i % 3)))
+        append(0, small_events(Kind.FEEDBACK, rng, 4, 20 * i + (i % 3), sources))
         append(1, small_events(Kind.EXAMPLE, rng, 3, 10 * i))
-        append(1, small_events(Kind.FEEDBACK, rng, 3, 20 * i + 7))
+        append(1, small_events(Kind.FEEDBACK, rng, 3, 20 * i + 7, sources))
     return log
 
 

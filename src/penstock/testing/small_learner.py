@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penstock.events import Batch, Offset, Partition, Version
 from penstock.gate.interface import Evidence, Interval, ShadowVerdict, Verdict
-from penstock.learn.interface import Block, BlockHead, HeldOut, Learned, Predictions, State
+from penstock.learn.interface import Block, BlockHead, Heard, HeldOut, Learned, Predictions, State
 from penstock.spec import ClassName
 
 
@@ -84,7 +84,8 @@ class SmallModel:
 class ScriptedGate:
     """Says what its script says, over and over, whatever the evidence: ``publish``, ``probation`` (publish, and go on
     probation), ``good`` (publish; who is on probation becomes good), ``hold`` or ``roll_back``; ``promote`` and
-    ``give_up`` (publish, where there is no shadow). A shadow that forgot more than a tenth is refused."""
+    ``give_up`` (publish, where there is no shadow). A shadow that forgot more than a tenth is refused. ``apart``
+    (probation, and take out what source ``b`` sent) sets it aside until the script says ``believe`` (publish)."""
 
     def __init__(self, script: Sequence[str]) -> None:
         self._script = tuple(script)
@@ -92,6 +93,7 @@ class ScriptedGate:
         self._total = 0.0
         self._shadow_events = -1
         """-1 while there is no shadow."""
+        self._doubted: tuple[str | None, ...] = ()
 
     def judge(self, evidence: Evidence) -> Verdict:
         word = self._script[self._looks % len(self._script)]
@@ -101,14 +103,24 @@ class ScriptedGate:
         n = len(evidence.candidate)
         gain = float((evidence.served - evidence.candidate).mean())
         shadow = self._judge_shadow(word, evidence)
+        if word in ("apart", "believe"):
+            self._doubted = ("b",) if word == "apart" else ()
         return Verdict(
             action=word if word in ("hold", "roll_back") else "publish",  # type: ignore[arg-type]
             reason=f"look {self._looks} says {word}; all losses so far are {self._total!r}",
             gain=Interval(mean=gain, low=gain - 1.0, high=gain + 1.0, events=n),
             good=word == "good",
-            probation=word == "probation" or (shadow is not None and shadow.action == "promote"),
+            probation=word in ("probation", "apart") or (shadow is not None and shadow.action == "promote"),
             shadow=shadow,
+            take_out=("b",) if word == "apart" else (),
         )
+
+    @property
+    def doubted(self) -> tuple[str | None, ...]:
+        return self._doubted
+
+    def hear(self, heard: Heard) -> None:
+        self._total += float(heard.losses.sum())
 
     def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:
         if claim.forgotten > 0.1:
@@ -137,10 +149,16 @@ class ScriptedGate:
         )
 
     def save(self) -> dict[str, Any]:
-        return {"looks": self._looks, "total": self._total, "shadow_events": self._shadow_events}
+        return {
+            "looks": self._looks,
+            "total": self._total,
+            "shadow_events": self._shadow_events,
+            "doubted": list(self._doubted),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         self._looks, self._total, self._shadow_events = state["looks"], state["total"], state["shadow_events"]
+        self._doubted = tuple(state["doubted"])
 
 
 def _columns(batch: Batch) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ from penstock.cli.demonstration.summary import (
 )
 from penstock.cli.demonstration.wire import Wire
 from penstock.errors import Refused, Unreachable
-from penstock.facts import Consolidated, GivenUp, Promoted, RolledBack
+from penstock.facts import Consolidated, GivenUp, Promoted, RolledBack, TakenOut
 
 WRONG = 240
 BURST_AT, BURST_SHARE = 0.48, 0.03
@@ -67,6 +67,7 @@ class Burst:
     classes: tuple[int, ...]
     held: int
     rolled_back: int
+    set_aside: int
     accuracy_before: float | None
     accuracy_lowest: float | None
     quiet_since: float | None = None
@@ -152,6 +153,7 @@ class Demonstration:
             events_acknowledged=sum(tally.acknowledged.values()),
             events_accepted=sum(board.count(service, "events", "accepted") for service in SERVICES),
             events_learned=sum(board.count(service, "events", "learned") for service in SERVICES),
+            events_set_aside=sum(board.count(service, "events", "set_aside") for service in SERVICES),
             predictions_served=tally.predictions_served,
             predictions_failed=tally.predictions_failed,
             learner_kills=len(self._kills),
@@ -215,6 +217,7 @@ class Demonstration:
             classes=classes,
             held=board.count(DIGITS, "model", "held"),
             rolled_back=board.count(DIGITS, "model", "rollbacks"),
+            set_aside=board.count(DIGITS, "events", "set_aside"),
             accuracy_before=accuracy,
             accuracy_lowest=accuracy,
         )
@@ -252,6 +255,8 @@ class Demonstration:
             burst.verdicts.append(fact.reason)
             if isinstance(fact, RolledBack):
                 self.board.tell(f"the gate withdraws version {fact.withdrawn:,}, {fact.restored:,} is served again")
+            elif isinstance(fact, TakenOut):
+                self.board.tell(f"the gate sets {fact.source} aside; {fact.events:,} of its digits are unlearned")
             elif not fact.reason.startswith("Still"):
                 self.board.tell(f"the gate holds: {fact.reason.partition(': ')[2] or fact.reason}")
 
@@ -307,7 +312,7 @@ class Demonstration:
     def _caught_up(self) -> bool:
         board = self.board
         return all(
-            board.count(service, "events", "learned")
+            board.count(service, "events", "learned") + board.count(service, "events", "set_aside")
             == board.count(service, "events", "accepted")
             >= board.tally.acknowledged[service]
             and not board.freshness[service].unseen()
@@ -359,6 +364,7 @@ class Demonstration:
                 events=0,
                 held=0,
                 rolled_back=0,
+                set_aside=0,
                 accuracy_before=None,
                 accuracy_lowest=None,
                 accuracy_after=None,
@@ -369,6 +375,7 @@ class Demonstration:
             events=burst.client.sent,
             held=self.board.count(DIGITS, "model", "held") - burst.held,
             rolled_back=self.board.count(DIGITS, "model", "rollbacks") - burst.rolled_back,
+            set_aside=self.board.count(DIGITS, "events", "set_aside") - burst.set_aside,
             accuracy_before=burst.accuracy_before,
             accuracy_lowest=burst.accuracy_lowest,
             accuracy_after=burst.accuracy_after,

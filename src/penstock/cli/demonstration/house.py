@@ -13,7 +13,7 @@ from pathlib import Path
 
 from penstock.control.folder import read_state
 from penstock.errors import PenstockError
-from penstock.facts import Consolidated, Fact, GivenUp, Held, Promoted, RolledBack
+from penstock.facts import Consolidated, Fact, GivenUp, Held, Promoted, RolledBack, TakenOut
 from penstock.publish.receipts import SqliteReceipts
 
 SERVICE_FILES = {
@@ -133,10 +133,10 @@ class House:
         os.kill(pid, signal.SIGKILL)
         return pid
 
-    def verdicts(self, service: str, since: float) -> list[Held | RolledBack]:
-        """What the gate refused and withdrew since then (seconds since 1970), oldest first."""
-        facts = self._facts(service, ("held", "rolled_back"))
-        return [fact for fact in facts if isinstance(fact, Held | RolledBack) and fact.at >= since]
+    def verdicts(self, service: str, since: float) -> list[Held | RolledBack | TakenOut]:
+        """What the gate refused, withdrew and took out since then (seconds since 1970), oldest first."""
+        facts = self._facts(service, ("held", "rolled_back", "taken_out"))
+        return [fact for fact in facts if isinstance(fact, Held | RolledBack | TakenOut) and fact.at >= since]
 
     def consolidations(self, service: str) -> list[Consolidated | Promoted | GivenUp]:
         """What became of the bases that were trained, oldest first."""

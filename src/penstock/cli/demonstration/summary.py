@@ -57,6 +57,8 @@ class BurstFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Updates of the service that the gate held back from the burst's first event on until it was over."""
     rolled_back: int
     """Versions that were withdrawn in that time."""
+    set_aside: int
+    """Events that were not learned, or had been and were taken out again."""
     accuracy_before: float | None
     """On the held-out digits of the classes seen by then."""
     accuracy_lowest: float | None
@@ -102,6 +104,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     events_acknowledged: int
     events_accepted: int
     events_learned: int
+    events_set_aside: int
     predictions_served: int
     predictions_failed: int
     learner_kills: int
@@ -118,10 +121,12 @@ def broken_promises(figures: Figures, failures: list[str], unseen: int) -> list[
     """Every promise of the demo that these figures do not keep; ``unseen`` acknowledgements were in no prediction."""
     digits, flow = figures.services.digits, figures.services.flow
     found = []
-    if not figures.events_accepted == figures.events_learned == figures.events_acknowledged:
+    dealt_with = figures.events_learned + figures.events_set_aside
+    if not figures.events_accepted == dealt_with == figures.events_acknowledged:
         found.append(
             f"{figures.events_acknowledged:,} events were acknowledged to clients, {figures.events_accepted:,} are in "
-            f"the logs and {figures.events_learned:,} were learned: these must be equal"
+            f"the logs and {figures.events_learned:,} were learned, {figures.events_set_aside:,} set aside: these must "
+            "add up"
         )
     if unseen:
         found.append(f"{unseen:,} acknowledgements are not part of any version that answered a prediction")
@@ -130,8 +135,8 @@ def broken_promises(figures: Figures, failures: list[str], unseen: int) -> list[
     if not figures.learner_kills:
         found.append("no learner was killed")
     found += [f"the learner of {r.service} did not catch up" for r in figures.restarts if r.caught_up_ms is None]
-    if not figures.versions_refused_or_rolled_back:
-        found.append("the gate neither held nor rolled back anything")
+    if not figures.versions_refused_or_rolled_back and not figures.burst.set_aside:
+        found.append("the gate neither set aside, held nor rolled back anything")
     if not figures.base.promoted:
         found.append(f"no base was promoted; {figures.base.trained} trained, {figures.base.given_up} given up")
     if digits.accuracy_first_classes is None or digits.accuracy_first_classes < ACCURACY_FIRST_MIN:
@@ -153,6 +158,7 @@ def sentences(figures: Figures) -> list[str]:
     spared = ", though it was spared the wrong labels" if burst.events else ""
     said = [
         f"{figures.events_acknowledged:,} events were acknowledged and {figures.events_learned:,} learned, each once, "
+        f"{figures.events_set_aside:,} set aside, "
         f"through {figures.versions_published:,} published versions in {figures.seconds:.0f} s; "
         f"{figures.predictions_served:,} predictions were answered meanwhile, {figures.predictions_failed:,} failed.",
         f"{when}, the service names {_share(digits.accuracy_first_classes)} of the held-out 0s and 1s "
@@ -181,11 +187,14 @@ def sentences(figures: Figures) -> list[str]:
 def what_the_gate_did(burst: BurstFigures) -> str:
     """In words, empty for nothing."""
     done = []
+    if burst.set_aside:
+        done.append(f"set {burst.set_aside:,} of them aside")
     if burst.held:
         done.append(f"held back {burst.held:,} {'update' if burst.held == 1 else 'updates'}")
     if burst.rolled_back:
         done.append(f"rolled back {'once' if burst.rolled_back == 1 else f'{burst.rolled_back:,} times'}")
-    return " and ".join(done)
+    *first, last = done or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _burst_sentence(burst: BurstFigures) -> str:
@@ -236,6 +245,11 @@ def table(figures: Figures) -> Table:
         "versions published",
         f"{figures.versions_published:,}",
         f"{figures.versions_refused_or_rolled_back:,} held or rolled back",
+    )
+    shown.add_row(
+        "wrong labels sent",
+        f"{figures.burst.events:,}",
+        f"{figures.burst.set_aside:,} set aside",
     )
     return shown
 

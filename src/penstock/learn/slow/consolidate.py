@@ -29,6 +29,7 @@ from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import State
 from penstock.learn.learner import Learner
 from penstock.learn.outside.registry import outside_members
+from penstock.learn.quarantine import NEVER_MAX, AsideStep, Quarantine, Spans
 from penstock.learn.ready import (
     Ready,
     ReadyManifest,
@@ -186,6 +187,8 @@ class _Work:
         self.kept_path = folder / "consolidation" / "replay.safetensors"
         self._withdrawn: list[Withdrawn] = []
         """What the learner's rollbacks have taken out of its model, and is not to come back by a candidate."""
+        self._apart = Spans(NEVER_MAX)
+        """What is set aside, and is not to be learned by a candidate either."""
         self.relearned = 0
         """Labelled events that the heads learned again."""
 
@@ -197,6 +200,7 @@ class _Work:
             raise TrainingFailed(reason="the learner has not written a checkpoint yet")
         hold(self._folder / "consolidation", checkpoint.step, self._reader.starts())
         self._withdrawn = self._withdrawn_until_now(checkpoint)
+        self._apart = self._apart_until_now(checkpoint)
         return checkpoint
 
     def _withdrawn_until_now(self, checkpoint: Checkpoint) -> list[Withdrawn]:
@@ -213,13 +217,23 @@ class _Work:
             reached.setdefault(entry.version, at)
         return withdrawn
 
+    def _apart_until_now(self, checkpoint: Checkpoint) -> Spans:
+        """What the checkpoint and the steps since then have set aside, and nobody has released."""
+        quarantine = Quarantine()
+        if "quarantine" in checkpoint.values:
+            quarantine.load(checkpoint.values["quarantine"])
+        for entry in read_steps(self._folder / "steps", checkpoint.step):
+            if entry.aside is not None:
+                quarantine.enter(entry.aside)
+        return quarantine.apart()
+
     def read(self, number: int) -> Kept | None:
         """The reservoir filled up to the log's end, or as it was when this consolidation began before; None where it
         was stopped."""
         kept = Kept.read(self.kept_path, self._spec)
         if kept.number == number:
             return kept
-        history = History(self._spec, self._reader, self._withdrawn)
+        history = History(self._spec, self._reader, self._withdrawn, self._apart)
         # What was read the last time is read again, for the sake of predictions that had no answer yet then, and of
         # events that were withdrawn since.
         for _ in history.until(kept.position):
@@ -253,7 +267,7 @@ class _Work:
 
     def rebuild(self, checkpoint: Checkpoint, base_id: str, kept: Kept) -> FastModel | None:
         """Heads that have learned everything up to the checkpoint; None where it was stopped."""
-        history = History(self._spec, self._reader, self._withdrawn)
+        history = History(self._spec, self._reader, self._withdrawn, self._apart)
 
         def past() -> Iterator[Batch]:
             oldest = kept.reservoir.before(kept.gone)
@@ -288,19 +302,28 @@ class _Work:
                     raise StepsCorrupt(
                         file=self._folder / "steps", byte=0, reason=f"step {step + 1} is missing behind a checkpoint"
                     )
-                if entry.ranges:
-                    self._learn(learner, entry)
+                self._learn(learner, entry)
                 step, taken = entry.number, taken + 1
             if taken <= NEARLY:
                 return learner, step
 
     def _learn(self, learner: Learner, entry: Step) -> None:
-        """One recorded step, if no rollback has withdrawn it."""
+        """One recorded step, if no rollback has withdrawn it, without what is set aside; what is known to have been
+        released since was learned in its place."""
+        aside = entry.aside or AsideStep()
+        if not all(row.place in self._apart for row in aside.taken_out):
+            raise TrainingFailed(reason="events that it has learned were set aside")
+        self._apart.add(row.place for row in aside.aside)
+        late = [row for row in aside.released if self._apart.discard(row.place)]
+        if late:
+            learner.release(late)
+        if not entry.ranges:
+            return
         partition, first, last = entry.ranges[0]
         if any(is_withdrawn for *_, is_withdrawn in parts(self._withdrawn, partition, first, last)):
             learner.pass_over(entry.number, entry.ranges)
         else:
-            learner.again(entry.number, entry.ranges)
+            learner.again(entry.number, entry.ranges, self._apart)
 
 
 def _positions(checkpoint: Checkpoint) -> dict[int, Position]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Protocol
 
+import numpy as np
+
 from penstock.eventlog.interface import Frame, LogReader
-from penstock.events import Batch, Offset, Partition, Position, decode
+from penstock.events import Batch, Offset, Partition, Position, decode, placed
 from penstock.join.window import JoinWindow
+from penstock.learn.quarantine import Spans
 from penstock.learn.slow.reservoir import as_example
 from penstock.learn.withdrawn import Withdrawn, parts
 from penstock.spec import Spec
@@ -24,9 +28,12 @@ class History:
     """Reads on from where it stopped. Partitions are merged by the times of their frames, so that the order is a
     function of the log; within one partition it is the learner's own."""
 
-    def __init__(self, spec: Spec, reader: WholeLog, withdrawn: Sequence[Withdrawn] = ()) -> None:
-        """Events that a rollback has withdrawn are passed over."""
+    def __init__(
+        self, spec: Spec, reader: WholeLog, withdrawn: Sequence[Withdrawn] = (), apart: Spans | None = None
+    ) -> None:
+        """Events that a rollback has withdrawn, or that are set ``apart``, are passed over."""
         self._reader = reader
+        self._apart = apart
         self._withdrawn = withdrawn
         self._join = JoinWindow(spec.label.wait_s, spec.label.waiting_max)
         self.position: Position = dict(reader.starts())
@@ -34,7 +41,7 @@ class History:
         self.count = 0
         """Labelled events that came so far, withdrawn ones included."""
         self.withdrawn: list[tuple[int, int]] = []
-        """The withdrawn ones: how many labelled events came before, and how many they are."""
+        """Those that are passed over: how many labelled events came before, and how many they are."""
 
     def until(self, stop: Position) -> Iterator[Batch]:
         """The labelled events that what stands before these offsets completes, from where the last call ended.
@@ -54,14 +61,24 @@ class History:
                 if last - first < frame.count:
                     batch = whole.rows(slice(first - frame.first, last - frame.first))
                 self.position[frame.partition] = Offset(last)
+                batch = placed(batch, frame.partition, range(first, last))
                 joined = self._join.take(batch, frame.partition, Offset(first), frame.time)
-                if joined is None:
-                    continue
-                before, self.count = self.count, self.count + len(joined)
-                if is_withdrawn:
-                    self.withdrawn.append((before, len(joined)))
-                else:
-                    yield as_example(joined)
+                for part, is_apart in () if joined is None else self._parts(joined):
+                    before, self.count = self.count, self.count + len(part)
+                    if is_withdrawn or is_apart:
+                        self.withdrawn.append((before, len(part)))
+                    else:
+                        yield as_example(part)
+
+    def _parts(self, joined: Batch) -> Iterator[tuple[Batch, bool]]:
+        """The batch, cut where events that are set apart begin or end."""
+        apart = None if self._apart is None else self._apart.holds(joined)
+        if apart is None:
+            yield joined, False
+            return
+        cuts = [0, *(np.flatnonzero(np.diff(apart)) + 1).tolist(), len(joined)]
+        for start, stop in pairwise(cuts):
+            yield joined.rows(slice(start, stop)), bool(apart[start])
 
     def take_withdrawn(self) -> int:
         """How many labelled events were passed over since this was asked last."""
