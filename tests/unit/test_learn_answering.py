@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from penstock.learn.fast.answering import ask, chances
+from penstock.learn.fast.answering import ask, ask_two, chances
 from penstock.learn.fast.classify import ClassLearner
 from penstock.learn.fast.kernels import multiply
 from penstock.learn.fast.layout import Layout
-from penstock.learn.fast.trees import Trees
+from penstock.learn.fast.trees import Trees, together
 from penstock.spec import Feature, Learn, Spec
 
 Array = NDArray[np.float64]
@@ -82,6 +82,28 @@ def test_trees_are_asked_as_servers_ask_them(seed: int, classes: int, depth: int
     assert scores == pytest.approx(trees.scores(values), abs=1e-12)
     assert said == pytest.approx(trees.probabilities(values, classes), abs=1e-12)
     assert said.sum(axis=1) == pytest.approx(np.ones(7))
+
+
+def test_trees_of_two_classes_are_asked_at_once_as_servers_ask_them() -> None:
+    rng = np.random.default_rng(3)
+    grown: list[Trees | None] = [
+        Trees(
+            rng.integers(0, 3, (5, depth)),
+            rng.normal(size=(1, 5, depth)),
+            rng.normal(size=(5, 1 << depth, 1)),
+            np.array([0, 1]),
+            0.01,
+        )
+        for depth in (2, 2, 4)
+    ]
+    values, said = rng.normal(size=(3, 7)), np.empty((7, 2, 3))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    all_of_them = together(grown)
+    assert all_of_them is not None
+    ask_two(values, all_of_them.columns, all_of_them.bounds, all_of_them.leaves, said)
+    for member, trees in enumerate(grown):
+        assert trees is not None
+        assert said[:, :, member] == pytest.approx(trees.probabilities(values, 2), abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 11, 150])

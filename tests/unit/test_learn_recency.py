@@ -174,3 +174,22 @@ def test_who_was_right_of_old_events_is_heard_and_who_was_wrong_is_not() -> None
     assert earned(np.stack((live, first, second), axis=1), np.ones(300))[0] > 0.99
     # Events that do not look old say nothing, and the exact head has the benefit of the doubt.
     assert earned(np.stack((live, first, second), axis=1), np.zeros(300)).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_what_is_known_of_recency_does_not_depend_on_the_steps() -> None:
+    rows = np.random.default_rng(5).normal(size=(WHOLE + 400, 7))
+    learned = []
+    for step in (1, 24, 64):
+        recency = Recency(7)
+        learner = RecencyLearner(recency)
+        for at in range(0, len(rows), step):
+            part = rows[at : at + step]
+            # What was said is held at nothing, since the direction changes at other events in other steps.
+            learner.learn(part, np.zeros(len(part)))
+        other = RecencyLearner(Recency(7))
+        other.load(learner.save())
+        other.learn(rows[:256], np.zeros(256))
+        learned.append((learner, other._recency.direction))
+    for learner, direction in learned[1:]:
+        assert learner.save()["recency.recent"] == pytest.approx(learned[0][0].save()["recency.recent"], rel=1e-9)
+        assert direction == pytest.approx(learned[0][1], rel=1e-6)

@@ -18,9 +18,10 @@ Array = NDArray[np.float64]
 def _moments(parts: list[Array], warm_up: float = np.inf) -> tuple[Array, Array, Array, bool]:
     d = parts[0].shape[1]
     seen, mean, squares, inverse, deviation = np.zeros(d), np.zeros(d), np.zeros(d), np.zeros(d), np.zeros(d)
-    missing = False
+    known, missing = 0.0, False
     for part in parts:
-        missing |= absorb(part.copy(), warm_up, 8.0, seen, mean, squares, mean.copy(), inverse, deviation)
+        known, lacks = absorb(part.copy(), warm_up, 8.0, known, seen, mean, squares, mean.copy(), inverse, deviation)
+        missing |= lacks
         invert(mean, deviation, inverse)
     return seen, mean, deviation, missing
 

@@ -201,3 +201,27 @@ def chances(scores: Array, groups: NDArray[np.int64], spare: float, said: Array)
                 said[i, c] = (spare + rest) / others
         for g in range(modelled):
             said[i, groups[g]] = kept * found[g]
+
+
+@compiled("void(f8[:, ::1], i8[:, ::1], f8[:, :, ::1], f8[:, :, ::1], f8[:, :, ::1])")
+def ask_two(values: Array, columns: NDArray[np.int64], bounds: Array, leaves: Array, said: Array) -> None:
+    """Writes the (n, 2, members) probabilities of two classes by as many trees of each member, put together by
+    `trees.together`, for (columns, n) values."""
+    n, _, members = said.shape
+    each, depth = len(columns) // members, columns.shape[1]
+    two_ends = len(bounds) > 1
+    for i in range(n):
+        for member in range(members):
+            total = 0.0
+            for t in range(member * each, (member + 1) * each):
+                place = 0
+                for level in range(depth):
+                    value = values[columns[t, level], i]
+                    is_far = value > bounds[0, t, level]
+                    if two_ends:
+                        is_far = is_far and value <= bounds[1, t, level]
+                    place |= (1 if is_far else 0) << level
+                total += leaves[t, place, 0]
+            second = 1.0 / (1.0 + np.exp(-min(max(total, -STEEP), STEEP)))
+            said[i, 1, member] = second
+            said[i, 0, member] = 1.0 - second

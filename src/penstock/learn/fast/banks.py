@@ -28,6 +28,7 @@ class Banks:
 
     def __init__(self, layout: Layout, linear_from: int, width: int) -> None:
         end = layout.columns
+        self._ones = np.ones(layout.heads)
         of_numbers = RATE if layout.counts else ROBUST
         kinds = [of_numbers if layout.exact is None else SIGMOID if layout.sets else SOFTMAX] * end
         if layout.exact is not None:
@@ -64,7 +65,10 @@ class Banks:
         they are known, and (heads,) standard deviations for Huber's loss. Up to IN_TURN_MAX of them are learned in
         turn, more at once."""
         n = len(rows)
-        deviations = np.ones(weights.shape[2]) if deviations is None else deviations
+        deviations = self._ones if deviations is None else deviations
+        if n == 1 and scores is not None:
+            self._learn_one(rows[0], scores[0], targets[0], deviations, weights)
+            return
         start = 0
         while start < n:
             stop = min(n, start + self._room) if n <= IN_TURN_MAX else n

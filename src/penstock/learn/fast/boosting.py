@@ -154,6 +154,10 @@ class Boosting(Boosted):
             return super().answer(batch, classes)
         values = self._last = self._columns.of(batch)
         found = np.empty((n, classes, self.members))
+        if self._together is not None and classes == 2:
+            together = self._together
+            self._answering.ask_two(values, together.columns, together.bounds, together.leaves, found)
+            return found
         for member, trees in enumerate(self._grown):
             if trees is None:
                 found[:, :, member] = 1.0 / classes

@@ -274,7 +274,8 @@ class ClassLearner:
     def _learn_first_order(self, features: Array, answer: Answer, targets: Array) -> None:
         column = self._layout.first_order
         assert column is not None
-        gradient = features.T @ (answer.members[:, :, BASES + column] - targets)
+        wrong = answer.members[:, :, BASES + column] - targets
+        gradient = np.multiply.outer(features[0], wrong[0]) if len(features) == 1 else features.T @ wrong
         if len(features) > 1:
             gradient /= len(features)
         self._tallies.descend(gradient, LEARNING_RATE, self._slopes, self.members.weights, column)

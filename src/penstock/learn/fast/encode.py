@@ -162,6 +162,8 @@ class Encoder:
         self._vectors = [slice(int(start), int(end)) for start, end in pairwise(ends)]
         self._missed: list[int] = []
         self._is_missed = np.zeros(self._features, dtype=bool)
+        self._places = [(i, found) for i, (_, found) in enumerate(self._strings) if isinstance(found, Places)]
+        self._seen = 0.0 if standardised else np.inf
 
     @property
     def width(self) -> int:
@@ -171,17 +173,17 @@ class Encoder:
     @property
     def seen(self) -> float:
         """Values of the best known standardised column so far; infinite where there is none."""
-        return float(np.maximum.reduce(self._count)) if len(self._count) else np.inf
+        return self._seen
 
     @property
     def categories(self) -> int:
         """Features that are categories."""
-        return len(self._places())
+        return len(self._places)
 
     def codes(self, batch: Batch) -> Matrix:
         """(categories, n) the places of categories' values; NaN for a missing value and for one not taken in yet."""
         found = np.full((self.categories, len(batch)), np.nan)
-        for row, (i, places) in zip(found, self._places(), strict=True):
+        for row, (i, places) in zip(found, self._places, strict=True):
             for event, value in enumerate(batch.strings[i]):
                 if value is not None and (place := places.of(value)) >= 0:
                     row[event] = place
@@ -237,12 +239,9 @@ class Encoder:
         """Take a step's events into the statistics (Chan, Golub and LeVeque 1979: two samples' moments, merged);
         whether the columns of some of them mean something else now: a category's new value, a value missing first."""
         width = self.width
-        new = sum(places.take(batch.strings[i]) for i, places in self._places())
+        new = sum(places.take(batch.strings[i]) for i, places in self._places)
         self._absorb_moments(batch)
         return new > 0 or self.width > width
-
-    def _places(self) -> list[tuple[int, Places]]:
-        return [(i, places) for i, (_, places) in enumerate(self._strings) if isinstance(places, Places)]
 
     def _absorb_moments(self, batch: Batch) -> None:
         # The compiler is loaded by whoever learns, and by nobody else.
@@ -250,9 +249,10 @@ class Encoder:
 
         values = np.ascontiguousarray(np.minimum(np.maximum(self._raw(batch), -HUGE), HUGE))
         deviation = np.empty(len(self._mean))
-        is_missing = absorb(
-            values, WARM_UP, OUTLIER, self._count, self._mean, self._squares, self._centre, self._inverse, deviation
-        )
+        self._seen, is_missing = absorb(
+            values, WARM_UP, OUTLIER, self._seen, self._count, self._mean, self._squares, self._centre, self._inverse,
+            deviation,
+        )  # fmt: skip
         if is_missing or any(None in values for values in batch.strings):
             self._note_missing(batch)
         self._centre = self._pool(deviation)
@@ -288,7 +288,7 @@ class Encoder:
             "encoder.squares": self._squares.copy(),
             "encoder.inverse": self._inverse.copy(),
             "encoder.missed": np.array(self._missed, dtype=np.int64),
-        } | {f"encoder.places.{i}": places.save() for i, places in self._places()}
+        } | {f"encoder.places.{i}": places.save() for i, places in self._places}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Become what was saved."""
@@ -297,10 +297,11 @@ class Encoder:
         self._squares = arrays["encoder.squares"].copy()
         self._inverse = arrays["encoder.inverse"].copy()
         self._centre = self._pool()
+        self._seen = float(self._count.max()) if len(self._count) else np.inf
         self._missed = [int(feature) for feature in arrays["encoder.missed"]]
         self._is_missed = np.zeros(self._features, dtype=bool)
         self._is_missed[self._missed] = True
-        for i, places in self._places():
+        for i, places in self._places:
             places.load(arrays[f"encoder.places.{i}"])
 
 

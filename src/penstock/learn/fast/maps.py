@@ -71,12 +71,13 @@ class FeatureMap:
         before = 0 if stable is None else stable.shape[1]
         count, waves = self.count, self._waves
         features = np.empty((n, before + count + 1 + width))
-        if stable is not None:
+        if stable is not None and before:
             features[:, :before] = stable
         features[:, before + count] = 1.0
         features[:, before + count + 1 :] = encoded
         if count:
-            sums = encoded[:, : self._inputs].astype(np.float32) @ self._directions
+            inputs = encoded if width == self._inputs else encoded[:, : self._inputs]
+            sums = inputs.astype(np.float32) @ self._directions
             sums += self._offsets
             np.cos(sums[:, :waves], out=sums[:, :waves])
             np.maximum(sums[:, waves:], 0.0, out=sums[:, waves:])

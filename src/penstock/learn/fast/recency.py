@@ -8,7 +8,6 @@ by the recency of the latest events themselves, when they came: hardly any of th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +41,7 @@ WAITING_MAX = 32
 """Events that wait for their place in the second moments: as many at once cost little more than one of them."""
 LOOKED_EVERY = 16
 """Events between two looks at what is usual."""
-_MIX = 0x9E3779B97F4A7C15
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 """Odd, and without a pattern: times an event's number, modulo 2^64, it draws the sample."""
 
 
@@ -96,18 +95,22 @@ class RecencyLearner:
     """What learning needs beside: the moments, and the latest events' recency."""
 
     def __init__(self, recency: Recency) -> None:
+        # The compiler is loaded by whoever learns, and by nobody else.
+        from penstock.learn.fast.tallies import remember
+
+        self._remember = remember
         self._recency = recency
         width = len(recency.direction)
         self._all: Array = np.zeros((width, width))
         """Second moments."""
-        self._waiting: Array = np.zeros((0, width))
-        """(up to WAITING_MAX, width) weighted rows that are not in them yet."""
+        self._waiting: Array = np.zeros((WAITING_MAX, width))
+        """Weighted rows that are not in them yet; the first so many count."""
         self._recent: Array = np.zeros(width)
         """First moments, fading."""
-        self._latest: Array = np.zeros(0)
-        """(up to WINDOW,) recency of the latest events, by their number modulo WINDOW."""
-        self._counts = np.zeros(2, np.int64)
-        """Events so far, and those among the latest, ever."""
+        self._latest: Array = np.zeros(WINDOW)
+        """Recency of the latest events, by their number modulo WINDOW."""
+        self._counts = np.zeros(3, np.int64)
+        """Events so far, those among the latest, ever, and those that wait."""
 
     def grow(self, width: int) -> None:
         """Take in new features at the end."""
@@ -115,7 +118,7 @@ class RecencyLearner:
         if width == old:
             return
         self._take_in()
-        self._waiting = np.zeros((0, width))
+        self._waiting = np.zeros((WAITING_MAX, width))
         moments = np.zeros((width, width))
         moments[:old, :old] = self._all
         self._all = moments
@@ -124,70 +127,71 @@ class RecencyLearner:
 
     def learn(self, features: Array, recency: Array) -> None:
         """From (n, width) features, and what was said of their (n,) recency before."""
-        n, before = len(features), int(self._counts[0])
-        after = before + n
-        self._counts[0] = after
-        self._look(recency)
-        rows = features[:, : len(self._recent)]
-        if n == 1:
-            self._recent *= DECAY
-            self._recent += rows[0]
+        n, before, said = len(features), int(self._counts[0]), int(self._counts[1])
+        if n > WAITING_MAX:
+            self._learn_many(features[:, : len(self._recent)], recency)
         else:
-            self._recent *= DECAY**n
-            self._recent += DECAY ** np.arange(n - 1, -1, -1.0) @ rows
-        self._wait(rows[: max(WHOLE - before, 0)])
-        if after > WHOLE:
-            numbers = np.arange(max(before, WHOLE), after, dtype=np.uint64) * np.uint64(_MIX)
-            self._wait(math.sqrt(SAMPLED) * rows[n - len(numbers) :][numbers < np.uint64(2**64 // SAMPLED)])
-        if before // SOLVED_EVERY != after // SOLVED_EVERY:
+            done = 0
+            while done < n:
+                done = self._remember(
+                    features, recency, done, DECAY, WHOLE, SAMPLED, _MIX, before >= SOLVED_EVERY, self._recent,
+                    self._waiting, self._latest, self._counts,
+                )  # fmt: skip
+                if self._counts[2] == WAITING_MAX:
+                    self._take_in()
+        after, held = int(self._counts[1]), min(int(self._counts[1]), WINDOW)
+        if after >= WINDOW_MIN and said // LOOKED_EVERY != after // LOOKED_EVERY:
+            place = int(UNUSUAL * held)
+            self._recency.low = float(np.partition(self._latest[:held], place)[place])
+        if before // SOLVED_EVERY != (before + n) // SOLVED_EVERY:
             self._take_in()
             moments = self._all.copy()
             moments.ravel()[:: len(moments) + 1] += PRIOR
             solution: Array = np.linalg.solve(moments, self._recent).astype(np.float64, copy=False)
             self._recency.direction = solution
 
-    def _wait(self, rows: Array) -> None:
-        """Let rows wait for the second moments, or take all of them in."""
-        if not len(rows):
-            return
-        self._waiting = np.concatenate((self._waiting, rows))
-        if len(self._waiting) >= WAITING_MAX:
-            self._take_in()
+    def _learn_many(self, rows: Array, recency: Array) -> None:
+        n, before = len(rows), int(self._counts[0])
+        after = before + n
+        self._counts[0] = after
+        if before >= SOLVED_EVERY:
+            # Before, nothing was known that could be said.
+            said = int(self._counts[1])
+            self._counts[1] = said + n
+            places = np.arange(max(said, said + n - WINDOW), said + n)
+            self._latest[places % WINDOW] = recency[places - said]
+        self._recent *= DECAY**n
+        self._recent += DECAY ** np.arange(n - 1, -1, -1.0) @ rows
+        whole = rows[: max(WHOLE - before, 0)]
+        if len(whole):
+            self._all += whole.T @ whole
+        numbers = np.arange(before + len(whole), after, dtype=np.uint64) * _MIX
+        drawn = rows[len(whole) :][numbers < np.uint64(2**64 // SAMPLED)]
+        if len(drawn):
+            self._all += SAMPLED * (drawn.T @ drawn)
 
     def _take_in(self) -> None:
-        self._all += self._waiting.T @ self._waiting
-        self._waiting = self._waiting[:0]
-
-    def _look(self, recency: Array) -> None:
-        """Take recency as it was said into what is usual."""
-        if self._counts[0] - len(recency) < SOLVED_EVERY:
-            # Nothing was known yet.
-            return
-        before = int(self._counts[1])
-        after = before + len(recency)
-        self._counts[1] = after
-        if len(self._latest) < WINDOW:
-            self._latest = np.concatenate((self._latest, np.zeros(min(after, WINDOW) - len(self._latest))))
-        places = np.arange(max(before, after - WINDOW), after)
-        self._latest[places % WINDOW] = recency[places - before]
-        if after >= WINDOW_MIN and before // LOOKED_EVERY != after // LOOKED_EVERY:
-            place = int(UNUSUAL * len(self._latest))
-            self._recency.low = float(np.partition(self._latest, place)[place])
+        waiting = self._waiting[: self._counts[2]]
+        self._all += waiting.T @ waiting
+        self._counts[2] = 0
 
     def save(self) -> dict[str, NDArray[Any]]:
         """Copies of everything but what is frozen."""
         return {
             "recency.all": self._all.copy(),
-            "recency.waiting": self._waiting.copy(),
+            "recency.waiting": self._waiting[: self._counts[2]].copy(),
             "recency.recent": self._recent.copy(),
-            "recency.latest": self._latest.copy(),
+            "recency.latest": self._latest[: self._counts[1]].copy(),
             "recency.counts": self._counts.copy(),
         }
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Become what was saved; the direction is thawed apart."""
         self._all = arrays["recency.all"].copy()
-        self._waiting = arrays["recency.waiting"].copy()
+        waiting, latest = arrays["recency.waiting"], arrays["recency.latest"]
+        self._waiting = np.zeros((WAITING_MAX, waiting.shape[1]))
+        self._waiting[: len(waiting)] = waiting
         self._recent = arrays["recency.recent"].copy()
-        self._latest = arrays["recency.latest"].copy()
+        self._latest = np.zeros(WINDOW)
+        self._latest[: len(latest)] = latest
         self._counts = arrays["recency.counts"].copy()

@@ -69,8 +69,10 @@ def _told(said: Said | None, count: int, mark: int) -> NDArray[np.intp]:
 def members_then(said: Said | None, members: Array, mark: int) -> Array:
     """(n, classes, members) probabilities as they were given when the events were asked for, where that was kept, and
     NaN there for classes that were unknown then; elsewhere the probabilities of now, which are given."""
+    if said is None:
+        return members
     told = _told(said, members.shape[2], mark)
-    if not len(told) or said is None:
+    if not len(told):
         return members
     classes = members.shape[1]
     by_class = said[told, HEAD:].reshape(len(told), -1, members.shape[2])[:, :classes]

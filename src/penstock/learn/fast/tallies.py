@@ -17,25 +17,26 @@ Array = NDArray[np.float64]
 Places = NDArray[np.intp]
 
 
-@compiled("b1(f8[:, ::1], f8, f8, f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
+@compiled("Tuple((f8, b1))(f8[:, ::1], f8, f8, f8, f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
 def absorb(
     values: Array,
     warm_up: float,
     outlier: float,
+    known: float,
     count: Array,
     mean: Array,
     squares: Array,
     centre: Array,
     inverse: Array,
     deviation: Array,
-) -> bool:
+) -> Any:
     """Take (n, d) values, NaN where one is missing, into (d,) moments (Chan, Golub and LeVeque 1979: two samples'
-    moments, merged); whether one was missing. ``centre`` and ``inverse`` are those of before: once a column is known by
-    ``warm_up`` values, what lies more than ``outlier`` deviations from its centre is moved there, in place. Writes the
-    (d,) ``deviation`` of now."""
+    moments, merged); how many values of the best known column there are now, and whether one was missing. ``centre``
+    and ``inverse`` are those of before: once a column is ``known`` by ``warm_up`` values, what lies more than
+    ``outlier`` deviations from its centre is moved there, in place. Writes the (d,) ``deviation`` of now."""
     n, d = values.shape
     is_missing = False
-    if d and count.max() >= warm_up:
+    if d and known >= warm_up:
         for f in range(d):
             if inverse[f] > 0.0:
                 reach = outlier / inverse[f]
@@ -68,9 +69,10 @@ def absorb(
         squares[f] += spread[f] + delta * delta * (count[f] * given[f] / total)
         mean[f] += delta * (given[f] / total)
         count[f] = total
+        known = max(known, total)
     for f in range(d):
         deviation[f] = np.sqrt(squares[f] / max(count[f], 1.0))
-    return is_missing
+    return known, is_missing
 
 
 @compiled("void(f8[::1], f8[::1], f8[::1])")
@@ -262,3 +264,42 @@ def moved(before: Array, after: Array) -> Any:
                         return largest, np.inf
                     change = max(change, away)
     return largest, change
+
+
+@compiled("i8(f8[:, ::1], f8[::1], i8, f8, i8, i8, u8, b1, f8[::1], f8[:, ::1], f8[::1], i8[::1])")
+def remember(
+    rows: Array,
+    recency: Array,
+    start: int,
+    decay: float,
+    whole: int,
+    sampled: int,
+    mix: np.uint64,
+    is_known: bool,
+    recent: Array,
+    waiting: Array,
+    latest: Array,
+    counts: Places,
+) -> int:
+    """Take (n, D) rows from ``start`` on, and what was said of their (n,) recency where anything is known of it, into
+    what `recency.RecencyLearner` keeps, in place, until no more may wait; where to go on."""
+    width = len(recent)
+    bound = np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(sampled)
+    for i in range(start, len(rows)):
+        number = counts[0]
+        if counts[2] == len(waiting):
+            return i
+        counts[0] += 1
+        if is_known:
+            latest[counts[1] % len(latest)] = recency[i]
+            counts[1] += 1
+        for d in range(width):
+            recent[d] = recent[d] * decay + rows[i, d]
+        weight = 1.0
+        if number >= whole:
+            weight = np.sqrt(float(sampled)) if np.uint64(number) * mix < bound else 0.0
+        if weight > 0.0:
+            for d in range(width):
+                waiting[counts[2], d] = weight * rows[i, d]
+            counts[2] += 1
+    return len(rows)

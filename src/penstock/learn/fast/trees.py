@@ -39,6 +39,7 @@ class Columns:
         ordered = min(plain + (widths if self._takes_vectors else 0), most)
         self._ordered = ordered
         categories = min(encoder.categories, most - ordered)
+        self._is_mixed = bool(self._times) or (self._takes_vectors and widths > 0) or categories > 0
         self.category = np.zeros(ordered + categories, dtype=np.bool_)
         """(columns,) whether a value is the code of a category, which has no order."""
         self.category[ordered:] = True
@@ -50,6 +51,8 @@ class Columns:
 
     def of(self, batch: Batch) -> Array:
         """(columns, n) values; NaN is missing, or a category's value that has no code."""
+        if not self._is_mixed:
+            return np.minimum(np.maximum(batch.numbers.T[: self._ordered], -HUGE), HUGE, order="C")
         parts = [batch.numbers]
         if self._times:
             seconds = batch.numbers[:, self._times]
