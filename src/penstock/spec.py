@@ -80,8 +80,13 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     half_lives: HalfLives = (16.0, 128.0, 1024.0, float("inf"))
     """Events after which what a head has seen counts half (``inf``: never forgets). The mixture finds which suit
     the stream."""
-    random_features: Annotated[int, Meta(ge=0, le=4096)] = 128
-    """Random non-linear features beside the linear ones; 0 for a linear model. Time per event grows with the square."""
+    random_features: Annotated[int, Meta(ge=0, le=4096)] | Literal["auto"] = "auto"
+    """Random non-linear features beside the linear ones; 0 for a linear model. Time per event grows with the square.
+    ``auto``: as many as ``random_features_us`` is enough for, by a count of what learning costs with the features and
+    classes of this file, so that it is the same on every machine: 128 for up to ninety inputs or so."""
+    random_features_us: Annotated[float, Meta(gt=0, le=1e6)] = 60.0
+    """Microseconds of processor time that random features may add to an event in steps of 32, on an ordinary core,
+    where their number is ``auto``; they may always add as much as an event costs without them."""
     tree_window: Annotated[int, Meta(ge=0, le=65_536)] = 4096
     """Latest events that boosted trees are grown from, beside the heads (and from the last quarter and sixteenth of
     them): they follow rules and boundaries parallel to axes. 0 for no trees."""

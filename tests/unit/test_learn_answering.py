@@ -14,7 +14,7 @@ from penstock.learn.fast.classify import ClassLearner
 from penstock.learn.fast.kernels import multiply
 from penstock.learn.fast.layout import Layout
 from penstock.learn.fast.trees import Trees, together
-from penstock.spec import Feature, Learn, Spec
+from penstock.spec import Feature, Learn, Spec, Task
 
 Array = NDArray[np.float64]
 WIDTH = 9
@@ -113,6 +113,23 @@ def test_a_symmetric_product_reads_the_lower_half(n: int) -> None:
     multiply(matrix, vector, product)
     lower = np.tril(matrix)
     assert product == pytest.approx((lower + np.tril(matrix, -1).T) @ vector, rel=1e-12, abs=1e-12)
+
+
+def _automatic(inputs: int, task: Task = "binary", budget_us: float = 60.0) -> int:
+    learn = Learn(random_features_us=budget_us)
+    spec = Spec(name="s", task=task, features={"x": Feature(type="number")}, learn=learn)
+    return Layout.of(spec, 0, inputs).random_features
+
+
+def test_the_number_of_random_features_is_what_the_budget_is_enough_for() -> None:
+    assert [_automatic(inputs) for inputs in (1, 20, 90)] == [128, 128, 128]
+    assert _automatic(20, "regression") == _automatic(20, "multiclass") == 128
+    # A random feature costs more beside more inputs, up to where the two are read apart.
+    assert [_automatic(inputs) for inputs in (200, 784, 3000)] == [64, 128, 512]
+    assert [_automatic(20, budget_us=budget) for budget in (1.0, 60.0, 200.0, 1e6)] == [64, 128, 256, 4096]
+    budgets = np.linspace(1.0, 500.0, 60).tolist()
+    counts = [_automatic(40, budget_us=budget) for budget in budgets]
+    assert counts == sorted(counts)
 
 
 def test_a_head_that_remembers_little_does_not_read_what_it_cannot_learn() -> None:

@@ -217,3 +217,13 @@ def test_the_hash_ignores_comments_and_units_and_sees_every_setting() -> None:
     same = loads(text + "# a comment\nlabel: {wait: 60m}\n")
     assert spec_hash(same) == spec_hash(loads(text))
     assert spec_hash(loads(text + "label: {wait: 61m}\n")) != spec_hash(same)
+
+
+def test_a_number_may_be_left_to_a_word() -> None:
+    text = "name: s\ntask: binary\nfeatures: {x: number}\nlearn:\n  random_features: "
+    assert loads(text + "auto").learn.random_features == "auto"
+    assert loads(text + "64").learn.random_features == 64
+    assert faults(text + "atuo") == [
+        "s.yaml:5:20: learn.random_features: must be a number or auto; not 'atuo' (did you mean 'auto'?)"
+    ]
+    assert faults(text + "-1")[0].startswith("s.yaml:5:20: learn.random_features: must be")

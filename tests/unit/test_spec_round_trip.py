@@ -55,6 +55,8 @@ def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrateg
             return st.builds(
                 cls, **{field.name: members if field.name == "members" else values_of(field.type) for field in fields}
             )
+        case inspect.UnionType(types=kinds):
+            return st.one_of([values_of(kind, infinite=infinite) for kind in kinds])
         case inspect.LiteralType(values=values):
             return st.sampled_from(values)
         case inspect.VarTupleType(item_type=item):

@@ -57,9 +57,13 @@ class _Reader:
             case inspect.VarTupleType():
                 return self.tuple(node, kind, path)
             case inspect.UnionType(types=kinds):
-                if node.is_nothing:
+                if node.is_nothing and any(isinstance(k, inspect.NoneType) for k in kinds):
                     return None
-                return self.read(node, next(k for k in kinds if not isinstance(k, inspect.NoneType)), path, unit)
+                words = [str(word) for k in kinds if isinstance(k, inspect.LiteralType) for word in k.values]
+                others = [k for k in kinds if not isinstance(k, inspect.NoneType | inspect.LiteralType)]
+                if words and node.is_scalar and number(node.text, is_quoted=node.form == "text") is None:
+                    return self.choice(node, words, path, "a number or ")
+                return self.read(node, others[0], path, unit)
             case inspect.LiteralType(values=values):
                 return self.choice(node, [str(value) for value in values], path)
             case inspect.StrType():
@@ -139,12 +143,13 @@ class _Reader:
         read = [self.read(item, kind.item_type, f"{path}[{i}]") for i, item in enumerate(node.items)]
         return UNREADABLE if any(value is UNREADABLE for value in read) else tuple(read)
 
-    def choice(self, node: Node, values: list[str], path: str) -> Any:
+    def choice(self, node: Node, values: list[str], path: str, otherwise: str = "") -> Any:
         if node.is_scalar and node.text in values:
             return node.text
         near = difflib.get_close_matches(node.text, values, 1) if node.is_scalar else []
         meant = f" (did you mean {near[0]!r}?)" if near else ""
-        return self.fault(node, path, f"must be one of {', '.join(values)}; not {node.described()}{meant}")
+        one_of = "one of " if len(values) > 1 else ""
+        return self.fault(node, path, f"must be {otherwise}{one_of}{', '.join(values)}; not {node.described()}{meant}")
 
     def words(self, node: Node, kind: inspect.StrType, path: str) -> Any:
         if not node.is_scalar or node.is_nothing:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.learn.fast.afford import COUNTS, affordable
 from penstock.learn.fast.stack import HALF_LIVES
 from penstock.spec import NUMBER_TASKS, Spec
 
@@ -44,6 +45,8 @@ class Layout:
     regression."""
     first_order: int | None
     """The column of the AdaGrad head; None in regression."""
+    random_features: int = 0
+    """Random features beside the inputs."""
     counts: bool = False
     """Whether heads say logarithms of rates."""
     sets: bool = False
@@ -57,11 +60,19 @@ class Layout:
     @classmethod
     def of(cls, spec: Spec, others: int = 0, inputs: int = 0) -> Layout:
         """What a service's settings describe, with so many members beside it and so many inputs."""
+        asked = spec.learn.random_features
+        if asked != "auto":
+            return cls._with(asked, spec, others, inputs)
+        every = [cls._with(count, spec, others, inputs) for count in (0, *COUNTS)]
+        return affordable(spec, every[0], every[1:], inputs)
+
+    @classmethod
+    def _with(cls, random_features: int, spec: Spec, others: int, inputs: int) -> Layout:
         infinite = float("inf")
         half_lives = tuple(spec.learn.half_lives)
-        linear = half_lives if spec.learn.random_features else ()
+        linear = half_lives if random_features else ()
         brief: tuple[float, ...] = ()
-        rich = tuple(h for h in half_lives if SCARCE * h >= spec.learn.random_features)
+        rich = tuple(h for h in half_lives if SCARCE * h >= random_features)
         if not rich and spec.task in NUMBER_TASKS:
             rich = (max(half_lives),)
         if inputs >= WIDE:
@@ -78,6 +89,7 @@ class Layout:
                 rich=rich,
                 exact=None,
                 first_order=None,
+                random_features=random_features,
                 counts=spec.task == "counts",
                 others=others,
             )
@@ -91,6 +103,7 @@ class Layout:
             exact=columns - 1,
             first_order=columns,
             sets=spec.task == "multilabel",
+            random_features=random_features,
             others=others,
             above=0 if spec.task == "multilabel" else 1 + len(HALF_LIVES),
         )

@@ -71,7 +71,7 @@ class FastModel:
         self._experts = self._fresh_experts()
         others = self._stable.members + sum(expert.members for expert in self._experts)
         self._layout = Layout.of(spec, others, self._encoder.fixed)
-        self._map = feature_map(spec, self._encoder)
+        self._map = feature_map(spec, self._encoder, self._layout)
         self._classes: list[ClassName] = []
         self._index: dict[ClassName, int] = {}
         width = self._linear_from + 1 + self._encoder.width
@@ -346,7 +346,7 @@ class FastModel:
             classes=tuple(self._classes),
             base=self._stable.id,
             settings={
-                "random_features": learn.random_features,
+                "random_features": self._map.count,
                 "seed": learn.seed,
                 # As text: a snapshot's manifest is JSON, which has no infinity.
                 "half_lives": [str(half_life) for half_life in learn.half_lives],

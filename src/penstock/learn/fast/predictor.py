@@ -37,9 +37,9 @@ pages cost a batch of a thousand rows a quarter of its time. It keeps twice what
 np.empty(KEPT_BYTES, np.uint8)
 
 
-def feature_map(spec: Spec, encoder: Encoder) -> FeatureMap:
+def feature_map(spec: Spec, encoder: Encoder, layout: Layout) -> FeatureMap:
     """The feature map that a service's settings describe."""
-    return FeatureMap(seed=spec.learn.seed, inputs=encoder.fixed, count=spec.learn.random_features, size=encoder.inputs)
+    return FeatureMap(seed=spec.learn.seed, inputs=encoder.fixed, count=layout.random_features, size=encoder.inputs)
 
 
 def class_predictions(answer: ClassAnswer) -> Predictions:
@@ -102,7 +102,6 @@ class BlockPredictor:
         if block.head.schema != Schema.of(spec).fingerprint:
             raise BlockDamaged(reason="it was made for other columns than the service has")
         self._encoder = Encoder(spec)
-        self._map = feature_map(spec, self._encoder)
         self._anchor = Anchor(spec)
         self._stable = Stable(found(bases, block.head.base))
         self._experts: list[Answering] = [*boosted(spec, self._encoder)]
@@ -110,6 +109,7 @@ class BlockPredictor:
             self._experts.extend(named.answering((self._encoder, self._anchor)))
         others = self._stable.members + sum(expert.members for expert in self._experts)
         layout = Layout.of(spec, others, self._encoder.fixed)
+        self._map = feature_map(spec, self._encoder, layout)
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)
         self._members: ClassMembers | SetMembers | NumberMembers | CountMembers
