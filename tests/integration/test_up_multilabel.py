@@ -69,6 +69,10 @@ def test_sets_are_ingested_asked_for_and_told_and_learned_also_after_a_kill(hous
     assert "micro F1" in shown.stdout
     assert "Hamming loss" in shown.stdout
     assert "update" in penstock("versions", "posts", home=tmp_path, url=url).stdout
+    newest = json.loads(penstock("versions", "posts", "--json", home=tmp_path, url=url).stdout)[0]["version"]
+    again = ("verify", "posts", str(newest), "--from-start", "--data", str(house.data))
+    verified = penstock(*again, home=tmp_path)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def assert_answers(client: Client) -> None:

@@ -18,13 +18,16 @@ from hypothesis import strategies as st
 from penstock.cli.inference import infer
 from penstock.cli.tables import open_source, pieces
 from penstock.client import ARROW
-from penstock.errors import BadEvent, BadFile, SpecInvalid, TooLarge
+from penstock.errors import BadEvent, BadFile, NotAmendable, SpecInvalid, TooLarge
+from penstock.eventlog.interface import Entry
 from penstock.events import Batch, Kind, Offset, Partition, Schema, class_names, concatenate, decode, encode
 from penstock.join.window import JoinWindow
+from penstock.learn.amended import AmendedReader
 from penstock.serve.decode import Decoder, Media
 from penstock.spec import ClassName, ClassSet, Feature, Label, Spec
 from penstock.specfile.reader import load, loads
 from penstock.specfile.writer import dump
+from penstock.testing.memory_log import MemoryLog
 
 SPEC = Spec(name="posts", task="multilabel", features={"x": Feature(type="number")}, label=Label(name="tags"))
 decoder = Decoder(SPEC)
@@ -207,6 +210,22 @@ def test_feedback_brings_its_set_to_its_prediction_early_or_late(
     assert joined.labels == ordered
     assert joined.numbers[:, 0].tolist() == list(range(n))
     assert decode(b"".join(encode(joined))).labels == ordered
+
+
+def test_a_set_is_amended_by_a_set_and_by_nothing_else() -> None:
+    log = MemoryLog()
+    batch = labelled([(ClassName("a"),), ()])
+    log.writer().append([Entry(kind=batch.kind, count=2, payload=encode(batch))])
+    first, second = (Partition(0), Offset(0)), (Partition(0), Offset(1))
+
+    def read(amendments: dict[tuple[Partition, Offset], Any]) -> list[Any]:
+        frames = AmendedReader(log.reader(), amendments).read(Partition(0), Offset(0), Offset(2))
+        return [label for frame in frames for label in decode(frame.payload).labels or ()]
+
+    assert read({second: (ClassName("b"), ClassName("c"))}) == [("a",), ("b", "c")]
+    assert read({first: None}) == [()]
+    with pytest.raises(NotAmendable, match="its own is a set of classes"):
+        read({first: ClassName("b")})
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
