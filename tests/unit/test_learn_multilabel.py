@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from penstock.errors import BadEvent
 from penstock.events import Batch, Kind, Version
 from penstock.learn.block import pack, unpack
+from penstock.learn.fast.mixture import BLOCK, FLOOR, SHARE, fixed_share
 from penstock.learn.fast.model import FastModel
-from penstock.learn.fast.multilabel import places_of_sets, set_losses, shares, targets_of
+from penstock.learn.fast.multilabel import places_of_sets, set_losses, targets_of, unbent
 from penstock.learn.fast.predictor import BlockPredictor
+from penstock.learn.fast.questions import bend, share
 from penstock.learn.interface import State
 from penstock.learn.prequential import Prequential, agreement
 from penstock.spec import ClassName, ClassSet, Feature, Label, Learn, Spec
@@ -244,14 +246,28 @@ def test_a_class_unknown_then_leaves_its_own_mixture_alone() -> None:
         assert np.allclose(new, kept * old + (1.0 - kept) / len(old), atol=1e-9) != known
 
 
-@given(st.integers(1, 70), st.integers(1, 3))
-def test_shares_are_probabilities_of_each_class(n: int, classes: int) -> None:
-    likelihoods = np.log(np.random.default_rng(n).uniform(1e-6, 1.0, (n, classes, 4)))
-    weights = shares(np.full((classes, 4), 0.25), likelihoods)
-    assert weights.sum(axis=1) == pytest.approx(np.ones(classes))
-    assert (weights > 0.0).all()
-    alone = shares(np.full((1, 4), 0.25), likelihoods[:, :1])
-    assert weights[:1] == pytest.approx(alone)
+@given(st.integers(1, 70), st.integers(1, 3), st.integers(0, 2**31))
+def test_the_weights_of_each_class_are_those_of_fixed_share(n: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    said, targets = rng.uniform(1e-7, 1.0, (n, classes, 4)), (rng.random((n, classes)) < 0.5).astype(np.float64)
+    weights = np.full((classes, 4), 0.25)
+    share(said, targets, FLOOR, SHARE, BLOCK, weights)
+    for c in range(classes):
+        likelihoods = np.where(targets[:, c, None] > 0.0, said[:, c], 1.0 - said[:, c])
+        alone = fixed_share(np.full(4, 0.25), np.log(np.maximum(likelihoods, FLOOR)))
+        assert weights[c] == pytest.approx(alone, rel=1e-9)
+
+
+def test_lines_find_the_odds_that_were_meant_and_stay_where_nothing_was_said() -> None:
+    rng = np.random.default_rng(2)
+    odds = rng.normal(size=(4000, 3)) * 2.0
+    came = (rng.random((4000, 3)) < 1.0 / (1.0 + np.exp(-(0.5 * odds - 1.0)))).astype(np.float64)
+    odds[:, 2] = np.nan
+    lines, information = unbent(3), np.tile(np.eye(2) * 8.0, (3, 1, 1))
+    for at in range(0, 4000, 40):
+        bend(odds[at : at + 40], came[at : at + 40], 1.0, 8.0, lines, information)
+    assert lines[:2] == pytest.approx(np.array([[0.5, -1.0]] * 2), abs=0.12)
+    assert lines[2].tolist() == [1.0, 0.0]
 
 
 def test_sets_are_measured_as_a_whole_class_by_class_and_by_f1() -> None:

@@ -49,56 +49,14 @@ class Answer:
     """(n, classes) calibrated."""
 
 
-class Lines:
-    """For each class a line from log odds to log odds, learned by Newton's steps on log loss; none changes anything at
-    first, and a prior says so for a while."""
-
-    def __init__(self, classes: int) -> None:
-        self.lines = np.tile([1.0, 0.0], (classes, 1))
-        """(classes, 2) slopes and shifts."""
-
-    def of(self, odds: Array) -> Array:
-        """(n, classes) probabilities for (n, classes) log odds."""
-        return sigmoid(odds * self.lines[:, 0] + self.lines[:, 1])
+def unbent(classes: int) -> Array:
+    """(classes, 2) slopes and shifts of lines, from log odds to log odds, that change nothing."""
+    return np.tile([1.0, 0.0], (classes, 1))
 
 
-class LineLearner:
-    """What learning lines needs beside."""
-
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
-        self.information = np.tile(np.eye(2) * LINE_PRIOR, (len(lines.lines), 1, 1))
-
-    def grow(self, classes: int) -> None:
-        """Take in new classes."""
-        fresh, lines = Lines(classes - len(self.information)), self._lines
-        lines.lines = np.concatenate((lines.lines, fresh.lines))
-        self.information = np.concatenate((self.information, LineLearner(fresh).information))
-
-    def learn(self, odds: Array, targets: Array) -> None:
-        """From (n, k) log odds of the first k classes, NaN where nothing was said, and (n, k) what came."""
-        n, known = odds.shape
-        lines, information = self._lines.lines[:known], self.information[:known]
-        said = np.isfinite(odds)
-        odds = np.where(said, odds, 0.0)
-        scores = odds * lines[:, 0] + lines[:, 1]
-        chances = sigmoid(scores)
-        residuals = targets - chances
-        # Where a line is confidently wrong, the curvature is raised as the heads' is, or the step would overshoot.
-        curvatures = np.maximum(chances * (1.0 - chances), np.abs(residuals) / (2.0 + 2.0 * np.abs(scores)))
-        fade = (LINE_DECAY ** np.arange(n - 1, -1, -1.0))[:, None] * said
-        kept = LINE_DECAY**n
-        given = (1.0 - kept) * LINE_PRIOR
-        curvatures *= fade
-        residuals *= fade
-        information *= kept
-        information[:, 0, 0] += given + (curvatures * odds * odds).sum(axis=0)
-        information[:, 0, 1] += (curvatures * odds).sum(axis=0)
-        information[:, 1, 0] = information[:, 0, 1]
-        information[:, 1, 1] += given + curvatures.sum(axis=0)
-        slopes = (residuals * odds).sum(axis=0) - given * (lines[:, 0] - 1.0)
-        shifts = residuals.sum(axis=0) - given * lines[:, 1]
-        lines += np.linalg.solve(information, np.stack((slopes, shifts), axis=1)[:, :, None])[:, :, 0]
+def _sure(classes: int) -> Array:
+    """(classes, 2, 2) information that says so."""
+    return np.tile(np.eye(2) * LINE_PRIOR, (classes, 1, 1))
 
 
 class SetMembers:
@@ -117,8 +75,10 @@ class SetMembers:
         """Events, and classes that they had in all."""
         self.mixture = np.full((classes, layout.members), 1.0 / layout.members)
         """(classes, members) weights."""
-        self.exact_lines = Lines(classes)
-        self.lines = Lines(classes)
+        self.exact_lines = unbent(classes)
+        """(classes, 2) from the log odds of the exact head's scores to those of its probabilities."""
+        self.lines = unbent(classes)
+        """(classes, 2) from the log odds of the mixtures to those of the answers."""
 
     def scale(self, classes: int) -> float:
         """What sums of squared errors are divided by, for so many classes: all of them, or four for each that an event
@@ -141,14 +101,15 @@ class SetMembers:
         members[:, :, :BASES] = ((self.counts[:, :known] + 0.5) / (self.asked[:, :known] + 1.0)).T
         heads_end = BASES + self.layout.heads
         members[:, :, BASES:heads_end] = sigmoid(scores)
-        exact = self.exact_odds(scores) * self.exact_lines.lines[:known, 0] + self.exact_lines.lines[:known, 1]
-        members[:, :, BASES + self.exact] = sigmoid(exact)
+        slopes, shifts = self.exact_lines[:known].T
+        members[:, :, BASES + self.exact] = sigmoid(self.exact_odds(scores) * slopes + shifts)
         if others is None:
             members[:, :, heads_end:] = 0.0
             return Answer(scores, members, np.zeros((n, known)), np.zeros((n, known)))
         members[:, :, heads_end:] = others
         mixed = self.mixed(members)
-        return Answer(scores, members, mixed, self.lines.of(log_odds(mixed)))
+        slopes, shifts = self.lines[:known].T
+        return Answer(scores, members, mixed, sigmoid(log_odds(mixed) * slopes + shifts))
 
     def mixed(self, members: Array) -> Array:
         """(n, classes) of (n, classes, members) probabilities; NaN where the members say nothing."""
@@ -163,8 +124,8 @@ class SetMembers:
             "asked": self.asked.copy(),
             "seen": self.seen.copy(),
             "mixture": self.mixture.copy(),
-            "exact_lines": self.exact_lines.lines.copy(),
-            "lines": self.lines.lines.copy(),
+            "exact_lines": self.exact_lines.copy(),
+            "lines": self.lines.copy(),
         }
 
     def thaw(self, arrays: Arrays, *, copy: bool) -> None:
@@ -174,8 +135,8 @@ class SetMembers:
         self.asked = arrays["asked"].copy() if copy else arrays["asked"]
         self.seen = arrays["seen"].copy() if copy else arrays["seen"]
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
-        self.exact_lines.lines = arrays["exact_lines"].copy() if copy else arrays["exact_lines"]
-        self.lines.lines = arrays["lines"].copy() if copy else arrays["lines"]
+        self.exact_lines = arrays["exact_lines"].copy() if copy else arrays["exact_lines"]
+        self.lines = arrays["lines"].copy() if copy else arrays["lines"]
 
 
 class SetLearner:
@@ -183,14 +144,13 @@ class SetLearner:
 
     def __init__(self, layout: Layout, linear_from: int, width: int, classes: int) -> None:
         # The compiler is loaded by whoever learns, and by nobody else.
-        from penstock.learn.fast import tallies
+        from penstock.learn.fast import questions, tallies
 
-        self._tallies = tallies
+        self._questions, self._tallies = questions, tallies
         self.members = SetMembers(layout, width, classes)
         self._layout = layout
         self._banks = Banks(layout, linear_from, width)
-        self._exact_lines = LineLearner(self.members.exact_lines)
-        self._lines = LineLearner(self.members.lines)
+        self._exact_information, self._information = _sure(classes), _sure(classes)
         self._slopes = np.full((width, classes), 1e-8)
         """(width, classes) sums of squared gradients of the first-order head (Duchi et al. 2011)."""
         self._decays = layout.decays[[0, -1]]
@@ -219,22 +179,25 @@ class SetLearner:
         more = np.zeros((BASES, classes - old_classes))
         members.counts = np.concatenate((members.counts, more), axis=1)
         members.asked = np.concatenate((members.asked, more), axis=1)
-        fresh = np.full((classes - old_classes, self._layout.members), 1.0 / self._layout.members)
-        members.mixture = np.concatenate((members.mixture, fresh))
-        self._exact_lines.grow(classes)
-        self._lines.grow(classes)
+        fresh = classes - old_classes
+        even = np.full((fresh, self._layout.members), 1.0 / self._layout.members)
+        members.mixture = np.concatenate((members.mixture, even))
+        members.exact_lines = np.concatenate((members.exact_lines, unbent(fresh)))
+        members.lines = np.concatenate((members.lines, unbent(fresh)))
+        self._exact_information = np.concatenate((self._exact_information, _sure(fresh)))
+        self._information = np.concatenate((self._information, _sure(fresh)))
 
     def mix(self, answer: Answer, targets: Array, said: Said | None = None, mark: int = 0) -> None:
         """Move the mixtures and the lines by what the members said of (n, k) targets when they were asked, where that
         was kept, and by what they answer now elsewhere; of classes unknown then they said nothing."""
-        members, known = self.members, targets.shape[1]
+        members = self.members
         then = members_then(said, answer.members, mark)
         mixed = answer.mixed if then is answer.members else members.mixed(then)
-        self._lines.learn(log_odds(mixed), targets)
-        likelihoods = np.where(targets[:, :, None] > 0.0, then, 1.0 - then)
-        # A class of which nothing was said then leaves its weights as they are.
-        likelihoods = np.log(np.maximum(np.where(np.isnan(likelihoods), 1.0, likelihoods), FLOOR))
-        members.mixture[:known] = shares(members.mixture[:known], likelihoods)
+        self._bend(log_odds(mixed), targets, members.lines, self._information)
+        self._questions.share(then, targets, FLOOR, SHARE, BLOCK, members.mixture)
+
+    def _bend(self, odds: Array, targets: Array, lines: Array, information: Array) -> None:
+        self._questions.bend(odds, targets, LINE_DECAY, LINE_PRIOR, lines, information)
 
     def learn(self, features: Array, targets: Array, known: int, answer: Answer | None = None) -> None:
         """From (n, width) features and (n, classes) targets, of which the first ``known`` classes were known before; an
@@ -252,10 +215,11 @@ class SetLearner:
         """The classes that the targets name, all of them known."""
         members, known = self.members, targets.shape[1]
         answer = members.answer(features, known=known) if answer is None else answer
-        self._exact_lines.learn(members.exact_odds(answer.scores), targets)
+        self._bend(members.exact_odds(answer.scores), targets, members.exact_lines, self._exact_information)
         self._learn_first_order(features, answer, targets)
         self._banks.learn(features, targets, members.weights[:, :known], scores=answer.scores)
-        self._count(targets)
+        self._questions.count(targets, self._decays, members.counts, members.asked)
+        members.seen += (len(targets), targets.sum())
 
     def _learn_first_order(self, features: Array, answer: Answer, targets: Array) -> None:
         column = self._layout.first_order
@@ -264,22 +228,13 @@ class SetLearner:
         gradient[:, : targets.shape[1]] = features.T @ (answer.members[:, :, BASES + column] - targets) / len(features)
         self._tallies.descend(gradient, LEARNING_RATE, self._slopes, self.members.weights, column)
 
-    def _count(self, targets: Array) -> None:
-        n, known = targets.shape
-        members = self.members
-        fade = self._decays[:, None] ** np.arange(n - 1, -1, -1.0)
-        kept = (self._decays**n)[:, None]
-        members.counts[:, :known] = kept * members.counts[:, :known] + fade @ targets
-        members.asked[:, :known] = kept * members.asked[:, :known] + fade.sum(axis=1)[:, None]
-        members.seen += (n, targets.sum())
-
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values, and copies of arrays."""
         arrays = self.members.frozen() | self._banks.save()
         arrays |= {
             "slopes": self._slopes.copy(),
-            "exact_lines.information": self._exact_lines.information.copy(),
-            "lines.information": self._lines.information.copy(),
+            "exact_lines.information": self._exact_information.copy(),
+            "lines.information": self._information.copy(),
         }
         return {}, arrays
 
@@ -288,22 +243,8 @@ class SetLearner:
         self.members.thaw(arrays, copy=True)
         self._banks.load(arrays)
         self._slopes = arrays["slopes"].copy()
-        self._exact_lines.information = arrays["exact_lines.information"].copy()
-        self._lines.information = arrays["lines.information"].copy()
-
-
-def shares(weights: Array, log_likelihoods: Array) -> Array:
-    """(classes, members) weights after n events with these (n, classes, members) log likelihoods: `fixed_share` of each
-    class."""
-    members = weights.shape[1]
-    for start in range(0, len(log_likelihoods), BLOCK):
-        block = log_likelihoods[start : start + BLOCK]
-        total = block.sum(axis=0)
-        weights = weights * np.exp(total - total.max(axis=1, keepdims=True))
-        kept = (1.0 - SHARE) ** len(block)
-        weights *= kept / weights.sum(axis=1, keepdims=True)
-        weights += (1.0 - kept) / members
-    return weights
+        self._exact_information = arrays["exact_lines.information"].copy()
+        self._information = arrays["lines.information"].copy()
 
 
 def targets_of(sets: Sequence[ClassSet], index: Mapping[ClassName, int], classes: int) -> Array:
