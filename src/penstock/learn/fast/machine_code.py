@@ -3,6 +3,6 @@
 That takes some ten seconds of processor time once for an installation, which are better spent before a learner takes
 its first event than in its midst."""
 
-from penstock.learn.fast import answering, growing, kernels, stacking, tallies
+from penstock.learn.fast import answering, growing, kernels, questions, stacking, tallies
 
-__all__ = ["answering", "growing", "kernels", "stacking", "tallies"]
+__all__ = ["answering", "growing", "kernels", "questions", "stacking", "tallies"]
