@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from penstock.control.house import PENSTOCK
 from penstock.control.record import recorded, recorded_path
+from penstock.control.spare import go_on_in_fork
 from penstock.errors import PenstockError
 from penstock.publish.live import SharedLiveReader, live_path
 from penstock.specfile.reader import load
@@ -53,12 +54,10 @@ def run_learner(service: str, data: Path) -> None:
     from penstock.publish.rooms import Rooms
     from penstock.publish.snapshots import LocalSnapshots
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     _load_machine_code(data)
-    folder = data / service
     spec = load(recorded_path(data, service))
+    stop = go_on_in_fork()
+    folder = data / service
     readers = (LocalLogReader(folder / "log"), LocalLogReader(folder / "log"))
     journal = StepJournal(folder / "steps")
     rooms = Rooms(
@@ -182,3 +181,4 @@ def _load_machine_code(data: Path) -> None:
         import penstock.learn.fast.machine_code  # noqa: F401
 
         told.cancel()
+        told.join()

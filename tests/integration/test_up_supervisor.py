@@ -133,7 +133,8 @@ def test_a_child_that_keeps_failing_is_started_ever_more_seldom(tmp_path: Path) 
     house = House(tmp_path, "failing")
     until(lambda: len(house.notes()) >= 4, "it was given up")
     house.process.terminate()
-    assert house.process.wait(20) == 0
+    # The child may be about to fail once more, which then counts as an end out of order.
+    assert house.process.wait(20) in (0, 1)
     said = house.errors.read_text()
     assert [wait for wait in ("0.1 s", "0.2 s", "0.4 s") if f"it starts again in {wait}" in said] == [
         "0.1 s",

@@ -190,6 +190,46 @@ def _through_up(settings: Settings, as_json: bool) -> None:
         sys.exit(1)
 
 
+@bench.command()
+@json_option
+@click.option("--quick", is_flag=True, help="A minute and a half: twelve kills. For a look, not for a claim.")
+@click.option("--kills", type=click.IntRange(min=1), help="How many [default: 100]")
+@click.option("--seed", type=click.IntRange(min=0), help="Of what is killed when [default: 0]")
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    help="Where the data lie meanwhile: the disk that is measured [default: the one for temporary files]",
+)
+def recover(as_json: bool, quick: bool, kills: int | None, seed: int | None, folder: Path | None) -> int:
+    """What is lost when processes are killed, and how soon they learn again.
+
+    Runs `penstock up` with a million events in its log under clients that repeat what was not answered, kills the
+    learner, the server and the supervisor at seeded random moments, and compares what was acknowledged and the state
+    that is left with every recorded step taken again in one go. Measures memory and restarts by the log's length, and
+    what ids cost. Takes some seven minutes; progress goes to stderr. Exit code 1 where anything was lost, learned
+    twice, torn or computed otherwise.
+    """
+    import msgspec
+
+    from penstock.cli.benchmarks.recover import QUICK, Settings, measure, tables, words
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the service that was started is stopped too
+    given = {"kills": kills, "seed": seed, "folder": folder}
+    settings = msgspec.structs.replace(
+        QUICK if quick else Settings(), **{name: value for name, value in given.items() if value is not None}
+    )
+    report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), say)
+    if as_json:
+        show_json(report)
+    else:
+        for sentence in words(report):
+            click.echo(sentence)
+        for title, rows in tables(report).items():
+            click.echo(f"\n{title}")
+            show(rows, [(name, name) for name in rows[0]])
+    return 0 if report.is_sound else 1
+
+
 _TASKS = "Folder with mnist/ and clinc150/ [default: data or ../shared/data; without MNIST the bundled digits]"
 
 

@@ -24,6 +24,8 @@ FIRST_DELAY_S = 0.1
 DELAY_MAX_S = 30.0
 STABLE_S = 10.0
 """A child that ran for so long has its next failure treated as its first."""
+KILLED_STABLE_S = 2.0
+"""The same for one that was killed: nobody does that to himself, so the next need not fail for the same reason."""
 DRAIN_S = 30.0
 """For each stage of the drain; what has not ended by then is killed, which loses nothing that was acknowledged."""
 LOOK_S = 0.05
@@ -233,7 +235,8 @@ class Supervisor:
             self._begin_drain()
             return
         now = time.monotonic()
-        kept.failures = 1 if now - kept.started_at >= STABLE_S else kept.failures + 1
+        stable_s = KILLED_STABLE_S if code == -signal.SIGKILL else STABLE_S
+        kept.failures = 1 if now - kept.started_at >= stable_s else kept.failures + 1
         delay_s = min(DELAY_MAX_S, FIRST_DELAY_S * 2.0 ** min(kept.failures - 1, 16))
         kept.due_at = now + delay_s
         kept.restarts += 1
@@ -346,10 +349,11 @@ def dies_with(parent: int) -> Callable[[], None] | None:
     return before_exec
 
 
-def end_with_supervisor() -> None:
-    """What a child calls where the kernel does not do it: ends the process soon after its supervisor has gone."""
+def end_with_supervisor(parent: int = 0) -> None:
+    """What a child calls where the kernel does not do it: ends the process soon after its supervisor, or this parent,
+    has gone."""
     if sys.platform != "linux":
-        parent = int(os.environ.get(_PARENT, os.getppid()))
+        parent = parent or int(os.environ.get(_PARENT, os.getppid()))
 
         def watch() -> None:
             while os.getppid() == parent:

@@ -46,6 +46,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="plan", forbid_u
     start: int
     """The place in the stream of the first event sent."""
     seed: int = 0
+    ids: str = ""
+    """What the ids of the events begin with; empty for none."""
 
 
 class Flood(Plan, tag="flood", frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,8 +115,9 @@ def bodies_of(plan: Plan, events: int) -> list[bytes]:
     stream = synthetic.generate(events, start=plan.start, seed=plan.seed)
     if plan.form == "json_single":
         return synthetic.json_single(stream)
+    ids = [f"{plan.ids}{plan.start + row}" for row in range(events)] if plan.ids else None
     encode = synthetic.json_batches if plan.form == "json_batch" else synthetic.arrow_batches
-    return encode(stream, plan.batch)
+    return encode(stream, plan.batch, ids)
 
 
 async def flood(plan: Flood) -> Flooded:

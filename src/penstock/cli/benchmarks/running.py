@@ -10,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -49,38 +49,92 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
         if self.pid is None:
             return {}
         used: dict[str, float] = {}
-        for pid in (self.pid, *_descendants(self.pid)):
+        for pid in (self.pid, *descendants(self.pid)):
             role = _role(pid)
             used[role] = used.get(role, 0.0) + _cpu_s(pid)
         return used
 
 
+@dataclass
+class House:
+    """A `penstock up` of ours, which may be killed and started again on the same data and port."""
+
+    service: str
+    home: Path
+    port: int
+    child: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._start()
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    @property
+    def output(self) -> Path:
+        """What it says."""
+        return self.home / "output.txt"
+
+    @property
+    def running(self) -> Running:
+        return Running(url=f"{self.address}/v1/{self.service}", pid=self.child.pid, data=self.data)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start_again(self) -> None:
+        """After its supervisor was killed."""
+        self.child.wait()
+        self._start()
+
+    def wait_until_ready(self) -> None:
+        """Raises DidNotStart."""
+        _wait_until_ready(self.running, self.child, self.output)
+
+    def stop(self) -> None:
+        """In order, if it can be."""
+        self.child.send_signal(signal.SIGTERM)
+        try:
+            self.child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            for pid in (*descendants(self.child.pid), self.child.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.child.wait()
+
+    def _start(self) -> None:
+        files = [str(self.home / "service.yaml"), "--data", str(self.data), "--port", str(self.port)]
+        with self.output.open("ab") as sink:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "penstock", "up", *files],
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+
+@contextlib.contextmanager
+def housed(spec: Spec, folder: Path) -> Iterator[House]:
+    """A house with this one service, until the block ends. ``folder`` is on the disk that should be used."""
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=folder) as home:
+        Path(home, "service.yaml").write_text(dump(spec), encoding="utf-8")
+        house = House(spec.name, Path(home), _free_port())
+        try:
+            house.wait_until_ready()
+            yield house
+        finally:
+            house.stop()
+            # The live weights are not in the data folder but in shared memory, where they would stay.
+            remove_live(live_path(house.data, spec.name))
+
+
 @contextlib.contextmanager
 def running(spec: Spec, folder: Path) -> Iterator[Running]:
-    """Run this one service until the block ends. ``folder`` is on the disk that should be used."""
-    with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=folder) as home:
-        file = Path(home, "service.yaml")
-        file.write_text(dump(spec), encoding="utf-8")
-        port = _free_port()
-        output = Path(home, "output.txt")
-        command = [sys.executable, "-m", "penstock", "up", str(file), "--data", f"{home}/data", "--port", str(port)]
-        with output.open("wb") as sink:
-            child = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        service = Running(url=f"http://127.0.0.1:{port}/v1/{spec.name}", pid=child.pid, data=Path(home, "data"))
-        try:
-            _wait_until_ready(service, child, output)
-            yield service
-        finally:
-            child.send_signal(signal.SIGTERM)
-            try:
-                child.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                for pid in (*_descendants(child.pid), child.pid):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                child.wait()
-            # The live weights are not in the data folder but in shared memory, where they would stay.
-            remove_live(live_path(Path(home, "data"), spec.name))
+    """Run this one service until the block ends."""
+    with housed(spec, folder) as house:
+        yield house.running
 
 
 def _wait_until_ready(service: Running, child: subprocess.Popen[bytes], output: Path) -> None:
@@ -89,7 +143,7 @@ def _wait_until_ready(service: Running, child: subprocess.Popen[bytes], output: 
     while time.monotonic() < deadline:
         if child.poll() is not None:
             break
-        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(ready, timeout=5):
+        with contextlib.suppress(OSError), urllib.request.urlopen(ready, timeout=5):
             return
         time.sleep(0.05)
     raise DidNotStart(output=output.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "nothing")
@@ -101,12 +155,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """The processes that this one has started, and those that they have."""
     try:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
         return []
-    return [descendant for child in map(int, found) for descendant in (child, *_descendants(child))]
+    return [descendant for child in map(int, found) for descendant in (child, *descendants(child))]
 
 
 def _cpu_s(pid: int) -> float:

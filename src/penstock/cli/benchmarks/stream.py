@@ -163,7 +163,7 @@ class Load:
             connections=connections,
         )
         self._sent += plan.events
-        return _in_child("load", plan, Flooded)
+        return in_child("load", plan, Flooded)
 
     def pace(self, events_per_s: int) -> Freshness:
         """JSON at this rate while predictions are asked for, the median of the repeats."""
@@ -184,7 +184,7 @@ class Load:
                 duration_s=settings.paced_s,
             )
             self._sent += round((plan.warm_up_s + plan.duration_s) * PACED_REQUESTS_PER_S) * batch
-            run = _in_child("load", plan, Paced)
+            run = in_child("load", plan, Paced)
             runs.append(run)
             fresh = run.freshness_ms
             self._note(
@@ -228,10 +228,10 @@ def _floors(settings: Settings, note: Note) -> floors.Floors:
         peer_events=events // 3 if settings.peers else 0,
         seed=settings.seed,
     )
-    return _in_child("floors", plan, floors.Floors)
+    return in_child("floors", plan, floors.Floors)
 
 
-def _in_child(module: str, plan: msgspec.Struct, outcome: type[Outcome]) -> Outcome:
+def in_child(module: str, plan: msgspec.Struct, outcome: type[Outcome]) -> Outcome:
     """Carry out a plan in a process of its own, with one thread for linear algebra as the learner has."""
     done = subprocess.run(
         [sys.executable, "-m", f"penstock.cli.benchmarks.{module}"],

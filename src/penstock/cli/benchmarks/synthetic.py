@@ -8,6 +8,7 @@ than the mean of max(p, 1 - p): that is the Bayes accuracy which the report stat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -60,22 +61,26 @@ def json_single(stream: Stream) -> list[bytes]:
     return [msgspec.json.encode(event) for event in _events(stream)]
 
 
-def json_batches(stream: Stream, size: int) -> list[bytes]:
+def json_batches(stream: Stream, size: int, ids: Sequence[str] | None = None) -> list[bytes]:
     """Request bodies that are JSON arrays of ``size`` events; a rest that does not fill one is left out."""
     events = _events(stream)
+    if ids is not None:
+        events = [{"id": event_id, **event} for event_id, event in zip(ids, events, strict=True)]
     return [msgspec.json.encode(events[at : at + size]) for at in range(0, len(events) - size + 1, size)]
 
 
-def arrow_batches(stream: Stream, size: int) -> list[bytes]:
+def arrow_batches(stream: Stream, size: int, ids: Sequence[str] | None = None) -> list[bytes]:
     """Request bodies that are Arrow IPC streams of ``size`` events each, one column a feature and the label's."""
     import pyarrow as pa
 
-    schema = pa.schema([*((name, pa.float64()) for name in NAMES), ("label", pa.int64())])
+    named = [] if ids is None else [("id", pa.string())]
+    schema = pa.schema([*((name, pa.float64()) for name in NAMES), ("label", pa.int64()), *named])
     bodies = []
     for at in range(0, len(stream) - size + 1, size):
         rows = slice(at, at + size)
         columns = [np.ascontiguousarray(stream.numbers[rows, j]) for j in range(FEATURES)]
-        batch = pa.record_batch([*map(pa.array, columns), pa.array(stream.labels[rows])], schema=schema)
+        told = [] if ids is None else [pa.array(ids[rows])]
+        batch = pa.record_batch([*map(pa.array, columns), pa.array(stream.labels[rows]), *told], schema=schema)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, schema) as writer:
             writer.write_batch(batch)
