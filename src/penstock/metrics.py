@@ -32,6 +32,12 @@ _COMMIT_S = Histogram("penstock_commit_seconds", "From handing over to durable",
 _COMMIT_EVENTS = Histogram(
     "penstock_commit_events", "Events of one frame", ["service"], buckets=(1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 )
+_OPENLINEAGE = Counter("penstock_openlineage_events", "OpenLineage events by outcome", ["service", "outcome"])
+
+
+def openlineage_counter(service: str, outcome: str) -> Counter:
+    """Of the events that were ``sent``, that ``failed``, and that were ``dropped`` because too many waited."""
+    return _OPENLINEAGE.labels(service, outcome)
 
 
 class ServiceMetrics:

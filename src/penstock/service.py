@@ -7,6 +7,7 @@ server needs no gate, a learner no HTTP, and nobody but a training torch.
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import signal
 import sys
@@ -24,8 +25,10 @@ from penstock.publish.live import SharedLiveReader, live_path
 from penstock.specfile.reader import load
 
 if TYPE_CHECKING:
+    from penstock.publish.interface import Witness
     from penstock.publish.lineage import Archive
     from penstock.publish.verify import Verification
+    from penstock.spec import Spec
 
 COMPILING = "compiling what learns, once for this installation: some twenty seconds\n"
 TELL_AFTER_S = 2.0
@@ -66,6 +69,7 @@ def run_learner(service: str, data: Path) -> None:
         live=SharedLiveWeights(live_path(data, service)),
         snapshots=LocalSnapshots(folder / "snapshots", service),
         receipts=SqliteReceipts(folder / "versions.sqlite", service),
+        witness=_witness(spec),
         keeps_past=lambda: is_past_whole(journal, readers[0].starts(), folder, spec.budget.past_max_bytes),
     )
     parts = parts_of(spec, folder, *readers)
@@ -85,6 +89,16 @@ def run_learner(service: str, data: Path) -> None:
         raise
     for reader in readers:
         reader.close()
+
+
+def _witness(spec: Spec) -> Witness | None:
+    """Who is told of versions beside the receipts; an adapter is found by its name, since the hall knows no vendor.
+    Raises ExtraMissing."""
+    if not spec.lineage.openlineage:
+        return None
+    adapter = importlib.import_module("penstock.integrations.openlineage")
+    told: Witness = adapter.OpenLineageWitness(spec)
+    return told
 
 
 def run_verification(

@@ -185,6 +185,16 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Memory of events that were sent but are not on disk yet; beyond it the server answers 503."""
 
 
+class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is told of versions, beside the receipts that are always kept."""
+
+    openlineage: Annotated[str, Meta(max_length=1000)] = ""
+    """Where OpenLineage events go (``penstock[openlineage]``): ``http://server:5000``, or ``file:/path/events.ndjson``;
+    empty for nowhere. A key for the server is read from the variable ``OPENLINEAGE_API_KEY``."""
+    namespace: Text = "penstock"
+    """The namespace of jobs and datasets in them."""
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A service: what comes in, what is asked, and how it learns, gates and serves."""
 
@@ -201,3 +211,4 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     gate: Gate = Gate()
     serve: Serve = Serve()
     budget: Budget = Budget()
+    lineage: Lineage = Lineage()

@@ -14,7 +14,7 @@ from penstock.spec import Spec
 from penstock.specfile.reader import load
 from penstock.specfile.writer import settings, spec_hash
 
-MAY_CHANGE = {"consolidate", "gate", "serve", "budget", "learn.checkpoint_every", "learn.checkpoints_kept"}
+MAY_CHANGE = {"consolidate", "gate", "serve", "budget", "lineage", "learn.checkpoint_every", "learn.checkpoints_kept"}
 """Settings that what was learned does not depend on, and sections of such."""
 
 

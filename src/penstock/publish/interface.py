@@ -206,6 +206,23 @@ class Snapshots(Protocol):
     def remove(self, version: Version) -> None: ...
 
 
+class Witness(Protocol):
+    """Somebody beside the receipts who is told what was published. It returns at once and raises nothing: nobody who
+    listens may hold learning up. What a crash keeps it from hearing is not told again."""
+
+    def published(self, receipts: Sequence[Receipt], facts: Sequence[Fact]) -> None:
+        """These were written."""
+        ...
+
+    def checkpointed(self, version: Version, state: str) -> None:
+        """A checkpoint was written while this version was served; the hash of the learner's state."""
+        ...
+
+    def close(self) -> None:
+        """The learner ends."""
+        ...
+
+
 class Receipts(Protocol):
     """Receipts and facts of a service. Writing the same receipt twice is the same as once."""
 

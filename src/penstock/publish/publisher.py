@@ -123,7 +123,7 @@ class Publisher:
             self._rooms.live.publish(block, self.progress)
         self._reached("step.exposed")
         # 5. Account for it. The journal is the truth, so this may lag behind and be lost.
-        self._rooms.receipts.write(receipts, facts)
+        self._tell(receipts, facts)
         self._reached("step.accounted")
         # 6. Write a checkpoint when one is due.
         if entries[-1].checkpoint_due:
@@ -173,6 +173,8 @@ class Publisher:
         made = self._succession.checkpoint(step)
         self._rooms.checkpoints.write(made)
         self._sealed = state_hash(made)
+        if self._rooms.witness is not None:
+            self._rooms.witness.checkpointed(made.version, self._sealed)
         self._reached("checkpoint.written")
         # 4. The journal forgets what no kept checkpoint needs for a replay, nor a consolidation, and settled candidates
         # go; but not while the log has its first event still, and every version can be rebuilt from there.
@@ -241,6 +243,8 @@ class Publisher:
 
     def close(self) -> None:
         """Let go of files; what is shared stays for those who read it."""
+        if self._rooms.witness is not None:
+            self._rooms.witness.close()
         self._rooms.receipts.close()
         self._rooms.live.close()
         self._rooms.journal.close()
@@ -284,11 +288,16 @@ class Publisher:
         demand_same(recorded, repeated)
         self._sealed = ""
         self._cpu_since_checkpoint_s += recorded.cpu_s
-        self._enter(recorded)
+        self._rooms.receipts.write(*self._succession.enter(recorded))
 
     def _enter(self, entry: Step) -> Progress:
-        self._rooms.receipts.write(*self._succession.enter(entry))
+        self._tell(*self._succession.enter(entry))
         return self.progress
+
+    def _tell(self, receipts: list[Receipt], facts: list[Fact]) -> None:
+        self._rooms.receipts.write(receipts, facts)
+        if self._rooms.witness is not None:
+            self._rooms.witness.published(receipts, facts)
 
     def _is_checkpoint_due(self) -> bool:
         due_s = self._spec.learn.checkpoint_every_s

@@ -12,7 +12,7 @@ from penstock.events import Version
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.learner import Learner
 from penstock.learn.steps import StepJournal
-from penstock.publish.interface import LiveWeights, Receipts, Snapshots
+from penstock.publish.interface import LiveWeights, Receipts, Snapshots, Witness
 
 
 class DurableReceipts(Receipts, Protocol):
@@ -31,6 +31,7 @@ class Rooms:
     live: LiveWeights
     snapshots: Snapshots
     receipts: DurableReceipts
+    witness: Witness | None = None
     keeps_past: Callable[[], bool] = lambda: False
     """Whether everything is kept that rebuilding versions from the log's first event takes."""
 

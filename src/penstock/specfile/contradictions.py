@@ -17,6 +17,8 @@ WITHOUT_MEMBERS = {
     "counts": "predict classes or numbers, and there are none for counts",
     "multilabel": "predict one class or a number, and there are none for several classes together",
 }
+TARGETS = ("http://", "https://", "file:")
+"""How an address begins that OpenLineage events can be sent to."""
 UNREADABLE: Any = type("Unreadable", (), {})()
 """Stands for a value that had a fault, so that what can be checked beside it still is."""
 
@@ -44,6 +46,9 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
         yield from ((f"learn.members[{place}]", message) for place, message in member_faults(members))
         if members and spec.task in WITHOUT_MEMBERS:
             yield "learn.members", WITHOUT_MEMBERS[spec.task]
+    target = getattr(spec.lineage, "openlineage", "")
+    if isinstance(target, str) and target and not target.startswith(TARGETS):
+        yield "lineage.openlineage", f"is a server or a file, such as http://server:5000 or file:/path, not {target!r}"
     quantiles = getattr(spec.serve, "quantiles", ())
     if isinstance(quantiles, tuple) and quantiles:
         if spec.task in get_args(Task) and spec.task not in NUMBER_TASKS:

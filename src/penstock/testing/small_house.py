@@ -16,6 +16,7 @@ from penstock.learn.interface import HeldOut, State
 from penstock.learn.learner import Learner
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
 from penstock.learn.steps import Reached, Step, StepJournal, nothing
+from penstock.publish.interface import Witness
 from penstock.publish.live import SharedLiveWeights
 from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
@@ -85,6 +86,7 @@ def build_publisher(
     kept: int = SPEC.learn.checkpoints_kept,
     script: Sequence[str] = SCRIPT,
     keeps_past: bool = False,
+    witness: Witness | None = None,
 ) -> Publisher:
     """A publisher over files in the folder, whose clocks are the log's time, so that nothing depends on when it
     runs."""
@@ -95,6 +97,7 @@ def build_publisher(
         live=SharedLiveWeights(folder / "live", reached),
         snapshots=LocalSnapshots(folder / "snapshots", SPEC.name, reached),
         receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name, reached=reached),
+        witness=witness,
         keeps_past=lambda: keeps_past,
     )
     clocks = Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)
