@@ -12,7 +12,7 @@ from msgspec import inspect
 
 from penstock.cli.starter import EXAMPLE, explanations, starter
 from penstock.errors import SpecInvalid
-from penstock.spec import Feature, Spec
+from penstock.spec import NUMBER_TASKS, Feature, Spec
 from penstock.specfile.contradictions import contradictions
 from penstock.specfile.quantities import setting_name
 from penstock.specfile.reader import loads, read
@@ -45,8 +45,13 @@ members = st.lists(
     unique=True,
 ).map(tuple)
 
-chosen = {"members": members, "openlineage": st.sampled_from(["", "http://a:5000/b?c", "file:/a b.json"])}
-"""What has a form of its own."""
+chosen: dict[str, st.SearchStrategy[Any]] = {
+    "members": members,
+    "openlineage": st.sampled_from(["", "http://a:5000/b?c", "file:/a b.json"]),
+    "min": st.none() | st.floats(-1e300, 0.0),
+    "max": st.none() | st.floats(0.0, 1e300),
+}
+"""What has a form of its own, or must fit to others."""
 
 
 def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrategy[Any]:
@@ -79,7 +84,14 @@ def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrateg
     raise TypeError(kind)
 
 
-specs = values_of(inspect.type_info(Spec)).filter(lambda spec: not list(contradictions(spec)))
+def with_fitting_label(spec: Spec) -> Spec:
+    """Labels that are no numbers have no bounds."""
+    if spec.task in NUMBER_TASKS:
+        return spec
+    return msgspec.structs.replace(spec, label=msgspec.structs.replace(spec.label, min=None, max=None))
+
+
+specs = values_of(inspect.type_info(Spec)).map(with_fitting_label).filter(lambda spec: not list(contradictions(spec)))
 
 
 @given(specs)

@@ -91,7 +91,9 @@ def _section(struct: msgspec.Struct) -> Iterator[str]:
         yield from _comment(explanations()[kind.__name__][field], "  ")
         is_default = getattr(struct, field) == getattr(defaults, field)
         mark = "#" if is_default and (kind.__name__, field) not in ALWAYS_SHOWN else ""
-        yield f"  {mark}{setting_name(field)}: {scalar(written[setting_name(field)])}"
+        # What has no value is left out of the settings, and can be written down all the same.
+        value = scalar(written[setting_name(field)]) if setting_name(field) in written else "null"
+        yield f"  {mark}{setting_name(field)}: {value}"
 
 
 def _comment(text: str, indent: str) -> list[str]:
