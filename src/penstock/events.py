@@ -7,6 +7,7 @@ door, stored as it is and read back by the learner without parsing anything agai
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -291,15 +292,19 @@ def decode(payload: bytes | memoryview) -> Batch:
 
     def take(dtype: type[np.generic], *shape: int) -> NDArray[np.generic]:
         nonlocal at
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         try:
             array = np.frombuffer(payload, dtype, count, at) if count else np.empty(0, dtype)
-        except ValueError as error:
+            shaped = array.reshape(shape)
+        except (ValueError, OverflowError) as error:
             raise PayloadDamaged(reason=str(error)) from error
         at += array.nbytes + (-array.nbytes % 8)
-        return array.reshape(shape)
+        return shaped
 
     n = head.count
+    lists = [column for column in (head.ids, head.sources, head.classes, *head.strings) if column is not None]
+    if min(n, head.columns, *head.widths) < 0 or any(len(column) != n for column in lists):
+        raise PayloadDamaged(reason=f"its columns are not all of {n} events")
     times = take(np.float64, n)
     numbers = take(np.float64, n, head.columns)
     vectors = tuple(take(np.float32, n, width) for width in head.widths)
