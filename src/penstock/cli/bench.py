@@ -195,12 +195,13 @@ def _through_up(settings: Settings, as_json: bool) -> None:
 @click.option("--quick", is_flag=True, help="A minute and a half: twelve kills. For a look, not for a claim.")
 @click.option("--kills", type=click.IntRange(min=1), help="How many [default: 100]")
 @click.option("--seed", type=click.IntRange(min=0), help="Of what is killed when [default: 0]")
+@click.option("--ids/--no-ids", default=True, show_default=True, help="Whether it is measured what ids cost.")
 @click.option(
     "--folder",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
     help="Where the data lie meanwhile: the disk that is measured [default: the one for temporary files]",
 )
-def recover(as_json: bool, quick: bool, kills: int | None, seed: int | None, folder: Path | None) -> int:
+def recover(as_json: bool, quick: bool, kills: int | None, seed: int | None, ids: bool, folder: Path | None) -> int:
     """What is lost when processes are killed, and how soon they learn again.
 
     Runs `penstock up` with a million events in its log under clients that repeat what was not answered, kills the
@@ -214,7 +215,7 @@ def recover(as_json: bool, quick: bool, kills: int | None, seed: int | None, fol
     from penstock.cli.benchmarks.recover import QUICK, Settings, measure, tables, words
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the service that was started is stopped too
-    given = {"kills": kills, "seed": seed, "folder": folder}
+    given = {"kills": kills, "seed": seed, "folder": folder, "ids_events": None if ids else 0}
     settings = msgspec.structs.replace(
         QUICK if quick else Settings(), **{name: value for name, value in given.items() if value is not None}
     )
