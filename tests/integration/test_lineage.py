@@ -10,7 +10,7 @@ import pytest
 from penstock.errors import UnknownEvent, UnknownVersion
 from penstock.events import Kind, Offset, Range, Version, decode
 from penstock.learn.steps import RecordedSteps, Step, read_steps
-from penstock.publish.lineage import Archive, without
+from penstock.publish.lineage import Archive, united, without
 from penstock.publish.receipts import SqliteReceipts
 from penstock.testing.small_house import SPEC, build_publisher, filled_log
 
@@ -130,3 +130,4 @@ def test_ranges_without_others() -> None:
     whole = ranges((0, 0, 100), (1, 0, 10))
     assert without(whole, ranges((0, 20, 30), (0, 25, 40), (1, 0, 10))) == ranges((0, 0, 20), (0, 40, 100))
     assert without(whole, []) == whole
+    assert united(ranges((1, 5, 7), (0, 4, 9), (0, 1, 5), (1, 8, 9))) == ranges((0, 1, 9), (1, 5, 7), (1, 8, 9))

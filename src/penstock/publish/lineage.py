@@ -166,7 +166,7 @@ class Archive:
                 promotion = receipt
             reached[receipt.version] = dict(position)
         whole = [(partition, first[partition], stop) for partition, stop in sorted(position.items())]
-        return tuple(without(whole, withdrawn)), tuple(sorted(withdrawn)), promotion
+        return tuple(without(whole, withdrawn)), tuple(united(withdrawn)), promotion
 
     def _restores(self, receipt: Receipt) -> bool:
         """Whether the rollback put the model's state back, too."""
@@ -262,6 +262,17 @@ def _exposed(place: Place, entry: Step) -> Place:
 def takes(ranges: Iterable[Range], partition: Partition, offset: Offset) -> bool:
     """Whether the event is in these ranges."""
     return any(p == partition and start <= offset < stop for p, start, stop in ranges)
+
+
+def united(ranges: Iterable[Range]) -> list[Range]:
+    """The same events, each once, in order."""
+    whole: list[Range] = []
+    for partition, start, stop in sorted(ranges):
+        if whole and whole[-1][0] == partition and start <= whole[-1][2]:
+            whole[-1] = (partition, whole[-1][1], max(stop, whole[-1][2]))
+        else:
+            whole.append((partition, start, stop))
+    return whole
 
 
 def without(ranges: Iterable[Range], gone: Iterable[Range]) -> list[Range]:
