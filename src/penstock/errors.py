@@ -167,6 +167,13 @@ class UnknownVersion(PenstockError):
     status = 404
 
 
+class NotSetAside(PenstockError):
+    """No event {id} of service {service!r} is set aside"""
+
+    hint = "`penstock quarantine list` shows those that are; one that was released or dropped is not any more."
+    status = 404
+
+
 class UnknownEvent(PenstockError):
     """The log of service {service!r} has no event with the id {id!r} ({kept})"""
 

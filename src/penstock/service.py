@@ -70,6 +70,7 @@ def run_learner(service: str, data: Path) -> None:
         snapshots=LocalSnapshots(folder / "snapshots", service),
         receipts=SqliteReceipts(folder / "versions.sqlite", service),
         witness=_witness(spec),
+        wishes=folder / "quarantine",
         keeps_past=lambda: is_past_whole(journal, readers[0].starts(), folder, spec.budget.past_max_bytes),
     )
     parts = parts_of(spec, folder, *readers)

@@ -20,6 +20,7 @@ from penstock.learn.steps import Reached, nothing, read_steps
 from penstock.publish.live import SharedLiveReader
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.snapshots import LocalSnapshots
+from penstock.publish.wishes import Wish, ask, read_quarantine
 from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_house import SCRIPT, SPEC, build_publisher, filled_log, leave_candidate
@@ -45,7 +46,7 @@ def run_to_the_end(folder: Path, log: MemoryLog, reached: Reached = nothing, scr
     """Learn all that is in the log, and leave what can be compared in ``result.json``."""
     publisher = build_publisher(folder, log, reached, script=script)
     publisher.start()
-    while publisher.take_up() or publisher.step() or publisher.has_backlog():
+    while publisher.take_up() or publisher.step() or publisher.has_backlog() or publisher.grant():
         pass
     publisher.checkpoint()
     state = publisher.state_hash()
@@ -253,6 +254,56 @@ def test_killed_at_any_action_while_a_source_is_set_aside_and_what_it_taught_is_
         found = outcome(folder)
         for part, value in expected.items():
             assert found[part] == value, f"after {points[0]}: {part}"
+
+
+def test_killed_at_any_action_while_events_are_released_and_dropped(memory_path: Path) -> None:
+    log = filled_log(14, sources=("a", "b", None))
+    script = APART_SCRIPT[:-5]
+    plain = memory_path / "plain"
+    plain.mkdir()
+    run_to_the_end(plain, log, script=script)
+    before = read_quarantine(plain)
+    places = [row.place for row in before.kept]
+    assert len(places) >= 20
+    wishes = [
+        Wish(release=True, places=tuple(places[:10])),
+        Wish(release=False, places=tuple(places[5:14])),
+        # What is granted already is not granted again.
+        Wish(release=True, places=tuple(places[:16])),
+    ]
+
+    def life(name: str, point: FaultPoint | None) -> tuple[Path, Recorder]:
+        folder, recorder = memory_path / name, Recorder()
+        folder.mkdir()
+        for wish in wishes:
+            ask(folder / "quarantine", wish)
+        if point is None:
+            run_to_the_end(folder, log, recorder, script)
+        else:
+            at = KillAt(point)
+            assert not run_in_child(lambda: run_to_the_end(folder, log, at, script)), f"{point} was never reached"
+            assert run_in_child(lambda: run_to_the_end(folder, log, script=script))
+        return folder, recorder
+
+    whole, recorder = life("whole", None)
+    after = read_quarantine(whole)
+    assert (after.counts.released, after.counts.dropped) == (12, 4)
+    assert [row.place for row in after.kept] == places[16:]
+    apart = after.apart()
+    assert [place in apart for place in places[:16]] == [False] * 10 + [True] * 4 + [False] * 2
+    released = sum(step.events for step in read_steps(whole / "steps") if step.aside and step.aside.released)
+    assert released == 12
+    assert not list((whole / "quarantine").iterdir())
+    expected = outcome(whole)
+    assert expected["result"] != outcome(plain)["result"]
+
+    points = [i for i, point in enumerate(recorder.points) if point.action.startswith("wish.")]
+    around = {recorder.points[i] for at in points for i in range(at - 2, at + 3) if i < len(recorder.points)}
+    for number, point in enumerate(sorted(around)):
+        folder, _ = life(f"life-{number}", point)
+        found = outcome(folder)
+        for part, value in expected.items():
+            assert found[part] == value, f"after {point}: {part}"
 
 
 def test_replaying_the_whole_journal_gives_the_state_of_the_run_that_wrote_it(memory_path: Path) -> None:

@@ -117,13 +117,14 @@ def test_what_was_learned_since_the_good_version_is_learned_again_without_the_so
     lately.add(learned(["a", "b", None], 3))
     lately.become_good()
     lately.add(learned(["b", "a", "b"], 6))
+    lately.add(learned(["b", "b", "b"], 9), vouched=True)
     gone = lately.without(["b"], "why", 7.0)
     assert [(r.offset, r.source, r.label, r.reason) for r in gone] == [
         (4, "b", "4", "suspicious"),
         (6, "b", "6", "suspicious"),
         (8, "b", "8", "suspicious"),
     ]
-    assert again(lately) == ["3", "5", "7"]
+    assert again(lately) == ["3", "5", "7", "9", "10", "11"]
     assert lately.needed() == {0: 3}
     other = LearnedLately(100)
     other.load(msgspec.msgpack.decode(msgspec.msgpack.encode(lately.save())))

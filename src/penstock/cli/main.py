@@ -31,6 +31,7 @@ COMMANDS = {
     "fsck": ("fsck:fsck", "Look for damage in a data folder, and repair what can be."),
     "lineage": ("lineage:lineage", "Where a version comes from, or where an event went."),
     "verify": ("verify:verify", "Rebuild a version from the log, and compare."),
+    "quarantine": ("quarantine:quarantine", "What is set aside instead of learned."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
     "bench": ("bench:bench", "Measure this machine, with floors and peers beside."),
 }

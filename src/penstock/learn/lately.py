@@ -27,6 +27,8 @@ class _Step:
     places: NDArray[np.int64]
     labels: list[Any]
     sources: Strings | None
+    vouched: bool = False
+    """Whether somebody has vouched for them: they are not taken out with their source."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,13 +51,13 @@ class LearnedLately:
         self._withdrawn = 0
         """Steps before this number, as far as they are kept, were withdrawn by a rollback."""
 
-    def add(self, batch: Batch) -> None:
-        """One more step was learned."""
+    def add(self, batch: Batch, *, vouched: bool = False) -> None:
+        """One more step was learned; with ``vouched`` it stays whatever its sources do."""
         if batch.places is None:
             return
         labels: Any = batch.labels
         told = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
-        self._steps.append(_Step(batch.places, told, batch.sources))
+        self._steps.append(_Step(batch.places, told, batch.sources, vouched))
         self._events += len(batch)
         while self._events > self._events_max:
             self._forget_until(self._first + 1)
@@ -84,7 +86,7 @@ class LearnedLately:
         reason: Reason = "suspicious"
         for step in self._steps:
             said = step.sources or [None] * len(step)
-            out = np.array([source in sources for source in said], np.bool_)
+            out = np.array([source in sources and not step.vouched for source in said], np.bool_)
             for row in np.flatnonzero(out).tolist():
                 partition, offset = step.places[row].tolist()
                 gone.append(
@@ -92,7 +94,7 @@ class LearnedLately:
                 )
             keep = np.flatnonzero(~out).tolist()
             labels = [step.labels[row] for row in keep]
-            kept.append(_Step(step.places[keep], labels, step.sources and [said[row] for row in keep]))
+            kept.append(_Step(step.places[keep], labels, step.sources and [said[row] for row in keep], step.vouched))
         self._steps, self._events = kept, sum(map(len, kept))
         return tuple(gone)
 
@@ -118,7 +120,7 @@ class LearnedLately:
 
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""
-        steps = [[step.places.ravel().tolist(), step.labels, step.sources] for step in self._steps]
+        steps = [[step.places.ravel().tolist(), step.labels, step.sources, step.vouched] for step in self._steps]
         return {"steps": steps, "marks": [self._first, self._good, self._probation, self._withdrawn]}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -129,8 +131,9 @@ class LearnedLately:
                 np.array(flat, np.int64).reshape(-1, 2),
                 [tuple(label) if isinstance(label, list) else label for label in labels],
                 sources,
+                vouched,
             )
-            for flat, labels, sources in state["steps"]
+            for flat, labels, sources, vouched in state["steps"]
         ]
         self._events = sum(map(len, self._steps))
         self._first, self._good, self._probation, self._withdrawn = state["marks"]

@@ -92,9 +92,9 @@ class Line:
         self._classes = self._block.head.classes
         return self._block
 
-    def learned(self, batch: Batch) -> None:
-        """These events were learned with the step that is judged now."""
-        self._lately.add(batch)
+    def learned(self, batch: Batch, *, vouched: bool) -> None:
+        """These events were learned with the step that is judged now; with ``vouched`` somebody has released them."""
+        self._lately.add(batch, vouched=vouched)
 
     def take_out(self, verdict: Verdict) -> tuple[Aside, ...]:
         """Make the model as if what the verdict's sources sent since the last known good version had never been

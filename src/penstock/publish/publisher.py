@@ -22,6 +22,7 @@ from penstock.publish.interface import Progress, Receipt
 from penstock.publish.rooms import SYSTEM, Clocks, Rooms, SlowRooms
 from penstock.publish.shadow import Shadows
 from penstock.publish.succession import Stamp, Succession, demand_same, state_hash
+from penstock.publish.wishes import granted, next_wish
 from penstock.spec import Spec
 
 IDLE_S = 0.2
@@ -149,15 +150,44 @@ class Publisher:
         self._reached("shadow.taken_up")
         return True
 
+    def grant(self) -> bool:
+        """Release or drop events that are set aside, as the oldest wish says. Returns whether there was one."""
+        asked = None if self._rooms.wishes is None else next_wish(self._rooms.wishes)
+        if asked is None:
+            return False
+        file, wish = asked
+        # 1. What was taken stands before it.
+        self._record_pending()
+        while True:
+            # 2. Learn those that are released and judge that, or drop the others, in memory.
+            number = self._rooms.journal.last + 1
+            settled = self._succession.settle(wish, lambda ended: self._stamp(number, ended))  # noqa: B023
+            if settled is None:
+                break
+            entry, block = settled
+            self._reached("wish.decided")
+            # 3. Record it. From here on it has happened, and these events are not set aside any more.
+            self._rooms.journal.append(entry)
+            self._reached("wish.recorded")
+            # 4. Expose the result, and account for it.
+            progress = self._enter(entry)
+            if block is None:
+                self._rooms.live.report(progress)
+            else:
+                self._rooms.live.publish(block, progress)
+            self._reached("wish.exposed")
+            if entry.checkpoint_due:
+                self.checkpoint()
+        # 5. Nothing is left of the wish. After a crash before this nothing is found of what it names.
+        granted(file)
+        self._reached("wish.granted")
+        return True
+
     def checkpoint(self) -> None:
         """Make a restart begin here: receipts first, since the journal forgets what is older than the oldest
         checkpoint."""
-        taken = self._learner.flush()
-        if taken is not None:
-            # Nothing may be pending in a checkpoint, so that the next entry begins where it ends.
-            entry, _ = self._decide(taken)
-            self._rooms.journal.append(entry)
-            self._enter(entry)
+        # Nothing may be pending in a checkpoint, so that the next entry begins where it ends.
+        self._record_pending()
         step = self._rooms.journal.last
         if step == self._checkpoint_step:
             self._checkpoint_at = self._clocks.elapsed()
@@ -230,6 +260,7 @@ class Publisher:
         self.start()
         while not stop.is_set():
             self.take_up()
+            self.grant()
             if self._learner.wait(0.0 if self._shadows.is_catching_up else IDLE_S):
                 while not self.step() and self.has_backlog() and not stop.is_set():
                     # Events without a label need no record each, so they are taken as fast as they can be read.
@@ -269,6 +300,13 @@ class Publisher:
         """The journal's entry for a step and the block that it publishes."""
         number = number or self._rooms.journal.last + 1
         return self._succession.decide(taken, lambda ended: self._stamp(number, ended or self._is_checkpoint_due()))
+
+    def _record_pending(self) -> None:
+        taken = self._learner.flush()
+        if taken is not None:
+            entry, _ = self._decide(taken)
+            self._rooms.journal.append(entry)
+            self._enter(entry)
 
     def _stamp(self, number: int, due: bool) -> Stamp:
         sealed, self._sealed = self._sealed, ""

@@ -32,6 +32,8 @@ class Rooms:
     snapshots: Snapshots
     receipts: DurableReceipts
     witness: Witness | None = None
+    wishes: Path | None = None
+    """The folder in which is asked for events that are set aside."""
     keeps_past: Callable[[], bool] = lambda: False
     """Whether everything is kept that rebuilding versions from the log's first event takes."""
 

@@ -23,7 +23,7 @@ from penstock.learn.drift import DriftDetector
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
-from penstock.learn.quarantine import AsideStep, Place, Quarantine
+from penstock.learn.quarantine import AsideStep, Quarantine
 from penstock.learn.steps import Step, StepAction, Steps, difference
 from penstock.publish.account import Account
 from penstock.publish.evidence import evidence_of
@@ -31,6 +31,7 @@ from penstock.publish.interface import Progress, Receipt
 from penstock.publish.line import Kept, Line
 from penstock.publish.progress import progress_of
 from penstock.publish.shadow import CaughtUp, Shadows, adoption
+from penstock.publish.wishes import Wish
 from penstock.spec import Spec
 
 AGAIN_PROBATIONS = 4
@@ -65,15 +66,6 @@ class Stamp:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What is to become of events that are set aside."""
-
-    release: bool
-    """Whether they are learned after all, or never."""
-    places: tuple[Place, ...]
-
-
 Stamps = Callable[[bool], Stamp]
 """Asked once an entry's step is decided, and told whether a shadow has ended with it."""
 
@@ -96,6 +88,7 @@ class Succession:
         lately_max = AGAIN_PROBATIONS * spec.gate.good_after_events
         self.line = Line(learner, predictor, restore=spec.gate.after_rollback == "restore", lately_max=lately_max)
         self.quarantine = Quarantine()
+        self._step_max = spec.learn.step_max
         self.shadows = shadows
         self.account = Account(spec.name)
         self.time = 0.0
@@ -134,7 +127,7 @@ class Succession:
             self.learner.model = promoted or self.learner.model
         aside = taken.aside
         if taken.batch is not None:
-            self.line.learned(taken.batch)
+            self.line.learned(taken.batch, vouched=aside is not None and bool(aside.released))
         if verdict is not None and verdict.take_out:
             aside = msgspec.structs.replace(aside or AsideStep(), taken_out=self.line.take_out(verdict))
         if verdict is not None:
@@ -204,9 +197,9 @@ class Succession:
         return entry
 
     def settle(self, wish: Wish, stamps: Stamps) -> tuple[Step, Block | None] | None:
-        """The entry that releases or drops these events, as far as they are set aside; None where none is. Those that
-        are released are learned like any others, each once, and what they make of the model is judged."""
-        rows = self.quarantine.find(wish.places)
+        """The entry that releases or drops these events, as far as they are set aside and a step may be long; None
+        where none is. Those that are released are learned like any others, and what comes of it is judged."""
+        rows = self.quarantine.find(wish.places)[: self._step_max]
         if not rows:
             return None
         if wish.release:

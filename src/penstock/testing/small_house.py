@@ -98,6 +98,7 @@ def build_publisher(
         snapshots=LocalSnapshots(folder / "snapshots", SPEC.name, reached),
         receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name, reached=reached),
         witness=witness,
+        wishes=folder / "quarantine",
         keeps_past=lambda: keeps_past,
     )
     clocks = Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)
