@@ -27,6 +27,8 @@ Arrays = Mapping[str, NDArray[Any]]
 
 LEARNING_RATE = 0.5
 """Of the first-order head, in AdaGrad's units."""
+ARRAYS = ("weights", "counts", "asked", "seen", "mixture", "exact_lines", "lines")
+"""All that members are made of."""
 SCORE_LEAST = 0.01
 """A least-squares score of a target that is 0 or 1 is nearly its probability; it is taken for no less, and for no more
 than one minus this."""
@@ -118,25 +120,12 @@ class SetMembers:
 
     def frozen(self) -> dict[str, NDArray[Any]]:
         """Copies of everything."""
-        return {
-            "weights": self.weights.copy(),
-            "counts": self.counts.copy(),
-            "asked": self.asked.copy(),
-            "seen": self.seen.copy(),
-            "mixture": self.mixture.copy(),
-            "exact_lines": self.exact_lines.copy(),
-            "lines": self.lines.copy(),
-        }
+        return {name: getattr(self, name).copy() for name in ARRAYS}
 
     def thaw(self, arrays: Arrays, *, copy: bool) -> None:
         """Become what was frozen; without copies for predicting alone."""
-        self.weights = arrays["weights"].copy() if copy else arrays["weights"]
-        self.counts = arrays["counts"].copy() if copy else arrays["counts"]
-        self.asked = arrays["asked"].copy() if copy else arrays["asked"]
-        self.seen = arrays["seen"].copy() if copy else arrays["seen"]
-        self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
-        self.exact_lines = arrays["exact_lines"].copy() if copy else arrays["exact_lines"]
-        self.lines = arrays["lines"].copy() if copy else arrays["lines"]
+        for name in ARRAYS:
+            setattr(self, name, arrays[name].copy() if copy else arrays[name])
 
 
 class SetLearner:
