@@ -32,7 +32,8 @@ def _learner(rng: np.random.Generator, classes: int) -> ClassLearner:
     members.seen = rng.uniform(0.0, 500.0, members.seen.shape)
     members.alike = rng.uniform(0.0, 0.1, classes)
     members.mixture = rng.dirichlet(np.ones(layout.below))
-    members.steepness[members.exact] = 5.0
+    members.steepness = rng.uniform(0.5, 5.0, layout.heads)
+    members.lapses = rng.uniform(0.0, 0.2, layout.heads)
     members.stacks.powers = rng.normal(0.1, 0.2, members.stacks.powers.shape)
     members.stacks.weights = rng.dirichlet(np.ones(len(members.stacks.weights)))
     members.stacks.sharpness = float(rng.uniform(0.5, 2.0))

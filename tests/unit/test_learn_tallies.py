@@ -124,23 +124,43 @@ def test_an_event_that_looks_like_another_class_is_renamed_unless_its_own_came_l
     assert tally.take([1], [0]).alike[0] == pytest.approx(0.01 * (1.0 + 0.99**2))
 
 
-def _likelihood(scores: Array, classes: NDArray[np.intp], steepness: float) -> float:
+def _probabilities(scores: Array, steepness: float, lapse: float) -> Array:
     powers = np.exp(steepness * scores)
-    return float(np.log((powers / powers.sum(axis=1, keepdims=True))[np.arange(len(classes)), classes]).sum())
+    shares: Array = (1.0 - lapse) * powers / powers.sum(axis=1, keepdims=True) + lapse / scores.shape[1]
+    return shares
+
+
+def _likelihood(scores: Array, classes: NDArray[np.intp], steepness: float) -> float:
+    return float(np.log(_probabilities(scores, steepness, 0.0)[np.arange(len(classes)), classes]).sum())
 
 
 def test_the_step_of_steepness_is_newtons() -> None:
     rng = np.random.default_rng(3)
     scores, classes, steepness = rng.normal(size=(50, 3)), rng.integers(0, 3, 50), 1.7
-    powers = np.exp(steepness * scores)
-    members = (powers / powers.sum(axis=1, keepdims=True))[:, :, None]
+    members = _probabilities(scores, steepness, 0.0)[:, :, None]
     slope = (_likelihood(scores, classes, steepness + 1e-5) - _likelihood(scores, classes, steepness - 1e-5)) / 2e-5
     few = _likelihood(scores, classes, steepness + 1e-3) + _likelihood(scores, classes, steepness - 1e-3)
     curvature = (2 * _likelihood(scores, classes, steepness) - few) / 1e-6
-    information = np.array([5.0])
-    change = steepen(scores[:, :, None].copy(), members, classes, 0, 0, 0.9, information)
+    information, moved_to, lapses = np.array([5.0]), np.array([steepness]), np.zeros(1)
+    steepen(scores[:, :, None].copy(), members, classes, 0, 0.9, -9.0, 9.0, information, moved_to, lapses)
     assert information[0] == pytest.approx(5.0 * 0.9**50 + curvature, rel=1e-4)
-    assert change == pytest.approx(slope / (information[0] + 1e-3), rel=1e-4)
+    assert moved_to[0] - steepness == pytest.approx(slope / (information[0] + 1e-3), rel=1e-4)
+
+
+def test_steepness_and_lapses_are_found_where_some_labels_are_noise() -> None:
+    rng = np.random.default_rng(4)
+    n, decay = 20_000, 2.0 ** (-1.0 / 512.0)
+    scores = rng.normal(size=(n, 3))
+    chances = _probabilities(scores, 4.0, 0.2)
+    classes = (rng.random((n, 1)) > np.cumsum(chances, axis=1)).sum(axis=1).clip(max=2).astype(np.intp)
+    information, steepness, lapses = np.ones(1), np.ones(1), np.full(1, 0.01)
+    for at in range(0, n, 32):
+        part = scores[at : at + 32]
+        members = _probabilities(part, float(steepness[0]), float(lapses[0]))[:, :, None]
+        came = classes[at : at + 32]
+        steepen(part[:, :, None].copy(), members, came, 0, decay, 0.5, 60.0, information, steepness, lapses)
+    assert steepness[0] == pytest.approx(4.0, rel=0.2)
+    assert lapses[0] == pytest.approx(0.2, abs=0.05)
 
 
 def test_descending_moves_one_column_against_the_gradient() -> None:

@@ -71,12 +71,13 @@ def _calibrate(sharp: Array, shifts: Array, answered: Array) -> None:
 
 
 @compiled(
-    "void(f8[:, :, ::1], f8[::1], f8[:, ::1], f8[:, :, :], f8[::1], f8[:, ::1], f8[::1], f8, f8[::1], f8[::1], f8[::1],"
-    "i8, f8[::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], i8[::1])"
+    "void(f8[:, :, ::1], f8[::1], f8[::1], f8[:, ::1], f8[:, :, :], f8[::1], f8[:, ::1], f8[::1], f8, f8[::1], f8[::1],"
+    "f8[::1], i8, f8[::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], i8[::1])"
 )
 def answer(
     scores: Array,
     steepness: Array,
+    lapses: Array,
     bases: Array,
     others: Array,
     mixture: Array,
@@ -108,6 +109,9 @@ def answer(
             for k in range(BASES + heads, below):
                 said[c, k] = others[i, c, k - BASES - heads]
         _softmax(scores[i], said[:, BASES : BASES + heads], steepness)
+        for c in range(outputs):
+            for k in range(heads):
+                said[c, BASES + k] += lapses[k] * (1.0 / outputs - said[c, BASES + k])
         total = 0.0
         for c in range(outputs):
             said[c, below] = 0.0

@@ -31,7 +31,13 @@ RECOGNISED_MIN = 0.1
 RECOGNISED_DECAY = 2.0 ** (-1.0 / 32.0)
 """Of the share of a class's events that the exact head takes for what they are. While it is above the minimum, the
 class is one of its own, and not a new name for an old one."""
-STEEPNESS_MEMORY = 2.0 ** (-1.0 / 1024.0)
+STEEPNESS_MEMORY = 2.0 ** (-1.0 / 256.0)
+"""Of what makes a head's scores probabilities: their steepness and its lapses."""
+STEEPNESS_EVIDENCE = 1.0
+"""Curvature with which steepness begins."""
+STEEPNESS_RANGE = (0.5, 60.0)
+LAPSE_FIRST = 0.03
+"""Share of labels that may have nothing to do with what a head sees, as long as nothing is known of it."""
 
 
 @dataclass(slots=True)
@@ -81,6 +87,9 @@ class ClassMembers:
         self.speakers[0] = 1.0
         self.steepness = np.ones(layout.heads)
         self.steepness[self.exact] = STEEPNESS_FIRST
+        self.lapses = np.full(layout.heads, LAPSE_FIRST)
+        """(heads,) share of labels that have nothing to do with what a head sees."""
+        self.lapses[layout.columns :] = 0.0
         self.refresh()
 
     def refresh(self) -> None:
@@ -113,7 +122,10 @@ class ClassMembers:
         looks: NDArray[np.intp] = scores[:, :, self.exact].argmax(axis=1) if classes else np.empty(0, np.intp)
         members = np.empty((n, classes, self.layout.members))
         members[:, :, :BASES] = self.bases
-        members[:, :, BASES : BASES + heads] = softmax(scores * self.steepness)
+        said = softmax(scores * self.steepness)
+        said *= 1.0 - self.lapses
+        said += self.lapses / max(classes, 1)
+        members[:, :, BASES : BASES + heads] = said
         if others is None or not classes:
             members[:, :, BASES + heads :] = 0.0
             return Answer(scores, members, np.zeros((n, classes)), np.zeros((n, classes)), recency, looks)
@@ -139,6 +151,7 @@ class ClassMembers:
             "alike": self.alike.copy(),
             "mixture": self.mixture.copy(),
             "steepness": self.steepness.copy(),
+            "lapses": self.lapses.copy(),
             "speakers": self.speakers.copy(),
         } | (self.stacks.frozen() | self.recency.frozen())
 
@@ -151,6 +164,7 @@ class ClassMembers:
         self.alike = arrays["alike"].copy() if copy else arrays["alike"]
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
         self.steepness = arrays["steepness"].copy() if copy else arrays["steepness"]
+        self.lapses = arrays["lapses"].copy() if copy else arrays["lapses"]
         self.speakers = arrays["speakers"].copy() if copy else arrays["speakers"]
         self.stacks.thaw(arrays)
         self.recency.thaw(arrays)
@@ -173,7 +187,8 @@ class ClassLearner:
         self._banks = Banks(layout, linear_from, width)
         self._slopes = np.full((width, classes), 1e-8)
         """(width, classes) sums of squared gradients of the first-order head (Duchi et al. 2011)."""
-        self._steepness_information = np.ones(1)
+        self._steepness_information = np.full(layout.columns, STEEPNESS_EVIDENCE)
+        """Of all heads but the first-order one."""
         self._decays = layout.decays
 
     @property
@@ -221,8 +236,8 @@ class ClassLearner:
         sharp, mixed, looks = np.empty((n, classes)), np.empty((n, classes)), np.empty(n, np.intp)
         stacks = members.stacks
         self._answering.answer(
-            scores, members.steepness, members.bases, others, members.mixture, stacks.powers, stacks.weights,
-            stacks.sharpness, stacks.shifts, past, members.speakers, members.exact, members.absent,
+            scores, members.steepness, members.lapses, members.bases, others, members.mixture, stacks.powers,
+            stacks.weights, stacks.sharpness, stacks.shifts, past, members.speakers, members.exact, members.absent,
             said, sharp, mixed, looks,
         )  # fmt: skip
         return Answer(scores, said, mixed, sharp, recency, looks)
@@ -281,17 +296,16 @@ class ClassLearner:
         self._tallies.descend(gradient, LEARNING_RATE, self._slopes, self.members.weights, column)
 
     def _learn_steepness(self, answer: Answer, classes: NDArray[np.intp]) -> None:
-        exact, steepness = self.members.exact, self.members.steepness
-        change = self._tallies.steepen(
-            answer.scores, answer.members, classes, exact, BASES + exact, STEEPNESS_MEMORY, self._steepness_information
-        )
-        steepness[exact] = min(max(steepness[exact] + change, 0.5), 60.0)
+        self._tallies.steepen(
+            answer.scores, answer.members, classes, BASES, STEEPNESS_MEMORY, *STEEPNESS_RANGE,
+            self._steepness_information, self.members.steepness, self.members.lapses,
+        )  # fmt: skip
 
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values, and copies of arrays."""
         arrays = self.members.frozen() | self._stacks.save() | self._banks.save() | self._recency.save()
         arrays |= {"slopes": self._slopes.copy()}
-        return {"steepness_information": float(self._steepness_information[0])}, arrays
+        return {}, arrays | {"steepness_information": self._steepness_information.copy()}
 
     def load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
         """Become what was saved."""
@@ -300,4 +314,4 @@ class ClassLearner:
         self._recency.load(arrays)
         self._banks.load(arrays)
         self._slopes = arrays["slopes"].copy()
-        self._steepness_information[0] = values["steepness_information"]
+        self._steepness_information = arrays["steepness_information"].copy()

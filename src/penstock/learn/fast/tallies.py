@@ -209,25 +209,44 @@ def refresh(counts: Array, seen: Array, alike: Array, patience: float, bases: Ar
         absent[c] = (1.0 - np.exp(-rate * seen[0, c] / patience)) * unlike
 
 
-@compiled("f8(f8[:, :, ::1], f8[:, :, ::1], i8[::1], i8, i8, f8, f8[::1])")
+@compiled("void(f8[:, :, ::1], f8[:, :, ::1], i8[::1], i8, f8, f8, f8, f8[::1], f8[::1], f8[::1])")
 def steepen(
-    scores: Array, members: Array, classes: Places, head: int, member: int, decay: float, information: Array
-) -> float:
-    """Newton's step for the one number that makes a head's (n, C) scores probabilities, which are given as a member's:
-    by how much it moves. (1,) information changes in place."""
+    scores: Array,
+    members: Array,
+    classes: Places,
+    first: int,
+    decay: float,
+    least: float,
+    most: float,
+    information: Array,
+    steepness: Array,
+    lapses: Array,
+) -> None:
+    """How a head's (n, C) scores s become probabilities, (1 - l) softmax(a s) + l / C: a Newton step for their
+    steepness a, between two bounds, and a step of expectation and maximisation for the share l of labels that have nothing to do
+    with them. For as many heads as there is (heads,) information of; of the (n, C, members) probabilities the first
+    one's are number ``first``. All three (heads,) arrays change in place."""
     n, outputs = scores.shape[:2]
-    slope, curvature = 0.0, 0.0
-    for i in range(n):
-        mean, square = 0.0, 0.0
-        for c in range(outputs):
-            product = members[i, c, member] * scores[i, c, head]
-            mean += product
-            square += product * scores[i, c, head]
-        slope += scores[i, classes[i], head] - mean
-        curvature += square - mean * mean
-    information[0] = information[0] * decay**n + max(curvature, 0.0)
-    change: float = slope / (information[0] + 1e-3)
-    return change
+    kept = decay**n
+    for k in range(len(information)):
+        member, lapse = first + k, lapses[k]
+        slope, curvature, lapsed = 0.0, 0.0, 0.0
+        for i in range(n):
+            mean, square = 0.0, 0.0
+            for c in range(outputs):
+                p = (members[i, c, member] - lapse / outputs) / (1.0 - lapse)
+                product = p * scores[i, c, k]
+                mean += product
+                square += product * scores[i, c, k]
+            share = (lapse / outputs) / max(members[i, classes[i], member], 1e-12)
+            lapsed += share
+            slope += (1.0 - share) * (scores[i, classes[i], k] - mean)
+            curvature += (1.0 - share) * (square - mean * mean)
+        information[k] = information[k] * kept + max(curvature, 0.0)
+        change = slope / (information[k] + 1e-3)
+        if np.isfinite(change) and np.isfinite(lapsed):
+            steepness[k] = min(max(steepness[k] + change, least), most)
+            lapses[k] = min(max(kept * lapse + (1.0 - kept) * lapsed / n, 1e-3), 0.5)
 
 
 @compiled("void(f8[:, ::1], f8, f8[:, ::1], f8[:, :, ::1], i8)")
