@@ -223,9 +223,9 @@ def steepen(
     lapses: Array,
 ) -> None:
     """How a head's (n, C) scores s become probabilities, (1 - l) softmax(a s) + l / C: a Newton step for their
-    steepness a, between two bounds, and a step of expectation and maximisation for the share l of labels that have nothing to do
-    with them. For as many heads as there is (heads,) information of; of the (n, C, members) probabilities the first
-    one's are number ``first``. All three (heads,) arrays change in place."""
+    steepness a, between two bounds, and a step of expectation and maximisation for the share l of labels that have
+    nothing to do with them. For as many heads as there is (heads,) information of; of the (n, C, members) probabilities
+    the first one's are number ``first``. All three (heads,) arrays change in place."""
     n, outputs = scores.shape[:2]
     kept = decay**n
     for k in range(len(information)):
