@@ -327,3 +327,17 @@ def test_whatever_byte_of_the_log_is_flipped_it_is_found_and_no_whole_event_is_l
     assert run(["fsck", str(home / "data"), "--repair"]) == 1
     assert path.read_bytes() == before
     shutil.rmtree(home)
+
+
+def test_without_a_mark_a_broken_frame_in_front_of_whole_ones_is_no_torn_tail(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil_mark(data)
+    path = segments(data)[-1]
+    flip(path, 72 + 50)
+    before = path.read_bytes()
+    code, findings = fsck(data, capsys, "--repair")
+    assert code == 1
+    assert any(one["byte"] == 72 and not one["repairable"] for one in findings)
+    assert not any(one["repaired"] for one in findings)
+    assert path.read_bytes() == before

@@ -196,3 +196,15 @@ def test_a_checkpoint_that_was_put_aside_does_not_count(tmp_path: Path) -> None:
     retain(SMALL, tmp_path, writers[Partition(0)], 1e9)
     assert log_sizes(tmp_path / "log") == before
     writers[Partition(0)].close()
+
+
+def test_what_a_consolidation_still_reads_stays(tmp_path: Path) -> None:
+    writers = filled(tmp_path, {0: 40})
+    writer = writers[Partition(0)]
+    hold(tmp_path / "consolidation", 1, {Partition(0): Offset(7)})
+    retain(SMALL, tmp_path, writer, 1e9)
+    assert next(iter(writer.recent(100))).first <= 7
+    release(tmp_path / "consolidation")
+    retain(SMALL, tmp_path, writer, 1e9)
+    assert next(iter(writer.recent(100))).first > 7
+    writer.close()
