@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.events import Batch, Kind, Offset, Partition, Strings, placed
+from penstock.events import Batch, Kind, Offset, Partition, Strings, decode, placed
 from penstock.gate.sieve import Sieve
 from penstock.learn.lately import LearnedLately, labelled_again
 from penstock.learn.quarantine import Aside, AsideStep, Place, Quarantine, Reason, Spans
+from penstock.learn.slow.history import History
 from penstock.spec import Gate, Spec
 from penstock.specfile.reader import loads
+from penstock.testing.small_house import SPEC, filled_log
 
 places = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), max_size=60)
 
@@ -255,3 +257,24 @@ def test_who_has_long_sent_most_or_is_alone_is_no_flood() -> None:
     for alone in ({"a": 1.0}, {None: 1.0}):
         assert sum(flood(Sieve(spec(0.1)), rng, 500, dict(alone), 1).values()) == 500
     assert sum(flood(Sieve(spec(1.0)), rng, 500, {"a": 0.5, "b": 0.5}, 1).values()) == 500
+
+
+def test_who_reads_the_past_again_passes_over_what_is_set_aside_and_counts_it() -> None:
+    reader = filled_log(6).reader()
+
+    def rows(history: History) -> list[tuple[float, ...]]:
+        return [tuple(row) for batch in history.until(reader.ends()) for row in batch.numbers.tolist()]
+
+    everything = History(SPEC, reader)
+    whole = rows(everything)
+    first = decode(next(iter(reader.read(Partition(0), Offset(0), Offset(1)))).payload)
+    asked = decode(next(iter(reader.read(Partition(1), Offset(0), Offset(1)))).payload)
+    apart = Spans(100)
+    # An example, and two predictions of which one was answered.
+    apart.add([at(0, 0), at(1, 0), at(1, 5)])
+    history = History(SPEC, reader, apart=apart)
+    left = rows(history)
+    assert history.count == everything.count == len(whole)
+    gone = [place for before, n in history.withdrawn for place in range(before, before + n)]
+    assert [row for place, row in enumerate(whole) if place not in gone] == left
+    assert {whole[place] for place in gone} == {tuple(first.numbers[0].tolist()), tuple(asked.numbers[0].tolist())}
