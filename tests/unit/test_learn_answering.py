@@ -24,7 +24,7 @@ def _learner(rng: np.random.Generator, classes: int) -> ClassLearner:
     """One whose every number is at random, as far as it may be."""
     learn = Learn(random_features=6, half_lives=(16.0, float("inf")))
     spec = Spec(name="s", task="multiclass", features={"x": Feature(type="number")}, learn=learn)
-    layout = Layout.of(spec, others=3)
+    layout = Layout.of(spec, others=3, stable=1)
     learner = ClassLearner(layout, 6, WIDTH, classes)
     members = learner.members
     members.weights = rng.normal(0.0, 2.0, members.weights.shape)
@@ -50,7 +50,9 @@ def test_few_events_are_answered_as_many_are(seed: int, classes: int, n: int, wi
     if with_past:
         members.recency.low = 1.0
         members.recency.direction = rng.normal(0.0, 0.3, len(members.recency.direction))
-        members.speakers = rng.dirichlet(np.ones(len(members.speakers)))
+        members.lasting.on = True
+        members.lasting.powers = rng.normal(0.3, 0.5, members.lasting.powers.shape)
+        members.lasting.weights = rng.dirichlet(np.ones(2))
     features = rng.normal(size=(n, WIDTH))
     others = rng.dirichlet(np.ones(classes), size=(n, 3)).transpose(0, 2, 1)
     few, many = learner.answer(features, others), members.answer(features, others)

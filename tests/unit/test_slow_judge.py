@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from penstock.events import Batch, Kind
 from penstock.learn.fast.model import FastModel
@@ -63,6 +66,29 @@ def test_a_lone_event_of_a_class_is_chance_and_not_forgetting() -> None:
     of_c = np.flatnonzero(np.array(few.labels) == "c")
     one = few.rows(np.sort(np.concatenate((np.flatnonzero(np.array(few.labels) != "c"), of_c[:1]))))
     assert judge(spec("multiclass"), knows_all, knows_two, one, MemoryBases()).held_out.forgotten == 0.0
+
+
+def test_of_many_classes_some_always_lose_a_little_and_that_is_chance() -> None:
+    plane = {name: Feature(type="number") for name in ("x", "y")}
+    service = replace(spec("multiclass"), features=plane, learn=Learn(random_features=32, half_lives=(float("inf"),)))
+    rng = np.random.default_rng(2)
+
+    def around(n: int) -> Batch:
+        """Twelve classes in a circle, each too near to the next."""
+        place = rng.integers(0, 12, n)
+        turn = 2.0 * np.pi * place / 12.0
+        inputs = np.stack((np.cos(turn), np.sin(turn)), axis=1) + 0.2 * rng.normal(size=(n, 2))
+        return dataclasses.replace(events(n, 0), numbers=inputs, labels=[ClassName(f"class {p}") for p in place])
+
+    one, other = FastModel(service), FastModel(service)
+    one.learn(around(1500))
+    other.load(one.save())
+    for learner in (one, other):
+        learner.learn(around(500))
+    judged = judge(service, one, other, around(1200), MemoryBases())
+    assert max(judged.before[name] - judged.after[name] for name in judged.before) > 0.1
+    assert judged.held_out.forgotten == 0.0
+    assert judged.held_out.forgotten_class == ""
 
 
 def test_a_regression_is_judged_by_its_losses() -> None:

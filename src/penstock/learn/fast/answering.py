@@ -72,7 +72,7 @@ def _calibrate(sharp: Array, shifts: Array, answered: Array) -> None:
 
 @compiled(
     "void(f8[:, :, ::1], f8[::1], f8[::1], f8[:, ::1], f8[:, :, :], f8[::1], f8[:, ::1], f8[::1], f8, f8[::1], f8[::1],"
-    "f8[::1], i8, f8[::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], i8[::1])"
+    "i8[::1], f8[:, ::1], i8, f8[::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], i8[::1])"
 )
 def answer(
     scores: Array,
@@ -85,8 +85,9 @@ def answer(
     above: Array,
     sharpness: float,
     shifts: Array,
-    past: Array,
-    speakers: Array,
+    live: Array,
+    lasting: NDArray[np.intp],
+    lasting_powers: Array,
     exact: int,
     absent: Array,
     members: Array,
@@ -96,11 +97,13 @@ def answer(
 ) -> None:
     """Of (n, C, H) scores, (C, bases) bases and (n, C, others) probabilities: the (n, C, members) probabilities of all
     members, the (n, C) ``sharp`` and ``mixed`` ones, and the (n,) classes that the exact head sees, all of them
-    written. The names are those of `classify.ClassMembers`; (n,) ``past`` says how far each event is taken for it."""
+    written. The names are those of `classify.ClassMembers`; (n,) ``live`` is the weight of the live answer beside the
+    lasting one, a product of the live one and of the members ``lasting`` (`lasting.Lasting`)."""
     n, outputs, heads = scores.shape
     below, stacks = len(mixture), len(powers)
     level = np.ones(stacks)
     stacked = np.empty((outputs, stacks))
+    product, lasted, plain = np.empty((outputs, 1)), np.empty((outputs, 1)), np.ones(1)
     for i in range(n):
         said = members[i]
         for c in range(outputs):
@@ -142,13 +145,15 @@ def answer(
             if scores[i, c, exact] > scores[i, look, exact]:
                 look = c
         looks[i] = look
-        lasting = len(speakers) - 1
+        if live[i] < 1.0:
+            for c in range(outputs):
+                product[c, 0] = lasting_powers[0, 0] * np.log(max(sharp[i, c], FLOOR))
+                for k in range(len(lasting)):
+                    product[c, 0] += lasting_powers[0, 1 + k] * np.log(max(said[c, lasting[k]], FLOOR))
+            _softmax(product, lasted, plain)
+            for c in range(outputs):
+                mixed[i, c] = live[i] * mixed[i, c] + (1.0 - live[i]) * lasted[c, 0]
         for c in range(outputs):
-            if past[i] > 0.0:
-                spoken = 0.0
-                for s in range(lasting):
-                    spoken += said[c, BASES + exact + 1 - lasting + s] * speakers[1 + s]
-                mixed[i, c] += past[i] * (spoken - (1.0 - speakers[0]) * mixed[i, c])
             mixed[i, c] += absent[look] * (said[c, BASES + exact] - mixed[i, c])
 
 

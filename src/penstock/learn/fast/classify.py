@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.learn.fast.banks import IN_TURN_MAX, Banks
+from penstock.learn.fast.lasting import Lasting, LastingLearner
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import softmax
 from penstock.learn.fast.mixture import BLOCK, FLOOR, PATIENCE, SHARE, gone
-from penstock.learn.fast.recency import Recency, RecencyLearner, earned
+from penstock.learn.fast.recency import Recency, RecencyLearner
 from penstock.learn.fast.said import Said, members_then
 from penstock.learn.fast.stack import StackLearner, Stacks
 
@@ -78,13 +79,7 @@ class ClassMembers:
         self.mixture = np.full(layout.below, 1.0 / layout.below)
         self.stacks = Stacks(layout.below)
         self.recency = Recency(width)
-        # Heads that forget nothing and go on learning: what they were once seen to know, they know.
-        lasting = len(layout.rich) < 2 or layout.rich[-2] == float("inf")
-        self._lasting = slice(BASES + self.exact - lasting, BASES + self.exact + 1)
-        self.speakers = np.zeros(2 + lasting)
-        """(1 + lasting heads,) weights of what is answered where inputs look like the past: of the live answer, first,
-        and of each lasting head. All to the first until old events have said otherwise."""
-        self.speakers[0] = 1.0
+        self.lasting = Lasting(layout)
         self.steepness = np.ones(layout.heads)
         self.steepness[self.exact] = STEEPNESS_FIRST
         self.lapses = np.full(layout.heads, LAPSE_FIRST)
@@ -101,17 +96,16 @@ class ClassMembers:
         rates = self.counts[-1] / np.maximum(self.seen[1], 1.0)
         self.absent = gone(self.seen[0], rates, self.alike)
 
-    def chances(self, answer: Answer, classes: NDArray[np.intp]) -> Array:
-        """(n, 1 + lasting heads) probabilities that the live answer and each lasting head gave to (n,) classes."""
-        rows = np.arange(len(classes))
-        lasting = answer.members[rows, classes, self._lasting]
-        return np.concatenate((answer.mixed[rows, classes][:, None], lasting), axis=1)
-
     def scores(self, features: Array) -> Array:
         """(n, classes, heads) of (n, width) features."""
         width, classes, heads = self.weights.shape
         scores: Array = (features @ self.weights.reshape(width, -1)).reshape(len(features), classes, heads)
         return scores
+
+    def live(self, recency: Array) -> Array:
+        """(n,) weights of the live answer beside the lasting one, for (n,) recencies."""
+        weights: Array = (1.0 - self.recency.past(recency)) * self.lasting.weights[0]
+        return weights
 
     def answer(self, features: Array, others: Array | None = None) -> Answer:
         """Of (n, width) features, and of (n, classes, others) probabilities of the members that are no heads; without
@@ -133,10 +127,10 @@ class ClassMembers:
         members[:, :, BASES + heads : below] = others
         sharp = self.stacks.answer(members, self.mixture)
         mixed = self.stacks.calibrated(sharp)
-        if self.recency.low > 0.0 and self.speakers[0] < 1.0:
-            past = self.recency.past(recency)[:, None]
-            mixed *= 1.0 - past * (1.0 - self.speakers[0])
-            mixed += past * (members[:, :, self._lasting] @ self.speakers[1:])
+        if self.lasting.on:
+            live = self.live(recency)[:, None]
+            mixed *= live
+            mixed += (1.0 - live) * self.lasting.of(sharp, members)[:, :, -1]
         absent = self.absent[looks][:, None]
         mixed += absent * (members[:, :, BASES + self.exact] - mixed)
         return Answer(scores, members, mixed, sharp, recency, looks)
@@ -152,8 +146,7 @@ class ClassMembers:
             "mixture": self.mixture.copy(),
             "steepness": self.steepness.copy(),
             "lapses": self.lapses.copy(),
-            "speakers": self.speakers.copy(),
-        } | (self.stacks.frozen() | self.recency.frozen())
+        } | (self.stacks.frozen() | self.recency.frozen() | self.lasting.frozen())
 
     def thaw(self, arrays: Arrays, *, copy: bool) -> None:
         """Become what was frozen; without copies for predicting alone."""
@@ -165,9 +158,9 @@ class ClassMembers:
         self.mixture = arrays["mixture"].copy() if copy else arrays["mixture"]
         self.steepness = arrays["steepness"].copy() if copy else arrays["steepness"]
         self.lapses = arrays["lapses"].copy() if copy else arrays["lapses"]
-        self.speakers = arrays["speakers"].copy() if copy else arrays["speakers"]
         self.stacks.thaw(arrays)
         self.recency.thaw(arrays)
+        self.lasting.thaw(arrays)
         self.refresh()
 
 
@@ -184,6 +177,7 @@ class ClassLearner:
         self._layout = layout
         self._stacks = StackLearner(self.members.stacks)
         self._recency = RecencyLearner(self.members.recency)
+        self._lasting = LastingLearner(self.members.lasting)
         self._banks = Banks(layout, linear_from, width)
         self._slopes = np.full((width, classes), 1e-8)
         """(width, classes) sums of squared gradients of the first-order head (Duchi et al. 2011)."""
@@ -231,14 +225,14 @@ class ClassLearner:
         if n > IN_TURN_MAX or not classes:
             return members.answer(features, others)
         scores, recency = members.scores(features), members.recency.of(features)
-        past = members.recency.past(recency) if members.speakers[0] < 1.0 else np.zeros(n)
+        live = members.live(recency) if members.lasting.on else np.ones(n)
         said = np.empty((n, classes, layout.members))
         sharp, mixed, looks = np.empty((n, classes)), np.empty((n, classes)), np.empty(n, np.intp)
         stacks = members.stacks
         self._answering.answer(
             scores, members.steepness, members.lapses, members.bases, others, members.mixture, stacks.powers,
-            stacks.weights, stacks.sharpness, stacks.shifts, past, members.speakers, members.exact, members.absent,
-            said, sharp, mixed, looks,
+            stacks.weights, stacks.sharpness, stacks.shifts, live, members.lasting.members, members.lasting.powers,
+            members.exact, members.absent, said, sharp, mixed, looks,
         )  # fmt: skip
         return Answer(scores, said, mixed, sharp, recency, looks)
 
@@ -262,15 +256,11 @@ class ClassLearner:
         else:
             self._tallies.refresh(members.counts, members.seen, members.alike, PATIENCE, members.bases, members.absent)
 
-    def hear(self, answers: Iterable[tuple[Answer, NDArray[np.intp]]]) -> None:
-        """Let old events decide who speaks for the past: what is answered to them as things are, and their classes."""
-        members = self.members
-        # The live answer alone, while they are answered.
-        members.speakers = np.eye(len(members.speakers))[0]
-        heard = [(members.chances(answer, came), members.recency.past(answer.recency)) for answer, came in answers]
-        if heard:
-            chances, past = (np.concatenate(parts) for parts in zip(*heard, strict=True))
-            members.speakers = earned(chances, past)
+    def remember(self, answer: Answer, classes: NDArray[np.intp], weight: int = 1) -> None:
+        """From old events: what the members say of them now, and the (n,) classes that they were of. From the first of
+        them on there is a lasting answer."""
+        self.members.lasting.on = True
+        self._lasting.remember(answer.sharp, answer.members, classes, weight)
 
     def mix(self, answer: Answer, classes: NDArray[np.intp], said: Said | None = None, mark: int = 0) -> None:
         """Move the mixture by what the members said of (n,) classes when they were asked, where that was kept, and by
@@ -284,6 +274,8 @@ class ClassLearner:
         if count < len(classes):
             then, sharp, classes = then[whole[:count]], sharp[whole[:count]], classes[whole[:count]]
         if count:
+            if members.lasting.on:
+                self._lasting.learn(sharp, then, classes)
             self._stacks.learn(then, sharp, classes)
 
     def _learn_first_order(self, features: Array, answer: Answer, targets: Array) -> None:
@@ -304,7 +296,7 @@ class ClassLearner:
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values, and copies of arrays."""
         arrays = self.members.frozen() | self._stacks.save() | self._banks.save() | self._recency.save()
-        arrays |= {"slopes": self._slopes.copy()}
+        arrays |= self._lasting.save() | {"slopes": self._slopes.copy()}
         return {}, arrays | {"steepness_information": self._steepness_information.copy()}
 
     def load(self, values: Mapping[str, Any], arrays: Arrays) -> None:
@@ -312,6 +304,7 @@ class ClassLearner:
         self.members.thaw(arrays, copy=True)
         self._stacks.load(arrays)
         self._recency.load(arrays)
+        self._lasting.load(arrays)
         self._banks.load(arrays)
         self._slopes = arrays["slopes"].copy()
         self._steepness_information = arrays["steepness_information"].copy()

@@ -53,21 +53,24 @@ class Layout:
     """Whether heads say of each class by itself whether it is there."""
     others: int = 0
     """Members that are no columns: the stable base alone, where there is one, and experts."""
+    stable: int = 0
+    """How many of these, the first ones, are the stable base."""
     above: int = 0
     """Members made of those, the last ones: their mixture, and stacks of them and it; none where the answer
     is not one class."""
 
     @classmethod
-    def of(cls, spec: Spec, others: int = 0, inputs: int = 0) -> Layout:
-        """What a service's settings describe, with so many members beside it and so many inputs."""
+    def of(cls, spec: Spec, others: int = 0, inputs: int = 0, stable: int = 0) -> Layout:
+        """What a service's settings describe, with so many members beside it, of whom so many are the stable base, and
+        so many inputs."""
         asked = spec.learn.random_features
         if asked != "auto":
-            return cls._with(asked, spec, others, inputs)
-        every = [cls._with(count, spec, others, inputs) for count in (0, *COUNTS)]
+            return cls._with(asked, spec, others, inputs, stable)
+        every = [cls._with(count, spec, others, inputs, stable) for count in (0, *COUNTS)]
         return affordable(spec, every[0], every[1:], inputs)
 
     @classmethod
-    def _with(cls, random_features: int, spec: Spec, others: int, inputs: int) -> Layout:
+    def _with(cls, random_features: int, spec: Spec, others: int, inputs: int, stable: int) -> Layout:
         infinite = float("inf")
         half_lives = tuple(spec.learn.half_lives)
         linear = half_lives if random_features else ()
@@ -105,6 +108,7 @@ class Layout:
             sets=spec.task == "multilabel",
             random_features=random_features,
             others=others,
+            stable=stable,
             above=0 if spec.task == "multilabel" else 1 + len(HALF_LIVES),
         )
 

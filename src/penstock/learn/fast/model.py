@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import inf
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from penstock.learn.fast.experts import Expert, Outside, answers, named_outside
 from penstock.learn.fast.layout import Layout
 from penstock.learn.fast.multilabel import Answer as SetAnswer
 from penstock.learn.fast.multilabel import SetLearner, places_of_sets, set_losses, targets_of
+from penstock.learn.fast.past import FIRST_ASKED, Past
 from penstock.learn.fast.predictor import (
     class_losses,
     class_predictions,
@@ -39,7 +39,7 @@ from penstock.spec import ClassName, ClassSet, Spec
 
 Array = NDArray[np.float64]
 
-FORMAT = 5
+FORMAT = 6
 """Of the saved state; another number is refused."""
 SETTLING = 64.0
 """Events before which the statistics of the inputs still move so much that a step is encoded again, with its own events
@@ -70,8 +70,9 @@ class FastModel:
         self._anchor = Anchor(spec)
         self._experts = self._fresh_experts()
         others = self._stable.members + sum(expert.members for expert in self._experts)
-        self._layout = Layout.of(spec, others, self._encoder.fixed)
+        self._layout = Layout.of(spec, others, self._encoder.fixed, self._stable.members)
         self._map = feature_map(spec, self._encoder, self._layout)
+        self._past: Past | None = None
         self._classes: list[ClassName] = []
         self._index: dict[ClassName, int] = {}
         width = self._linear_from + 1 + self._encoder.width
@@ -210,6 +211,8 @@ class FastModel:
         learner.learn(features_now, answer_now, classes)
         for expert in self._experts:
             expert.learn(batch, classes)
+        if self._past is not None:
+            self._remember(self._past.due(len(batch)))
         return Learned(predictions=class_predictions(answer), losses=losses, finite=True, jump=0.0)
 
     def _learn_sets(self, batch: Batch) -> Learned:
@@ -233,25 +236,29 @@ class FastModel:
         learner.learn(features_now, targets, known, None if others else answer)
         return Learned(predictions=set_predictions(answer), losses=losses, finite=True, jump=0.0, scale=scale)
 
-    def hear(self, past: Batch, rows: int = 512) -> None:
-        """Let old labelled events, an even sample of all that came, decide who speaks for the past where inputs look
-        like it and not like what came lately; so many at once. Only where the answer is one class is there such a
-        rule."""
-        learner = self._learner
-        if not isinstance(learner, ClassLearner):
+    def hear(self, past: Batch) -> None:
+        """Keep old labelled events, an even sample of all that came and that no base is trained on, and learn from them
+        what to answer where inputs look like these, now and as the stream goes on. Only where the
+        answer is one class is there such a rule."""
+        if isinstance(self._learner, ClassLearner):
+            known = [place for place, name in enumerate(past.labels or ()) if name in self._index]
+            self._past = Past.of(past.rows(np.array(known, np.intp)))
+            for _ in range(FIRST_ASKED):
+                self._remember(1)
+
+    def _remember(self, times: int) -> None:
+        """Ask about the next old events, as often as that is due."""
+        learner, past = self._learner, self._past
+        if past is None or not times:
             return
-        known = [place for place, name in enumerate(past.labels or ()) if name in self._index]
-        past = past.rows(np.array(known, np.intp))
-
-        def answered() -> Iterator[tuple[ClassAnswer, NDArray[np.intp]]]:
-            for at in range(0, len(past), rows):
-                part = past.rows(slice(at, at + rows))
-                embedded = self._stable.embed(part)
-                names = cast("list[ClassName]", part.labels)
-                classes = np.array([self._index[name] for name in names], np.intp)
-                yield self._answer_classes(part, embedded, self._features(part, embedded)), classes
-
-        learner.hear(answered())
+        assert isinstance(learner, ClassLearner)
+        events, weight = past.take(times)
+        if len(events):
+            embedded = self._stable.embed(events)
+            answer = self._answer_classes(events, embedded, self._features(events, embedded))
+            names = cast("list[ClassName]", events.labels)
+            classes = np.array([self._index[name] for name in names], np.intp)
+            learner.remember(answer, classes, weight)
 
     def _checked(self, labels: object) -> list[ClassName]:
         """The class names, if the task can take them; nothing has changed where it cannot."""
@@ -362,6 +369,10 @@ class FastModel:
         values, arrays = self._learner.save()
         values |= {"anchor": self._anchor.save()}
         values |= {"base": self._stable.id}
+        if self._past is not None:
+            of_past, its_events = self._past.save()
+            values |= of_past
+            arrays |= its_events
         for expert in self._experts:
             of_expert, its_arrays = expert.save()
             values |= of_expert
@@ -383,5 +394,6 @@ class FastModel:
         self._encoder.load(state.arrays)
         self._anchor.load(values["anchor"])
         self._learner.load(values, state.arrays)
+        self._past = Past.loaded(values, state.arrays)
         for expert in self._experts:
             expert.load(values, state.arrays)

@@ -108,7 +108,7 @@ class BlockPredictor:
         if (named := named_outside(spec, outside)) is not None:
             self._experts.extend(named.answering((self._encoder, self._anchor)))
         others = self._stable.members + sum(expert.members for expert in self._experts)
-        layout = Layout.of(spec, others, self._encoder.fixed)
+        layout = Layout.of(spec, others, self._encoder.fixed, self._stable.members)
         self._map = feature_map(spec, self._encoder, layout)
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
         arrays: dict[str, NDArray[Any]] = dict(block.arrays)

@@ -33,10 +33,6 @@ WINDOW = 1024
 WINDOW_MIN = 256
 UNUSUAL = 0.05
 """Share of the latest events below which a recency is low."""
-EVIDENCE_MIN = 4.0
-"""Old events that must look old, in all, before any of them decides who speaks for the past."""
-ROUNDS = 100
-"""Of expectation and maximisation."""
 WAITING_MAX = 32
 """Events that wait for their place in the second moments: as many at once cost little more than one of them."""
 LOOKED_EVERY = 16
@@ -73,22 +69,6 @@ class Recency:
         """Become what was frozen."""
         self.direction = arrays["recency.direction"].copy()
         self.low = float(arrays["recency.low"][0])
-
-
-def earned(likelihoods: Array, past: Array) -> Array:
-    """(M,) weights of a mixture under which old events are likeliest: (n, M) likelihoods of their labels under the live
-    answer, the first, and under each other speaker; (n,) how far each event looks old. All to the last speaker, the
-    exact head, where there are too few: what is past by the time of the next hearing has nobody else."""
-    weights = np.zeros(likelihoods.shape[1])
-    if past.sum() < EVIDENCE_MIN:
-        weights[-1] = 1.0
-        return weights
-    weights += 1.0 / len(weights)
-    for _ in range(ROUNDS):
-        shares = likelihoods * weights
-        shares *= (past / np.maximum(shares.sum(axis=1), 1e-300))[:, None]
-        weights = shares.sum(axis=0) / shares.sum()
-    return weights
 
 
 class RecencyLearner:

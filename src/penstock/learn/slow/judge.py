@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import cast
 
 import numpy as np
@@ -18,9 +19,9 @@ from penstock.learn.prequential import right
 from penstock.spec import ClassName, ClassSet, Spec
 
 ROWS = 512
-EVIDENCE = 1.645
-"""Deviations by which the events lost must outnumber those gained, of one class, to count as forgotten: of many classes
-with few events each one always loses by chance."""
+CHANCE = 0.05
+"""Of luck alone making any class, or all together, look forgotten: of many classes with few events each, one always
+loses something, so each has its share of this chance (Bonferroni)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +47,21 @@ def judge(
         scale = float(np.std(np.clip(np.asarray(events.labels), -HUGE, HUGE))) or 1.0
     old, new = _scores(old_answers, scale), _scores(new_answers, scale)
     groups = {"loss": (old, new)}
+    everything: list[tuple[str, tuple[NDArray[np.float64], NDArray[np.float64]]]] = []
     if Schema.of(spec).label_is_set:
         old_found, new_found = _found(old_answers, spec), _found(new_answers, spec)
         groups = {str(name): (old_found[name], new_found[name]) for name in old_found}
     elif isinstance(events.labels, list):
         labels = np.array(events.labels)
         groups = {str(name): (old[labels == name], new[labels == name]) for name in dict.fromkeys(events.labels)}
+        everything = [("", (old, new))]
+    tried = [*groups.items(), *everything]
+    deviations = NormalDist().inv_cdf(1.0 - CHANCE / len(tried))
     forgotten, of_class = 0.0, ""
-    for name, (was, now) in groups.items():
+    for name, (was, now) in tried:
         lost, gained = int((now < was).sum()), int((now > was).sum())
         loss = float(was.mean() - now.mean())
-        if loss > forgotten and lost - gained > EVIDENCE * (lost + gained) ** 0.5:
+        if loss > forgotten and lost - gained > deviations * (lost + gained) ** 0.5:
             forgotten, of_class = loss, "" if is_number else name
     sign = -1.0 if is_number else 1.0
     held_out = HeldOut(
