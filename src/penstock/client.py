@@ -62,7 +62,8 @@ class Client:
         return self._acknowledged(f"/v1/{quote(service)}/examples", events, media, source)
 
     def feedback(self, service: str, answers: Body, *, media: str = NDJSON, source: str | None = None) -> Acknowledged:
-        """Send labels of earlier predictions: ``{"id": ..., "label": ...}``, one or many."""
+        """Send labels of earlier predictions: ``{"id": ..., "label": ...}``, one or many. Another label under the same
+        id, or under that of an example, corrects the one before; ``{"id": ..., "retract": True}`` takes it back."""
         return self._acknowledged(f"/v1/{quote(service)}/feedback", answers, media, source)
 
     def predict(self, service: str, features: Mapping[str, Any], *, id: str | None = None) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Kind(IntEnum):
     PREDICTION = 2
     """Features that our server answered, with the version that answered; its label may follow as feedback."""
     FEEDBACK = 3
-    """The label of an earlier prediction."""
+    """The label of an earlier prediction or, under its id, another label of an earlier example; or that it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Batch:
     """One list a category or text feature; None is a missing value. Feedback has none."""
     labels: Labels | None
     """(n,) numbers for regression and counts, sets of class names for several classes together, class names otherwise;
-    None for predictions."""
+    None for predictions. Feedback that takes a label back has NaN or None in its place."""
     versions: NDArray[np.uint64] | None
     """(n,) the version that answered; predictions alone have it."""
     said: NDArray[np.floating] | None = None
@@ -113,6 +113,9 @@ class Batch:
     places: NDArray[np.int64] | None = None
     """(n, 2) partition and offset of the event in the log that has the features. Whoever reads the log sets it; it is
     not kept there."""
+    origins: NDArray[np.int64] | None = None
+    """(n, 2) partition and offset of the event that gave each its label; a row of -1 where that is not known. What
+    comes out of the join has it; it is not kept in the log."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -136,6 +139,7 @@ class Batch:
             versions=None if self.versions is None else self.versions[keep],
             said=None if self.said is None else self.said[keep],
             places=None if self.places is None else self.places[keep],
+            origins=None if self.origins is None else self.origins[keep],
         )
 
 
@@ -182,6 +186,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         versions=None if first.versions is None else np.concatenate([b.versions for b in batches]),
         said=_said_together(batches),
         places=_places_together(batches),
+        origins=_origins_together(batches),
     )
 
 
@@ -213,6 +218,12 @@ def placed(batch: Batch, partition: Partition, offsets: Sequence[int] | range) -
     return replace(batch, places=places)
 
 
+def _origins_together(batches: Sequence[Batch]) -> NDArray[np.int64] | None:
+    if all(b.origins is None for b in batches):
+        return None
+    return np.concatenate([np.full((len(b), 2), -1) if b.origins is None else b.origins for b in batches])
+
+
 # The codec ------------------------------------------------------------------------------------------------------------
 #
 # A payload is: 4 bytes with the length of the head (little endian), the head (MessagePack), padding to a multiple of 8,
@@ -232,8 +243,9 @@ class _Head(msgspec.Struct, array_like=True):
     ids: Strings | None
     sources: Strings | None
     strings: list[Strings]
-    classes: list[str | tuple[str, ...]] | None
-    """A name an event, or a list of names where events have several classes together."""
+    classes: list[str | tuple[str, ...] | None] | None
+    """A name an event, or a list of names where events have several classes together; null for a label that feedback
+    takes back."""
     has_numeric_labels: bool
     has_versions: bool
     said: tuple[int, int] | None = None
@@ -257,7 +269,7 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
             ids=batch.ids,
             sources=batch.sources,
             strings=list(batch.strings),
-            classes=cast("list[str | tuple[str, ...]] | None", labels if isinstance(labels, list) else None),
+            classes=cast("list[str | tuple[str, ...] | None] | None", labels if isinstance(labels, list) else None),
             has_numeric_labels=isinstance(labels, np.ndarray),
             has_versions=batch.versions is not None,
             said=None if batch.said is None else (batch.said.shape[1], batch.said.itemsize),

@@ -65,13 +65,22 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     classes_max: Annotated[int, Meta(ge=2, le=100_000)] = 1000
     """How many classes a multiclass or multilabel task may grow to: each costs memory and time in every prediction."""
     wait_s: Positive = 3600.0
-    """Seconds (``1h`` in the file) for which feedback to a prediction is waited for; later feedback is unknown."""
+    """Seconds (``1h`` in the file) for which feedback to a prediction is waited for; later feedback is late."""
     waiting_max: Annotated[int, Meta(ge=1)] = 1_000_000
     """How many predictions wait for feedback at most, which bounds memory; beyond it the oldest stop waiting."""
     min: float | None = None
     """The least that the label of a regression or of counts can be; an event with less is set aside and not learned."""
     max: float | None = None
     """The most that it can be."""
+    late: Literal["count", "learn"] = "count"
+    """What becomes of late feedback: it is only counted (``count``), or learned with the prediction's features, which
+    are read from the log again (``learn``)."""
+    late_for_s: Positive = 7 * 86_400.0
+    """Seconds (``7d`` in the file) after its window for which a prediction is known to have been made: feedback is late
+    then, and unknown afterwards. With ``late: learn`` the log is kept for as long."""
+    implicit: Annotated[ClassName, Meta(min_length=1, max_length=512)] | None = None
+    """The class that a prediction without an answer is learned with when its window is over, such as ``"0"`` where
+    only clicks are reported; an answer that comes later corrects it. None by default."""
 
 
 class Learn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

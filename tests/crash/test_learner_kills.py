@@ -83,6 +83,7 @@ def demand_exactly_once(tmp_path: Path, kills: int, seed: int) -> None:
     assert len(witness.contents) > kills
     assert progress.examples_learned == traffic.examples
     settled = progress.feedback_learned + progress.feedback_duplicate + progress.feedback_unknown
+    settled += progress.feedback_late + progress.feedback_corrected + progress.feedback_retracted
     assert settled + progress.feedback_waiting == traffic.feedback
     assert [row.version for row in rows] == list(range(progress.version, 0, -1))
     learned_to = {0: 0, 1: 0}

@@ -107,7 +107,7 @@ def test_the_check_at_the_end_notices_an_id_that_is_learned_twice(
     writer.append([Entry(kind=Kind.EXAMPLE, count=2, payload=encode(twice))])
     writer.close()
     # A join that remembers nothing lets both through, when they are learned and when the steps are taken again.
-    monkeypatch.setattr(window.RecentIds, "first_seen", lambda self, keys: None)
+    monkeypatch.setattr(window.RecentLabels, "first_seen", lambda *_: None)
     publisher = publisher_of(folder)
     publisher.start()
     learned(publisher)

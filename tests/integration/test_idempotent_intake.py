@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.eventlog.local import LocalLogReader
-from penstock.events import Kind, decode
-from penstock.join.recent import RecentIds
+from penstock.events import Kind, Offset, Partition, decode
+from penstock.join.recent import RecentLabels
 from penstock.join.window import JoinWindow
 from penstock.serve.seen import SeenIds
 from penstock.spec import Feature, Spec
@@ -80,15 +80,15 @@ repeats = st.lists(st.integers(0, 40), max_size=200)
 def test_an_id_is_known_while_no_more_than_half_as_many_others_came_since(
     keys: list[int], kept: int, restarts: set[int]
 ) -> None:
-    recent = RecentIds(kept)
+    recent = RecentLabels(kept)
     last_new: dict[int, int] = {}
     new = 0
     for at, key in enumerate(keys):
         if at in restarts:
             state = recent.save()
-            recent = RecentIds(kept)
+            recent = RecentLabels(kept)
             recent.load(state)
-        is_new = recent.first_seen([f"e{key}"]) is None
+        is_new = recent.first_seen([f"e{key}"], ["a"], Partition(0), Offset(at)) is None
         if key in last_new and new - last_new[key] <= kept // 2:
             assert not is_new, "it is within the window"
         if is_new:

@@ -96,7 +96,7 @@ class House:
             self.writer.append([Entry(kind=batch.kind, count=8, payload=encode(batch))])
 
     def learner(self) -> Learner:
-        join = JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max)
+        join = JoinWindow.of(SPEC.label)
         return Learner(SPEC, self.log.reader(), join, FastModel(SPEC, find))
 
     def publisher(self, gate: HarmGate | None = None) -> Publisher:
@@ -116,7 +116,7 @@ class House:
 
     def leave(self, number: int, frequency: int) -> None:
         """What a consolidation leaves: heads that learned all recorded steps on the features of this base."""
-        join = JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max)
+        join = JoinWindow.of(SPEC.label)
         learner = Learner(SPEC, self.log.reader(), join, FastModel(SPEC, find, Waves(frequency)))
         step = 0
         for entry in read_steps(self.folder / "steps"):

@@ -82,7 +82,8 @@ def test_the_status_frame_tells_the_learner_s_progress(server: ServerProcess) ->
     server.publish("two", 4, position={0: Offset(0)}, examples_learned=5, duplicates=2, feedback_unknown=3, loss=0.25)
     status = server.get("/v1/two")
     ends = status["events"]["lag"]
-    assert status["events"] == {"accepted": 1, "learned": 7, "unmatched": 3, "set_aside": 0, "lag": ends}
+    counted = {"accepted": 1, "learned": 7, "unmatched": 3, "set_aside": 0, "out_of_order": 0, "lag": ends}
+    assert status["events"] == counted
     assert ends >= 1
     assert (status["model"]["version"], status["model"]["loss"], status["model"]["accuracy"]) == (4, 0.25, None)
     assert status["disk"]["log_bytes"] > 0

@@ -52,7 +52,7 @@ class House:
         self.asked = 0
         self.unanswered: list[Batch] = []
         self.reader = LocalLogReader(folder / "log")
-        join = JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max)
+        join = JoinWindow.of(SPEC.label)
         self.learner = Learner(SPEC, self.reader, join, FastModel(SPEC))
         self.journal = StepJournal(folder / "steps")
         self.checkpoints = Checkpoints(folder / "checkpoints", 2)
@@ -158,9 +158,7 @@ def test_a_candidate_is_handed_over_caught_up_and_able_to_go_on_where_the_learne
     assert min(after.values()) > 0.85
     assert held(house.folder / "consolidation") is None
     # It stands where the learner stands, and takes the same next steps.
-    follower = Learner(
-        SPEC, house.reader, JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max), FastModel(SPEC, bases)
-    )
+    follower = Learner(SPEC, house.reader, JoinWindow.of(SPEC.label), FastModel(SPEC, bases))
     follower.load(ready.learner, ready.model)
     assert follower.position == house.learner.position
     assert follower.join.save() == house.learner.join.save()

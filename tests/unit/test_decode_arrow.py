@@ -230,3 +230,31 @@ def test_a_time_beyond_what_can_be_kept_is_refused():
     seen = pa.array([2**62], pa.timestamp("s"))
     with pytest.raises(BadEvent, match="'seen' should hold times"):
         example(rich, pa.table({"kind": ["a"], "seen": seen}))
+
+
+def test_feedback_may_take_a_label_back_by_a_column():
+    columns = {"id": ["p", "q", "r"], "retract": [True, None, False]}
+    table = pa.table({**columns, "label": pa.array([None, 1, 0])})
+    assert binary.decode(Kind.FEEDBACK, stream(table), Media.ARROW, 1.0).labels == [None, "1", "0"]
+    numbers = regression.decode(Kind.FEEDBACK, stream(table), Media.ARROW, 1.0).labels
+    assert np.isnan(numbers).tolist() == [True, False, False]
+    classes = pa.table({**columns, "kind": pa.array([None, "a", "b"]).dictionary_encode()})
+    assert rich.decode(Kind.FEEDBACK, stream(classes), Media.ARROW, 1.0).labels == [None, "a", "b"]
+    alone = pa.table({"id": ["p"], "retract": [True]})
+    assert rich.decode(Kind.FEEDBACK, stream(alone), Media.ARROW, 1.0).labels == [None]
+
+
+@pytest.mark.parametrize(
+    ("retract", "labels", "said"),
+    [
+        ([True, False], [1, 0], "Row 0 both takes a label back and has one"),
+        ([True, None], [None, None], "Row 1 neither has a label nor takes one back"),
+        ([False, False], [1, None], "The label is missing in row 1"),
+        ([True, False], [None, 7], "'0' and '1', not 7"),
+        ([1, 0], [None, 1], "'retract' should hold true or false, but has type int64"),
+    ],
+)
+def test_a_column_of_feedback_has_labels_or_takes_them_back(retract, labels, said):
+    table = pa.table({"id": ["p", "q"], "retract": retract, "label": pa.array(labels, pa.int64())})
+    with pytest.raises(BadEvent, match=said):
+        binary.decode(Kind.FEEDBACK, stream(table), Media.ARROW, 1.0)

@@ -247,3 +247,36 @@ def test_content_types(header, media):
 def test_another_content_type_is_refused():
     with pytest.raises(UnsupportedMedia, match="text/csv"):
         media_of("text/csv")
+
+
+def test_feedback_may_take_a_label_back():
+    body = b'[{"id": "p", "retract": true}, {"id": "q", "label": 1}, {"id": "r", "label": null, "retract": true}]'
+    assert binary.decode(Kind.FEEDBACK, body, Media.JSON, 1.0).labels == [None, "1", None]
+    assert rich.decode(Kind.FEEDBACK, body, Media.JSON, 1.0).labels == [None, "1", None]
+    numbers = regression.decode(Kind.FEEDBACK, body, Media.JSON, 1.0).labels
+    assert np.isnan(numbers).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "said"),
+    [
+        (b'{"id": "p"}', "/label", "'label' is missing; to take a label back, send 'retract': true"),
+        (b'{"id": "p", "label": null}', "/label", "'label' is missing"),
+        (b'[{"id": "p", "label": 1}, {"id": "q", "retract": false}]', "/1/label", "Event 1: 'label' is missing"),
+        (b'{"id": "p", "label": 1, "retract": true}', "/label", "leave one of the two out"),
+        (b'{"id": "p", "retract": "yes"}', "/retract", "'retract' should be true or false, but is a string"),
+        (b'[{"id": "p", "retract": true}, {"id": "q", "label": "no"}]', "/1/label", "one of the classes '0' and '1'"),
+    ],
+)
+def test_feedback_has_a_label_or_takes_one_back(body, pointer, said):
+    with pytest.raises(BadEvent) as caught:
+        binary.decode(Kind.FEEDBACK, body, Media.JSON, 1.0)
+    assert said in str(caught.value)
+    assert caught.value.pointer == pointer
+
+
+def test_a_line_that_lacks_its_label_is_named():
+    with pytest.raises(BadEvent, match=r"^Line 3: 'label' is missing"):
+        regression.decode(Kind.FEEDBACK, b'{"id":"a","label":1}\n\n{"id":"b"}', Media.NDJSON, 1.0)
+    with pytest.raises(BadEvent, match="there is no field 'retract' here"):
+        example(binary, b'{"features": {}, "retract": true}')

@@ -328,3 +328,37 @@ def test_versions_are_compared_on_the_same_events_of_a_long_step() -> None:
     # The model did not change since the good version was frozen, so it loses the same on the same events.
     assert taken.good.tolist() == taken.learned.losses[taken.compared].tolist()
     assert not learner.behind
+
+
+def test_what_is_corrected_within_a_step_is_learned_once_and_right() -> None:
+    house = House()
+    house.append(Kind.PREDICTION, 4)
+    house.append(Kind.FEEDBACK, 3)
+    corrected = dataclasses.replace(batch(Kind.FEEDBACK, 2, first=1), labels=[ClassName("7"), None])  # type: ignore[list-item]
+    house.writer().append([Entry(kind=Kind.FEEDBACK, count=2, payload=encode(corrected))])
+    learner = house.learner()
+    steps = all_steps(learner)
+    assert [label for step in steps if step.batch for label in step.batch.labels or ()] == ["0", "7"]
+    assert (learner.join.counts.corrected, learner.join.counts.retracted) == (1, 1)
+
+
+def test_late_feedback_is_learned_with_the_features_that_the_log_has() -> None:
+    times = iter([1000.0, 1001.0, 1100.0, 1101.0, 1200.0])
+    log = MemoryLog(clock=lambda: next(times))
+    writer = log.writer(Partition(0))
+    for kind, n, first in (
+        (Kind.PREDICTION, 4, 0),
+        (Kind.PREDICTION, 4, 4),
+        (Kind.FEEDBACK, 2, 6),
+        (Kind.FEEDBACK, 3, 1),
+    ):
+        writer.append([Entry(kind=kind, count=n, payload=encode(batch(kind, n, first)))])
+    join = JoinWindow(50.0, 1000, late="learn", late_for_s=1000.0)
+    learner = Learner(spec(), log.reader(), join, SmallModel(columns=1))
+    assert learner.needed() == {}
+    steps = all_steps(learner)
+    numbers = [value for step in steps if step.batch for value in step.batch.numbers[:, 0].tolist()]
+    assert numbers == [6.0, 7.0, 1.0, 2.0, 3.0]
+    assert join.counts.late_learned == 5
+    # The prediction that was not answered yet stands at the very beginning, and the log is kept for it.
+    assert learner.needed() == {Partition(0): Offset(0)}

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import CheckpointDamaged
-from penstock.events import Batch, Kind
+from penstock.events import Batch, Kind, Offset, Partition
+from penstock.join.interface import Amendment
+from penstock.learn.amendments import Amendments
 from penstock.learn.checkpoint import to_safetensors
 from penstock.learn.interface import State
 from penstock.learn.slow.pool import shares
@@ -44,6 +46,7 @@ def stream(labels: object, first: int = 0) -> Batch:
         strings=(),
         labels=values if numeric else [ClassName(str(v)) for v in values],
         versions=None,
+        origins=np.column_stack([np.zeros(n, np.int64), np.arange(first, first + n)]),
     )
 
 
@@ -173,3 +176,55 @@ def test_shares_are_equal_where_they_can_be_and_give_everything(sizes: list[int]
     short = given_shares < given_sizes
     if short.any():
         assert given_shares.max() - given_shares[short].min() <= 1
+
+
+def said(labels: dict[int, object]) -> Amendments:
+    return Amendments([Amendment(Partition(0), Offset(at), label) for at, label in labels.items()])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_kept_events_are_those_of_a_stream_that_had_the_right_labels(task: Task) -> None:
+    rng = np.random.default_rng(1)
+    labels: list[object] = list(rng.normal(size=900)) if task == "regression" else [str(i % 3) for i in range(900)]
+    other = {at: (labels[(at + 1) % 900] if at % 7 else None) for at in range(0, 900, 5)}
+    given_spec = spec(task, replay=2000)
+    right = [other.get(at, label) for at, label in enumerate(labels)]
+    wanted = {at: label for at, label in enumerate(right) if label is not None}
+    reservoir = filled(given_spec, stream(labels), [100, 333])
+    again = Reservoir(given_spec)
+    saved = reservoir.save()
+    again.load(State(msgspec.msgpack.decode(msgspec.msgpack.encode(saved.values)), saved.arrays))
+    for each in (reservoir, again):
+        changed = each.amend(said(other))
+        assert changed == sum(right[at] != label for at, label in enumerate(labels))
+        assert each.amend(said(other)) == 0
+        kept = {}
+        for part in (each.replay, each.held_out):
+            assert part is not None
+            told = part.batch.labels.tolist() if isinstance(part.batch.labels, np.ndarray) else part.batch.labels
+            kept |= dict(zip(part.places.tolist(), told or [], strict=True))
+        assert kept == wanted
+        recent = each.recent
+        assert recent is not None
+        assert all(wanted[place] is not None for place in recent.places.tolist())
+    assert content(reservoir) == content(again)
+
+
+def test_a_corrected_event_counts_as_one_of_its_class() -> None:
+    reservoir = filled(spec(replay=40), stream(["a"] * 300 + ["b"] * 300), [])
+    kept = reservoir.replay
+    assert kept is not None
+    corrected = [at for at in kept.places.tolist() if at < 300][:10]
+    reservoir.amend(said(dict.fromkeys(corrected, "c")))
+    reservoir.add(stream(["a"] * 600, first=600))
+    kept = reservoir.replay
+    assert kept is not None
+    assert kept.batch.labels is not None
+    assert sorted(set(kept.batch.labels)) == ["a", "b", "c"]
+    assert list(kept.batch.labels).count("c") == 10
+
+
+def test_a_class_that_there_is_no_room_for_is_let_go() -> None:
+    reservoir = filled(spec(replay=40, classes_max=2), stream(["a", "b"] * 20), [])
+    assert reservoir.amend(said({0: "c", 1: "a"})) == 2
+    assert reservoir.classes == ("a", "b")

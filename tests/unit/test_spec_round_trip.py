@@ -85,10 +85,14 @@ def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrateg
 
 
 def with_fitting_label(spec: Spec) -> Spec:
-    """Labels that are no numbers have no bounds."""
-    if spec.task in NUMBER_TASKS:
-        return spec
-    return msgspec.structs.replace(spec, label=msgspec.structs.replace(spec.label, min=None, max=None))
+    """Labels that are no numbers have no bounds, and a label by default is one of the task's classes."""
+    label = spec.label
+    if spec.task not in NUMBER_TASKS:
+        label = msgspec.structs.replace(label, min=None, max=None)
+    if spec.task != "multiclass":
+        is_binary = spec.task == "binary" and len(label.classes) == 2
+        label = msgspec.structs.replace(label, implicit=label.classes[1] if is_binary and label.implicit else None)
+    return msgspec.structs.replace(spec, label=label)
 
 
 specs = values_of(inspect.type_info(Spec)).map(with_fitting_label).filter(lambda spec: not list(contradictions(spec)))

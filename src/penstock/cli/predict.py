@@ -56,23 +56,37 @@ def predict(service: str, features: str, as_json: bool, as_csv: bool, url: str |
 @click.argument("prediction_id", metavar="ID")
 @click.argument("labels", metavar="LABEL", nargs=-1)
 @click.option("--none", is_flag=True, help="Of a multilabel service: the event has no class.")
+@click.option("--retract", is_flag=True, help="Take the label back that ID has; without LABEL.")
 @as_json
 @url_option
 def feedback(
-    service: str, prediction_id: str, labels: tuple[str, ...], none: bool, as_json: bool, url: str | None
+    service: str,
+    prediction_id: str,
+    labels: tuple[str, ...],
+    none: bool,
+    retract: bool,
+    as_json: bool,
+    url: str | None,
 ) -> None:
     """Tell the answer to an earlier prediction.
 
-    ID is the prediction's id; LABEL a class, a number for a regression or counts, or several classes, one after the
-    other, of a multilabel service. The model learns from the pair.
+    ID is the prediction's id, or that of an example; LABEL a class, a number for a regression or counts, or several
+    classes, one after the other, of a multilabel service. The model learns from the pair. Another answer under the same
+    ID takes the place of the first.
     """
+    if retract and (labels or none):
+        raise click.UsageError("Give a LABEL, or --retract to take back the one that was given")
     with connect(url) as client:
-        value = _label_of(service, client.status(service)["task"], labels, none)
-        acknowledged = client.feedback(service, {"id": prediction_id, "label": value})
+        event: dict[str, object] = {"id": prediction_id, "retract": True}
+        if not retract:
+            label = _label_of(service, client.status(service)["task"], labels, none)
+            event = {"id": prediction_id, "label": label}
+        acknowledged = client.feedback(service, event)
     if as_json:
         show_json(acknowledged)
         return
-    click.echo(f"Accepted: {prediction_id} was {' and '.join(labels) or 'of no class'}")
+    said = "has no label" if retract else f"was {' and '.join(labels) or 'of no class'}"
+    click.echo(f"Accepted: {prediction_id} {said}")
     next_commands(f"penstock status {service}{at(url)}")
 
 
@@ -93,7 +107,7 @@ def _label_of(service: str, task: str, labels: tuple[str, ...], none: bool) -> L
     if none:
         raise click.UsageError(f"--none says that an event has no class, and {service} has one answer for each")
     if len(labels) != 1:
-        raise click.UsageError(f"{service} has one answer for each event, not {len(labels)}")
+        raise click.UsageError(f"{service} has one answer for each event, not {len(labels)}; --retract takes one back")
     if task not in NUMBER_TASKS:
         return labels[0]
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -47,13 +47,35 @@ class _Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """Predictions of one batch that stopped waiting without an answer, in its order."""
+
+    ids: list[str]
+    partition: Partition
+    offsets: list[int]
+    since: float
+    """When they were taken, in seconds since 1970."""
+    whole: Batch
+    rows: list[int]
+
+    def batch(self) -> Batch:
+        """The predictions themselves."""
+        return self.whole if len(self.rows) == len(self.whole) else self.whole.rows(np.array(self.rows, np.intp))
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """A prediction that got its answer."""
+    """A prediction that feedback came to."""
 
     group: _Group
     row: int
     since: float
     """When it was taken, in seconds since 1970."""
+
+    def stopped(self, key: str) -> Stopped:
+        """The same where it was no answer that it got, but the word that none will come."""
+        group = self.group
+        return Stopped([key], group.partition, [group.offsets[self.row]], self.since, group.batch, [self.row])
 
 
 class WaitingPredictions:
@@ -73,9 +95,8 @@ class WaitingPredictions:
         return len(self._group_of)
 
     def add(self, batch: Batch, partition: Partition, offsets: range | list[int], since: float) -> int:
-        """Let these predictions wait; returns how many others stopped waiting for it.
-
-        A later prediction with the id of one that waits takes its place; beyond ``waiting_max`` the oldest go."""
+        """Let these predictions wait. A later one with the id of one that waits takes its place; returns how many
+        places were taken."""
         ids: list[str] = batch.ids  # type: ignore[assignment]
         group = _Group(self._next_number, partition, since, offsets, batch, 0)
         self._next_number += 1
@@ -92,7 +113,15 @@ class WaitingPredictions:
         self._group_of.update(fresh)
         if not group.left:
             del self._groups[group.number]
-        return replaced + self._drop_oldest(len(self._group_of) - self._waiting_max)
+        return replaced
+
+    def shed(self) -> list[Stopped]:
+        """Beyond ``waiting_max`` the oldest stop waiting."""
+        stopped: list[Stopped] = []
+        while len(self._group_of) > self._waiting_max:
+            oldest = next(iter(self._groups.values()))
+            stopped.append(self._drop(oldest, len(self._group_of) - self._waiting_max))
+        return stopped
 
     def pop(self, key: str) -> Found | None:
         """The prediction with this id, which stops waiting; None where none waits. Its row is valid until compacted."""
@@ -111,15 +140,17 @@ class WaitingPredictions:
             elif group.left * 4 < len(group.batch):
                 self._compact(group)
 
-    def expire(self, before: float) -> int:
-        """Those taken before this time stop waiting; returns how many."""
-        gone = 0
-        while self._groups:
+    def expire(self, before: float, at_most: int | None = None) -> list[Stopped]:
+        """Those taken before this time stop waiting, the oldest first; with ``at_most`` no more of them than that."""
+        stopped: list[Stopped] = []
+        room = len(self._group_of) if at_most is None else at_most
+        while self._groups and room:
             group = next(iter(self._groups.values()))
             if group.since >= before:
                 break
-            gone += self._drop(group, group.left)
-        return gone
+            stopped.append(self._drop(group, room))
+            room -= len(stopped[-1].ids)
+        return stopped
 
     def needed(self) -> dict[Partition, Offset]:
         """The oldest offset of a waiting prediction, for each partition that has one."""
@@ -171,29 +202,24 @@ class WaitingPredictions:
             return (r for r in range(len(ids)) if group_of.get(ids[r]) is group and group.row(ids[r]) == r)
         return (r for r in range(group.start, len(ids)) if group_of.get(ids[r]) is group)
 
-    def _drop_oldest(self, count: int) -> int:
-        gone = 0
-        while gone < count:
-            gone += self._drop(next(iter(self._groups.values())), count - gone)
-        return gone
-
-    def _drop(self, group: _Group, count: int) -> int:
-        """The group's first predictions stop waiting, at most so many; returns how many."""
-        if count >= group.left:
-            count = group.left
-            for key in group.ids() if count else ():
-                if self._group_of.get(key) is group:
-                    del self._group_of[key]
-            del self._groups[group.number]
-            return count
-        rows = self._rows(group)
-        dropped = [next(rows) for _ in range(count)]
-        for row in dropped:
-            del self._group_of[group.ids()[row]]
-        group.start = dropped[-1] + 1
-        group.left -= count
+    def _drop(self, group: _Group, most: int) -> Stopped:
+        """The group's first predictions stop waiting, at most so many."""
+        rows = list(islice(self._rows(group), most))
+        stopped = Stopped(
+            [group.ids()[row] for row in rows],
+            group.partition,
+            [group.offsets[row] for row in rows],
+            group.since,
+            group.batch,
+            rows,
+        )
+        for key in stopped.ids:
+            del self._group_of[key]
+        group.left -= len(rows)
+        if group.left:
+            group.start = rows[-1] + 1
         self.settle([group])
-        return count
+        return stopped
 
     def _lose_one(self, group: _Group) -> None:
         group.left -= 1

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from penstock.errors import ReplayDiverged
 from penstock.eventlog.interface import LogReader
+from penstock.eventlog.picked import picked, read_events
 from penstock.events import Batch, Kind, Offset, Partition, Position, Range, concatenate, decode, placed
 from penstock.join.window import JoinWindow
+from penstock.learn.amendments import Amendments
 from penstock.learn.interface import Heard, Learned, Model, Predictor, Sieve, State
 from penstock.learn.lately import labelled_again
 from penstock.learn.pace import Pace
@@ -104,6 +106,7 @@ class Learner:
         self._opened: dict[Partition, _Opened] = {}
         self._pending: list[Range] = []
         self._pending_events = 0
+        join.fetch = self.fetch
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until a step is due (True) or the time is over: at once after a pause or when a full step is waiting,
@@ -250,7 +253,12 @@ class Learner:
                     # Which version answered is known of joined predictions alone, and nothing is learned from it.
                     learnable.append(replace(joined, versions=None))
                 self.log_time = max(self.log_time, appended)
-        return self._takeable(concatenate(learnable)) if learnable else None
+        said = Amendments(self.join.take_amendments())
+        if not learnable:
+            return None
+        # What was corrected before it was learned is learned once, and right.
+        batch = said.applied(concatenate(learnable))
+        return self._takeable(batch) if len(batch) else None
 
     def _takeable(self, batch: Batch) -> Batch | None:
         """The events that the model can take. The door refuses what it cannot, so the others are rare; an event that
@@ -351,22 +359,12 @@ class Learner:
 
     def fetch(self, partition: Partition, offsets: Sequence[Offset]) -> Batch:
         """The events at these ascending offsets, read again; frames without one of them are not decoded."""
-        return concatenate(list(self._picked(partition, offsets)))
+        return read_events(self._reader, partition, offsets)
 
     def features(self, partition: Partition, offsets: Sequence[Offset]) -> Batch:
         """The same as examples without a label, be they examples or predictions."""
-        picked = [
-            replace(batch, kind=Kind.EXAMPLE, labels=None, versions=None) for batch in self._picked(partition, offsets)
-        ]
-        return concatenate(picked)
-
-    def _picked(self, partition: Partition, offsets: Sequence[Offset]) -> Iterator[Batch]:
-        wanted = np.asarray(offsets)
-        for frame in self._reader.read(partition, offsets[0], Offset(offsets[-1] + 1)):
-            low, high = np.searchsorted(wanted, (frame.first, frame.first + frame.count))
-            if high > low:
-                batch = decode(frame.payload).rows(wanted[low:high] - frame.first)
-                yield placed(batch, partition, wanted[low:high].tolist())
+        found = picked(self._reader, partition, offsets)
+        return concatenate([replace(batch, kind=Kind.EXAMPLE, labels=None, versions=None) for batch in found])
 
     def _frames(self, partition: Partition, start: Offset, stop: Offset) -> Iterator[_Opened]:
         for frame in self._reader.read(partition, start, stop):

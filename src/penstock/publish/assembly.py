@@ -47,7 +47,7 @@ def parts_of(spec: Spec, folder: Path, reader: LogReader, followers_reader: LogR
 
     def learner_over(reader: LogReader) -> Learner:
         model = FastModel(spec, bases, outside=outside)
-        return Learner(spec, reader, JoinWindow(spec.label.wait_s, spec.label.waiting_max), model)
+        return Learner(spec, reader, JoinWindow.of(spec.label), model)
 
     return Parts(
         learner=learner_over(reader),

@@ -54,8 +54,22 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Everything before these offsets was taken."""
     examples_learned: int = 0
     feedback_learned: int = 0
+    feedback_early: int = 0
+    """Feedback of the learned that came before its prediction's record."""
+    feedback_late: int = 0
+    """Feedback to a prediction that had stopped waiting."""
+    feedback_late_learned: int = 0
+    """The late feedback that was learned all the same; it counts as learned, too."""
+    feedback_corrected: int = 0
+    feedback_retracted: int = 0
     feedback_unknown: int = 0
-    """Feedback whose prediction was never recorded, or had stopped waiting."""
+    """Feedback whose prediction or example was never recorded, or is too long ago."""
+    feedback_delays_s: tuple[float, float, float] = (float("nan"), float("nan"), float("nan"))
+    """Within which half, nine tenths and 99 of 100 answers came after their predictions."""
+    implicit_learned: int = 0
+    """Predictions that were learned with the label of those without an answer."""
+    out_of_order: int = 0
+    """Events whose own time is long before that of an event that was taken earlier."""
     feedback_waiting: int = 0
     """Feedback that came before its prediction and still may be joined."""
     feedback_duplicate: int = 0
@@ -93,7 +107,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def labelled(self) -> int:
         """Labelled events that were learned."""
-        return self.examples_learned + self.feedback_learned - self.set_aside - self.aside.unlearned
+        learned = self.examples_learned + self.feedback_learned + self.implicit_learned
+        return learned - self.set_aside - self.aside.unlearned
 
 
 class Consolidation(msgspec.Struct, frozen=True, kw_only=True):

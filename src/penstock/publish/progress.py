@@ -13,11 +13,19 @@ def progress_of(
     learner: Learner, account: Account, prequential: Prequential, slow: SlowTier, aside: AsideCounts, time: float
 ) -> Progress:
     """Everything that was taken so far, what is not recorded yet included; ``time`` is that of the last step."""
-    counts = learner.join.counts
+    counts, delays = learner.join.counts, learner.join.delays
     return Progress(
         position=dict(learner.position),
         examples_learned=counts.examples,
-        feedback_learned=counts.matched,
+        feedback_learned=counts.matched + counts.late_learned,
+        feedback_early=counts.early_matched,
+        feedback_late=counts.late,
+        feedback_late_learned=counts.late_learned,
+        feedback_corrected=counts.corrected,
+        feedback_retracted=counts.retracted,
+        feedback_delays_s=(delays.quantile_s(0.5), delays.quantile_s(0.9), delays.quantile_s(0.99)),
+        implicit_learned=counts.implicit,
+        out_of_order=counts.out_of_order,
         feedback_unknown=counts.unknown,
         feedback_waiting=counts.early,
         feedback_duplicate=counts.feedback_duplicate,

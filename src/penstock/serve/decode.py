@@ -102,9 +102,12 @@ class Decoder:
         found = cast("list[Event]", events)
         if not 0 < len(found) <= ROWS_MAX:
             raise _wrong_count(len(found))
+        if kind is Kind.FEEDBACK and not all([(event.label is None) is event.retract for event in found]):  # noqa: C419
+            raise faults.explain(self.forms, kind, body, media is Media.NDJSON, ValueError("a label is missing"))
         if kind is not Kind.PREDICTION and self.forms.classes is not None:
             known = self.forms.classes
-            if not all([event.label in known for event in found]):  # noqa: C419 (a list is twice as fast)
+            labels = [event.label for event in found if event.label is not None]
+            if not all([label in known for label in labels]):  # noqa: C419 (a list is twice as fast)
                 raise faults.unknown_classes(self.forms, [event.label for event in found], single)
         return found, single
 
@@ -140,10 +143,14 @@ class Decoder:
 
     def _labels(self, labels: list[Any]) -> Labels:
         if not self.schema.label_is_class:
-            return np.array(labels, dtype=np.float64)
+            return np.array([np.nan if label is None else label for label in labels], dtype=np.float64)
         if self.schema.label_is_set:
-            return [class_set(label) for label in labels]
+            # Feedback that takes a label back has none.
+            return cast("Labels", [None if label is None else class_set(label) for label in labels])
         known = self.forms.classes
+        if None in labels:
+            named = [None if v is None else class_name(v) if known is None else known[v] for v in labels]
+            return cast("Labels", named)
         return [class_name(label) for label in labels] if known is None else [known[label] for label in labels]
 
     def _features(

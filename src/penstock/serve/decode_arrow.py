@@ -95,7 +95,7 @@ class _Columns:
         has_features = kind is not Kind.FEEDBACK
         labels: Labels | None = None
         if kind is not Kind.PREDICTION:
-            labels = self._labels(label_column)
+            labels = self._labels(label_column, self._retracted(kind, label_column))
         ids = self._names("id", needed=kind is Kind.FEEDBACK)
         sources = self._names("source", needed=False)
         if source is not None:
@@ -120,6 +120,7 @@ class _Columns:
         known = {"id", "time", "source"}
         if kind is not Kind.PREDICTION:
             known.add(label_column)
+        known |= {"retract"} if kind is Kind.FEEDBACK else set()
         if kind is not Kind.FEEDBACK:
             known |= self.forms.spec.features.keys()
         for name in self.columns:
@@ -241,10 +242,46 @@ class _Columns:
 
     # What an event says of itself -------------------------------------------------------------------------------------
 
-    def _labels(self, name: str) -> Labels:
+    def _retracted(self, kind: Kind, label_column: str) -> NDArray[np.bool_] | None:
+        """(n,) whether feedback takes a label back; None where none does."""
+        column = self.columns.get("retract") if kind is Kind.FEEDBACK and label_column != "retract" else None
+        if column is None or pa.types.is_null(column.type):
+            return None
+        if not pa.types.is_boolean(column.type):
+            said = f"Column 'retract' should hold true or false, but has type {column.type}"
+            raise BadEvent(said, pointer="/retract")
+        retracted: NDArray[np.bool_] = column.fill_null(False).to_numpy(zero_copy_only=False)
+        return retracted if retracted.any() else None
+
+    def _labels(self, name: str, retracted: NDArray[np.bool_] | None) -> Labels:
         column = self.columns.get(name)
+        if retracted is not None:
+            return self._labels_but(retracted, name, column)
         if column is None:
             raise BadEvent(f"Column {name!r} with the label is missing", pointer=f"/{faults.escaped(name)}")
+        return self._labels_of(name, column)
+
+    def _labels_but(self, retracted: NDArray[np.bool_], name: str, column: Any) -> Labels:
+        """The labels of feedback, where some rows take a label back and so have none."""
+        is_class = self.forms.schema.label_is_class
+        has_label = np.zeros(self.rows, bool)
+        if column is not None and not pa.types.is_null(column.type):
+            has_label = column.is_valid().to_numpy(zero_copy_only=False)
+        wrong = np.flatnonzero(has_label == retracted)
+        if wrong.size:
+            row = int(wrong[0])
+            both = "both takes a label back and has one" if has_label[row] else "neither has a label nor takes one back"
+            raise BadEvent(f"Row {row} {both}", pointer=f"/{row}/label", row=row)
+        labels: list[Any] = [None if is_class else np.nan] * self.rows
+        if has_label.any():
+            # What stands in for the missing ones is a label of this request, so that no fault is found in it.
+            rows = np.where(has_label, np.arange(self.rows), np.flatnonzero(has_label)[0])
+            valid = self._labels_of(name, _plain(column).take(pa.array(rows)))
+            for row in np.flatnonzero(has_label).tolist():
+                labels[row] = valid[row]
+        return labels if is_class else np.array(labels, np.float64)
+
+    def _labels_of(self, name: str, column: Any) -> Labels:
         column = _plain(column)
         if column.null_count:
             row = 0

@@ -35,6 +35,7 @@ _JSON_WORDS = {"str": "a string", "int": "an integer", "float": "a number with a
 _JSON_WORDS |= {"null": "null", "array": "a list", "object": "an object"}
 _EVENT_FIELDS = {
     "label": "the answer",
+    "retract": "true or false",
     "id": "a string of 1 to 512 characters",
     "source": "a string of 1 to 512 characters",
     "time": "seconds since 1970 or an RFC 3339 time with its zone",
@@ -111,7 +112,7 @@ def together(found: Sequence[BadEvent]) -> BadEvent:
 def unknown_classes(forms: Forms, labels: Sequence[object], single: bool) -> BadEvent:
     """The error for binary labels that are neither of the two classes."""
     known = forms.classes or {}
-    rows = [row for row, label in enumerate(labels) if label not in known][:FAULTS_MAX]
+    rows = [row for row, label in enumerate(labels) if label is not None and label not in known][:FAULTS_MAX]
     return together(
         [
             BadEvent(
@@ -163,11 +164,26 @@ def _fault_of(forms: Forms, kind: Kind, part: _Part) -> BadEvent | None:
         event = msgspec.json.decode(part.text, type=form)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _read(forms, error, part)
+    if kind is Kind.FEEDBACK and (part.row is not None or form is forms.by_kind[kind]):
+        said = _label_or_none(event)
+        if said:
+            return BadEvent(f"{_where(part)}{said}", pointer=f"{part.prefix}/label", row=part.row)
+        if event.retract:
+            return None
     known = forms.classes
     if known is not None and kind is not Kind.PREDICTION and part.row is not None and event.label not in known:
         said = f"{_where(part)}the label should be {wanted_label(forms)}, not {event.label!r}"
         return BadEvent(said, pointer=f"{part.prefix}/label", row=part.row)
     return None
+
+
+def _label_or_none(event: Any) -> str:
+    """What is wrong where feedback has neither a label nor the word that it takes one back, or both."""
+    if event.label is None and not event.retract:
+        return "'label' is missing; to take a label back, send 'retract': true"
+    if event.label is not None and event.retract:
+        return "'retract' takes a label back, and there is one here as well; leave one of the two out"
+    return ""
 
 
 def _where(part: _Part) -> str:

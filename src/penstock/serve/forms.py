@@ -29,13 +29,15 @@ ClassValue = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_MAX)] | i
 
 
 class Event(Protocol):
-    """One event as it was sent; feedback has no features, and what is asked for a prediction has no label."""
+    """One event as it was sent; feedback has no features, and what is asked for a prediction has no label. Feedback
+    alone may take a label back (``retract``), and has none then."""
 
     features: msgspec.Struct
     label: Any
     id: str | None
     time: float | datetime | None
     source: str | None
+    retract: bool
 
 
 class Forms:
@@ -55,7 +57,9 @@ class Forms:
                 "Example", [("features", features), ("label", label), ("id", Name | None, None), *common]
             ),
             Kind.PREDICTION: _form("Instance", [("features", features), ("id", Name | None, None), *common]),
-            Kind.FEEDBACK: _form("Feedback", [("id", Name), ("label", label), *common]),
+            Kind.FEEDBACK: _form(
+                "Feedback", [("id", Name), ("label", label | None, None), ("retract", bool, False), *common]
+            ),
         }
         instance = self.by_kind[Kind.PREDICTION]
         self.asked = _form(

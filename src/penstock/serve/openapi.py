@@ -109,9 +109,27 @@ def _schemas(spec: Spec) -> Json:
         _name(spec, "label"): label_schema(spec),
         _name(spec, "example"): _object({**own, "label": _ref(spec, "label")}, ("features", "label")),
         _name(spec, "instance"): _object(own, ("features",)),
-        _name(spec, "feedback"): _object({"id": text, "label": _ref(spec, "label"), **common}, ("id", "label")),
+        _name(spec, "feedback"): _feedback(spec, text, common),
         _name(spec, "answer"): answers[answer.__name__],
     }
+
+
+def _feedback(spec: Spec, text: Json, common: Json) -> Json:
+    retract: Json = {
+        "const": True,
+        "description": "Takes back the label that the event with this id has.",
+    }
+    described = "Of an earlier prediction, or of an example that was sent with an id."
+    feedback = _object(
+        {
+            "id": {**text, "description": described},
+            "label": _ref(spec, "label"),
+            "retract": retract,
+            **common,
+        },
+        ("id",),
+    )
+    return feedback | {"oneOf": [{"required": ["label"]}, {"required": ["retract"]}]}
 
 
 def _paths(spec: Spec) -> Json:
@@ -136,7 +154,14 @@ def _paths(spec: Spec) -> Json:
             | {"parameters": [source]}
         },
         f"{base}/feedback": {
-            "post": _post(spec, "feedback", "Labels of predictions", [_ref(spec, "feedback")], accepted, 201)
+            "post": _post(
+                spec,
+                "feedback",
+                "Labels, corrections, retractions",
+                [_ref(spec, "feedback")],
+                accepted,
+                201,
+            )
             | {"parameters": [source]}
         },
         f"{base}/predict": {

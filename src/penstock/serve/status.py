@@ -38,11 +38,15 @@ class EventCounts(msgspec.Struct, frozen=True):
     accepted: int
     """Durable in the log."""
     learned: int
-    """Changed the model, or repeated what already had."""
+    """Changed the model, or repeated, corrected or took back what already had."""
     unmatched: int
-    """Feedback whose prediction is unknown, and events that the model could not take."""
+    """Feedback whose prediction is unknown, late feedback that is only counted, and events that the model could not
+    take."""
     set_aside: int
     """Not learned, or learned no longer, since they are impossible or not believed."""
+    out_of_order: int
+    """Events, predictions included, that say of themselves that they happened more than a minute before one that came
+    earlier."""
     lag: int
     """Durable events, predictions included, that the learner has not taken yet."""
 
@@ -51,9 +55,25 @@ class FeedbackCounts(msgspec.Struct, frozen=True):
     accepted: int
     learned: int
     unknown: int
+    """No prediction or example has its id."""
     waiting: int
-    """Came before its prediction's record."""
+    """Came before its prediction's record, and still may be joined."""
     duplicate: int
+    """Said nothing new."""
+    early: int
+    """Came before its prediction's record, and was joined."""
+    late: int
+    """Came after its prediction had stopped waiting."""
+    late_learned: int
+    """Late feedback that was learned (``label.late: learn``)."""
+    corrected: int
+    """Gave another label to what had one."""
+    retracted: int
+    """Took a label back."""
+    delay_p50_s: float | None
+    """Seconds from a prediction within which half of the answers came, by the log's time."""
+    delay_p90_s: float | None
+    delay_p99_s: float | None
 
 
 class QuarantineState(msgspec.Struct, frozen=True):
@@ -75,6 +95,9 @@ class PredictionCounts(msgspec.Struct, frozen=True):
     waiting: int
     """Still waited for feedback to."""
     expired: int
+    """Stopped waiting without a label."""
+    implicit: int
+    """Learned with the label of those without an answer (``label.implicit``)."""
 
 
 class ModelState(msgspec.Struct, frozen=True):
@@ -181,19 +204,20 @@ def status_of(service: Service) -> Status:
         events=EventCounts(
             accepted=counts.examples + counts.feedback,
             learned=_learned(progress),
-            unmatched=progress.feedback_unknown + progress.set_aside,
+            unmatched=progress.feedback_unknown
+            + progress.feedback_late
+            - progress.feedback_late_learned
+            + progress.set_aside,
             set_aside=progress.aside.unlearned,
+            out_of_order=progress.out_of_order,
             lag=service.lag(),
         ),
-        feedback=FeedbackCounts(
-            accepted=counts.feedback,
-            learned=progress.feedback_learned,
-            unknown=progress.feedback_unknown,
-            waiting=progress.feedback_waiting,
-            duplicate=progress.feedback_duplicate,
-        ),
+        feedback=_feedback(counts.feedback, progress),
         predictions=PredictionCounts(
-            recorded=counts.predictions, waiting=progress.predictions_waiting, expired=progress.predictions_expired
+            recorded=counts.predictions,
+            waiting=progress.predictions_waiting,
+            expired=progress.predictions_expired,
+            implicit=progress.implicit_learned,
         ),
         quarantine=QuarantineState(
             impossible=progress.aside.impossible,
@@ -226,6 +250,25 @@ def status_of(service: Service) -> Status:
             other_bytes=_other_bytes(service.folder),
             free_bytes=_free_bytes(service),
         ),
+    )
+
+
+def _feedback(accepted: int, progress: Progress) -> FeedbackCounts:
+    p50, p90, p99 = (_known(delay_s) for delay_s in progress.feedback_delays_s)
+    return FeedbackCounts(
+        accepted=accepted,
+        learned=progress.feedback_learned,
+        unknown=progress.feedback_unknown,
+        waiting=progress.feedback_waiting,
+        duplicate=progress.feedback_duplicate,
+        early=progress.feedback_early,
+        late=progress.feedback_late,
+        late_learned=progress.feedback_late_learned,
+        corrected=progress.feedback_corrected,
+        retracted=progress.feedback_retracted,
+        delay_p50_s=p50,
+        delay_p90_s=p90,
+        delay_p99_s=p99,
     )
 
 
@@ -284,6 +327,19 @@ def is_ready(service: Service) -> bool:
     return service.live.version() > 0 and service.intake.failure is None and not cannot_answer
 
 
+FEEDBACK_READINGS = (
+    ("learned", "Feedback joined to its prediction", "feedback_learned", True),
+    ("early", "Joined feedback that came before its prediction's record", "feedback_early", True),
+    ("waiting", "Feedback that waits for its prediction's record", "feedback_waiting", False),
+    ("late", "Feedback to a prediction that had stopped waiting", "feedback_late", True),
+    ("corrected", "Feedback that gave another label", "feedback_corrected", True),
+    ("retracted", "Feedback that took a label back", "feedback_retracted", True),
+    ("duplicate", "Feedback that says nothing new", "feedback_duplicate", True),
+    ("unknown", "Feedback to no prediction or example", "feedback_unknown", True),
+)
+"""Names, explanations, fields of the progress, and whether they only grow."""
+
+
 def readings(services: Iterable[Service]) -> list[Reading]:
     """What is read off logs and learners when metrics are scraped."""
     seen = [(service.spec.name, service.log.counts(), service.live.progress(), service) for service in services]
@@ -296,11 +352,26 @@ def readings(services: Iterable[Service]) -> list[Reading]:
         reading("log_feedback", "Feedback durable", {n: c.feedback for n, c, _, _ in seen}, True),
         reading("log_predictions", "Predictions durable", {n: c.predictions for n, c, _, _ in seen}, True),
         reading("events_learned", "Events that changed the model", {n: _learned(p) for n, _, p, _ in seen}, True),
-        reading("feedback_unknown", "Feedback to no prediction", {n: p.feedback_unknown for n, _, p, _ in seen}, True),
         reading("impossible", "Events set aside as impossible", {n: p.aside.impossible for n, _, p, _ in seen}, True),
         reading("suspicious", "Events set aside as not believed", {n: p.aside.suspicious for n, _, p, _ in seen}, True),
         reading("flood", "Events set aside as too many of one source", {n: p.aside.flood for n, _, p, _ in seen}, True),
         reading("quarantine_events", "Events that can be released", {n: p.aside.waiting for n, _, p, _ in seen}),
+        *(
+            reading(f"feedback_{name}", words, {n: getattr(p, field) for n, _, p, _ in seen}, grows)
+            for name, words, field, grows in FEEDBACK_READINGS
+        ),
+        *(
+            reading(
+                f"feedback_delay_{name}_seconds",
+                "Within which that share of answers came",
+                {n: p.feedback_delays_s[place] for n, _, p, _ in seen},
+            )
+            for place, name in enumerate(("p50", "p90", "p99"))
+        ),
+        reading("predictions_waiting", "Predictions that wait", {n: p.predictions_waiting for n, _, p, _ in seen}),
+        reading("predictions_expired", "Without a label", {n: p.predictions_expired for n, _, p, _ in seen}, True),
+        reading("predictions_implicit", "Labelled by default", {n: p.implicit_learned for n, _, p, _ in seen}, True),
+        reading("events_out_of_order", "By their own time", {n: p.out_of_order for n, _, p, _ in seen}, True),
         reading("lag_events", "Durable events not taken yet", {n: s.lag() for n, _, _, s in seen}),
         reading("version", "The version that answers", {n: p.version for n, _, p, _ in seen}),
         reading("versions_published", "Versions published", {n: p.versions_published for n, _, p, _ in seen}, True),
@@ -313,6 +384,7 @@ def readings(services: Iterable[Service]) -> list[Reading]:
 
 def _learned(progress: Progress) -> int:
     repeated = progress.duplicates + progress.feedback_duplicate
+    repeated += progress.feedback_corrected + progress.feedback_retracted
     unlearned = progress.set_aside + progress.aside.unlearned
     return progress.examples_learned + progress.feedback_learned - unlearned + repeated
 

@@ -70,6 +70,12 @@ def _label_contradictions(task: Task, label: Label) -> Iterator[tuple[str, str]]
         return
     if len(set(classes)) < len(classes):
         yield "label.classes", "holds one class twice"
+    elif label.implicit is not None and task == "multilabel":
+        yield "label.implicit", "names one class, and the answers of this task are sets of classes"
+    elif label.implicit is not None and task in NUMBER_TASKS:
+        yield "label.implicit", "names a class, and the answer of this task is a number"
+    elif label.implicit is not None and task == "binary" and label.implicit not in (classes or ("0", "1")):
+        yield "label.implicit", f"{label.implicit!r} is none of the two classes, {' and '.join(classes or ('0', '1'))}"
     elif task in NUMBER_TASKS and classes:
         yield "label.classes", "a regression has no classes" if task == "regression" else "counts have no classes"
     elif task == "binary" and len(classes) not in (0, 2):

@@ -40,7 +40,7 @@ def publisher_of(folder: Path, kept: int = ALL) -> Publisher:
     learner = Learner(
         SPEC,
         LocalLogReader(folder / "log"),
-        JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max),
+        JoinWindow.of(SPEC.label),
         FastModel(SPEC),
     )
     rooms = Rooms(

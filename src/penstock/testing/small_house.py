@@ -124,7 +124,7 @@ def small_learner(log: MemoryLog) -> Learner:
 
 def learner_over(reader: LogReader) -> Learner:
     """The same over any reader."""
-    return Learner(SPEC, reader, JoinWindow(SPEC.label.wait_s, SPEC.label.waiting_max), SmallModel(columns=2))
+    return Learner(SPEC, reader, JoinWindow.of(SPEC.label), SmallModel(columns=2))
 
 
 def leave_candidate(

@@ -249,6 +249,7 @@ class _Work:
             kept.reservoir.pass_over(history.take_withdrawn())
             kept.reservoir.add(batch)
         kept.reservoir.pass_over(history.take_withdrawn())
+        kept.reservoir.amend(history.amended)
         kept.position, kept.number = dict(history.position), number
         kept.write(self.kept_path)
         return kept
@@ -266,8 +267,14 @@ class _Work:
         )
 
     def rebuild(self, checkpoint: Checkpoint, base_id: str, kept: Kept) -> FastModel | None:
-        """Heads that have learned everything up to the checkpoint; None where it was stopped."""
-        history = History(self._spec, self._reader, self._withdrawn, self._apart)
+        """Heads that have learned everything up to the checkpoint, with the labels that it has by then; None where it
+        was stopped."""
+        said = History(self._spec, self._reader, self._withdrawn, self._apart)
+        for _ in said.until(checkpoint.position):
+            if self._stop():
+                return None
+        # What was taken back or corrected since is learned as it is now known to have been.
+        history = History(self._spec, self._reader, self._withdrawn, self._apart, said.amended)
 
         def past() -> Iterator[Batch]:
             oldest = kept.reservoir.before(kept.gone)
@@ -290,7 +297,7 @@ class _Work:
         """A learner with this model that has taken the journal's steps since the checkpoint, and the last of them; None
         where it was stopped."""
         spec = self._spec
-        learner = Learner(spec, self._reader, JoinWindow(spec.label.wait_s, spec.label.waiting_max), model)
+        learner = Learner(spec, self._reader, JoinWindow.of(spec.label), model)
         learner.load(checkpoint.values["learner"], model.save())
         step = checkpoint.step
         while True:

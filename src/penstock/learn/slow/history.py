@@ -10,8 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from penstock.eventlog.interface import Frame, LogReader
+from penstock.eventlog.picked import read_events
 from penstock.events import Batch, Offset, Partition, Position, decode, placed
 from penstock.join.window import JoinWindow
+from penstock.learn.amendments import Amendments
 from penstock.learn.quarantine import Spans
 from penstock.learn.slow.reservoir import as_example
 from penstock.learn.withdrawn import Withdrawn, parts
@@ -29,19 +31,29 @@ class History:
     function of the log; within one partition it is the learner's own."""
 
     def __init__(
-        self, spec: Spec, reader: WholeLog, withdrawn: Sequence[Withdrawn] = (), apart: Spans | None = None
+        self,
+        spec: Spec,
+        reader: WholeLog,
+        withdrawn: Sequence[Withdrawn] = (),
+        apart: Spans | None = None,
+        amendments: Amendments | None = None,
     ) -> None:
-        """Events that a rollback has withdrawn, or that are set ``apart``, are passed over."""
+        """Events that a rollback has withdrawn, or that are set ``apart``, are passed over. Events have the labels that
+        ``amendments`` say."""
         self._reader = reader
         self._apart = apart
         self._withdrawn = withdrawn
-        self._join = JoinWindow(spec.label.wait_s, spec.label.waiting_max)
+        self._join = JoinWindow.of(spec.label)
+        self._join.fetch = lambda partition, offsets: read_events(reader, partition, offsets)
+        self._amendments = amendments or Amendments()
         self.position: Position = dict(reader.starts())
         """Everything before these offsets was read, or removed before it could be."""
         self.count = 0
         """Labelled events that came so far, withdrawn ones included."""
         self.withdrawn: list[tuple[int, int]] = []
         """Those that are passed over: how many labelled events came before, and how many they are."""
+        self.amended = Amendments()
+        """What was said of labelled events that had come before, as far as it was read."""
 
     def until(self, stop: Position) -> Iterator[Batch]:
         """The labelled events that what stands before these offsets completes, from where the last call ended.
@@ -63,12 +75,15 @@ class History:
                 self.position[frame.partition] = Offset(last)
                 batch = placed(batch, frame.partition, range(first, last))
                 joined = self._join.take(batch, frame.partition, Offset(first), frame.time)
+                self.amended.add(self._join.take_amendments())
                 for part, is_apart in () if joined is None else self._parts(joined):
                     before, self.count = self.count, self.count + len(part)
                     if is_withdrawn or is_apart:
                         self.withdrawn.append((before, len(part)))
                     else:
-                        yield as_example(part)
+                        known = self._amendments.applied(as_example(part))
+                        if len(known):
+                            yield known
 
     def _parts(self, joined: Batch) -> Iterator[tuple[Batch, bool]]:
         """The batch, cut where events that are set apart begin or end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Batch, concatenate, decode, encode
+from penstock.join.labelled import labels_of, told_by
 
 Keys = NDArray[np.uint64]
 
@@ -75,6 +76,12 @@ class Pool:
         keep = np.setdiff1d(np.arange(len(events)), gone)
         self._parts, self._strata, self._keys = [events.rows(keep)], [strata[keep]], [keys[keep]]
 
+    def relabel(self, places: NDArray[np.intp], told: Sequence[Any], strata: NDArray[np.int64]) -> None:
+        """Other labels for the events at these places of the arrays, and with them the strata that they belong to."""
+        events, before, keys = self._whole()
+        self._parts, self._strata, self._keys = [relabelled(events, places, told)], [before.copy()], [keys]
+        self._strata[0][places] = strata
+
     def note(self, logits: NDArray[np.float32]) -> None:
         """Set the (n, classes) logits of all events."""
         events, strata, keys = self._whole()
@@ -101,6 +108,14 @@ class Pool:
         if f"{name}.keys" in arrays:
             self._parts = [unpacked(name, arrays)]
             self._strata, self._keys = [arrays[f"{name}.strata"].copy()], [arrays[f"{name}.keys"].copy()]
+
+
+def relabelled(events: Kept, places: NDArray[np.intp], told: Sequence[Any]) -> Kept:
+    """The events with these labels at these places."""
+    labels: list[Any] = list(told_by(events.batch))
+    for place, label in zip(places.tolist(), told, strict=True):
+        labels[place] = label
+    return replace(events, batch=replace(events.batch, labels=labels_of(labels)))
 
 
 def joined(parts: list[Kept]) -> Kept:
@@ -133,6 +148,7 @@ def packed(name: str, events: Kept) -> dict[str, NDArray[Any]]:
     return {
         f"{name}.events": np.frombuffer(b"".join(encode(replace(batch, ids=ids, sources=sources))), np.uint8),
         f"{name}.places": events.places.copy(),
+        f"{name}.origins": np.full((len(batch), 2), -1) if batch.origins is None else batch.origins.copy(),
         f"{name}.logits": events.logits.copy(),
     }
 
@@ -140,6 +156,9 @@ def packed(name: str, events: Kept) -> dict[str, NDArray[Any]]:
 def unpacked(name: str, arrays: Mapping[str, NDArray[Any]]) -> Kept:
     """What was packed."""
     batch = decode(arrays[f"{name}.events"].tobytes())
+    if f"{name}.origins" in arrays:
+        # What was kept before events had origins has none, and is not corrected any more.
+        batch = replace(batch, origins=arrays[f"{name}.origins"].copy())
     return Kept(batch, arrays[f"{name}.places"].copy(), arrays[f"{name}.logits"].copy())
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,9 +20,12 @@ from numpy.typing import NDArray
 
 from penstock.errors import CheckpointDamaged
 from penstock.events import Batch, Kind, class_names, concatenate
+from penstock.join.interface import Told
+from penstock.join.labelled import labels_of, told_by
+from penstock.learn.amendments import Amendments
 from penstock.learn.fast.multilabel import places_of_sets
 from penstock.learn.interface import State
-from penstock.learn.slow.pool import Kept, Keys, Pool, joined, packed, unpacked, widened
+from penstock.learn.slow.pool import Kept, Keys, Pool, joined, packed, relabelled, unpacked, widened
 from penstock.spec import NUMBER_TASKS, ClassName, ClassSet, Spec
 
 FORMAT = 1
@@ -138,6 +142,47 @@ class Reservoir:
         if recent is not None:
             inside = (recent.places >= first) & (recent.places < first + n)
             self._recent = deque([recent.rows(np.flatnonzero(~inside))] if not inside.all() else [])
+
+    def amend(self, amendments: Amendments) -> int:
+        """Give kept events the labels that they have by what was said of them later, and let go of those that have
+        none, or one that there is no room for; returns how many that changed. What was let go before stays so."""
+        changed = 0
+        for pool in (self._replay, self._held):
+            kept = pool.kept()
+            if kept is None:
+                continue
+            places, told, gone = self._other_labels(kept.batch, amendments)
+            if len(places):
+                pool.relabel(places, told, self._strata(replace(kept.batch.rows(places), labels=labels_of(told))))
+            if len(gone):
+                pool.erase(gone)
+            changed += len(places) + len(gone)
+        recent = self.recent
+        if recent is not None:
+            places, told, gone = self._other_labels(recent.batch, amendments)
+            recent = relabelled(recent, places, told)
+            left = recent.rows(np.setdiff1d(np.arange(len(recent)), gone))
+            self._recent = deque([left] if len(left) else [])
+        self._first = [amended for batch in self._first if len(amended := amendments.applied(batch))]
+        return changed
+
+    def _other_labels(
+        self, batch: Batch, amendments: Amendments
+    ) -> tuple[NDArray[np.intp], list[Any], NDArray[np.intp]]:
+        """Places of events whose label is another one, those labels, and the places of events that must go."""
+        now = told_by(batch)
+        told: dict[int, Any] = {}
+        gone: list[int] = []
+        names = dict.fromkeys(self._classes)
+        for place in amendments.places(batch):
+            label = amendments.label(batch, place)
+            fresh = dict.fromkeys(name for name in _names_in(label) if name not in names)
+            if label is None or len(names) + len(fresh) > max(self._classes_max, len(names)):
+                gone.append(place)
+            elif label != now[place]:
+                told[place] = label
+                names |= fresh
+        return np.array(list(told), np.intp), list(told.values()), np.array(gone, np.intp)
 
     def _came(self, n: int) -> None:
         """So many events came; spans double at a count of events, not at the end of some batch."""
@@ -302,6 +347,7 @@ def as_example(batch: Batch) -> Batch:
         strings=batch.strings,
         labels=batch.labels,
         versions=None,
+        origins=batch.origins,
     )
 
 
@@ -316,6 +362,12 @@ def hashed(seed: int, places: NDArray[np.int64]) -> Keys:
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         keys: Keys = mixed ^ (mixed >> np.uint64(31))
     return keys
+
+
+def _names_in(label: Told | None) -> tuple[ClassName, ...]:
+    """The classes that a label names."""
+    names = (label,) if isinstance(label, str) else label if isinstance(label, tuple) else ()
+    return tuple(map(ClassName, names))
 
 
 def _places_of(kept: Kept | None, ids: Collection[str]) -> NDArray[np.intp]:
