@@ -44,6 +44,7 @@ class Traffic:
     """Clients that send examples with ids at a steady rate, and send the very same again until they are answered."""
 
     def __init__(self, url: str, service: str, clients: int, events_per_s: float, seed: int) -> None:
+        """Another seed gives other events with other ids: what was sent before would count as learned at once."""
         self.acknowledged: list[str] = []
         """Ids of events that were answered with 201."""
         self.refused = 0
@@ -77,7 +78,7 @@ class Traffic:
         due = time.monotonic()
         while not self._stopping.is_set():
             stream = synthetic.generate(REQUEST_EVENTS, start=sent, seed=seed + number)
-            ids = [f"client-{number}-{sent + row}" for row in range(REQUEST_EVENTS)]
+            ids = [f"client-{seed}-{number}-{sent + row}" for row in range(REQUEST_EVENTS)]
             self._deliver(client, synthetic.json_batches(stream, REQUEST_EVENTS, ids)[0], ids)
             sent += REQUEST_EVENTS
             due = max(due + pause_s, time.monotonic() - 1.0)
