@@ -38,7 +38,8 @@ def _batch(
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 10**6))
 def test_statistics_do_not_depend_on_the_steps(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
-    values = rng.normal(3.0, 2.0, size=(sum(sizes), 2))
+    # None of them is an outlier, which would enter as less than it is once 64 events were seen.
+    values = rng.uniform(-1.0, 7.0, size=(sum(sizes), 2))
     values[rng.random(values.shape) < 0.2] = np.nan
     values[0] = 1.0
     encoder = Encoder(_spec("number", "number"))
