@@ -84,18 +84,25 @@ def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrateg
     raise TypeError(kind)
 
 
-def with_fitting_label(spec: Spec) -> Spec:
-    """Labels that are no numbers have no bounds, and a label by default is one of the task's classes."""
-    label = spec.label
-    if spec.task not in NUMBER_TASKS:
-        label = msgspec.structs.replace(label, min=None, max=None)
+def fitting(spec: Spec) -> Spec:
+    """The same with settings that fit together, of which few would by chance: labels of classes have no bounds,
+    numbers no classes, two classes are two, one that is taken for granted is among them, quantiles ascend."""
+    replace, label, learn, serve = msgspec.structs.replace, spec.label, spec.learn, spec.serve
+    if spec.task in NUMBER_TASKS:
+        label, serve = replace(label, classes=()), replace(serve, quantiles=tuple(sorted(serve.quantiles)))
+    else:
+        label, serve = replace(label, min=None, max=None), replace(serve, quantiles=())
+    if spec.task == "binary" and label.classes:
+        label = replace(label, classes=(*label.classes, "another", "third")[:2])
     if spec.task != "multiclass":
-        is_binary = spec.task == "binary" and len(label.classes) == 2
-        label = msgspec.structs.replace(label, implicit=label.classes[1] if is_binary and label.implicit else None)
-    return msgspec.structs.replace(spec, label=label)
+        is_named = label.implicit and spec.task == "binary" and label.classes
+        label = replace(label, implicit=label.classes[1] if is_named else None)
+    if spec.task in ("counts", "multilabel"):
+        learn = replace(learn, members=())
+    return replace(spec, label=label, learn=learn, serve=serve)
 
 
-specs = values_of(inspect.type_info(Spec)).map(with_fitting_label).filter(lambda spec: not list(contradictions(spec)))
+specs = values_of(inspect.type_info(Spec)).map(fitting).filter(lambda spec: not list(contradictions(spec)))
 
 
 @given(specs)
