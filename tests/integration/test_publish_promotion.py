@@ -114,8 +114,9 @@ class House:
         gate = gate or HarmGate(SPEC.gate)
         return Publisher(SPEC, learner, gate, lambda block: BlockPredictor(block, SPEC, find), rooms, clocks, slow=slow)
 
-    def leave(self, number: int, frequency: int) -> None:
-        """What a consolidation leaves: heads that learned all recorded steps on the features of this base."""
+    def leave(self, number: int, frequency: int, *, gained: int = 40) -> None:
+        """What a consolidation leaves: heads that learned all recorded steps on the features of this base, and won that
+        many of the held-out events of the past, where 5 were lost."""
         join = JoinWindow.of(SPEC.label)
         learner = Learner(SPEC, self.log.reader(), join, FastModel(SPEC, find, Waves(frequency)))
         step = 0
@@ -130,7 +131,7 @@ class House:
             step=step,
             base=IDS[frequency],
             needed=learner.needed(),
-            held_out=HeldOut(events=100, gained=40, lost=5, forgotten=0.0),
+            held_out=HeldOut(events=100, gained=gained, lost=5, forgotten=0.0),
             events=900,
             seconds=12.0,
             cpu_s=11.0,
@@ -227,7 +228,7 @@ def test_a_base_that_knows_nothing_of_the_stream_is_not_promoted(tmp_path: Path)
     publisher.start()
     house.send(800)
     run(publisher)
-    house.leave(1, 5)
+    house.leave(1, 5, gained=5)
     house.send(1600)
     run(publisher)
     slow = publisher.progress.slow

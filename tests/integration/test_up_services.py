@@ -203,7 +203,10 @@ def test_faults_of_all_files_are_said_before_anything_starts(tmp_path: Path) -> 
     (files / "worse.yaml").write_text("name: fraud\n\tx\n")
     refused = penstock("up", str(files), "--data", str(tmp_path / "data"), home=tmp_path)
     assert refused.returncode == 2
-    assert "bad.yaml:2:7: task: must be one of binary, counts, multiclass, regression; not 'binry'" in refused.stderr
+    assert (
+        "bad.yaml:2:7: task: must be one of binary, counts, multiclass, multilabel, regression; not 'binry'"
+        in refused.stderr
+    )
     assert "worse.yaml:2:1: not YAML: " in refused.stderr
     assert not (tmp_path / "data").exists()
 
