@@ -13,6 +13,7 @@ from penstock.learn.fast.kernels import compiled
 
 # The compiler takes their values as they are: after a change of these, this file must change as well, or the code kept
 # from before is used.
+from penstock.learn.fast.lasting import EXACT_SHARE
 from penstock.learn.fast.layout import BASES
 from penstock.learn.fast.links import STEEP
 from penstock.learn.fast.stack import AHEAD, FIRST_KNOT, FLOOR, KNOT_STEP, LAST_KNOT, TINY
@@ -71,8 +72,8 @@ def _calibrate(sharp: Array, shifts: Array, answered: Array) -> None:
 
 
 @compiled(
-    "void(f8[:, :, ::1], f8[::1], f8[::1], f8[:, ::1], f8[:, :, :], f8[::1], f8[:, ::1], f8[::1], f8, f8[::1], f8[::1],"
-    "i8[::1], f8[:, ::1], i8, f8[::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], i8[::1])"
+    "void(f8[:, :, ::1], f8[::1], f8[::1], f8[:, ::1], f8[:, :, :], f8[::1], f8[:, ::1], f8[::1], f8, f8[::1], b1,"
+    "f8[::1], i8[::1], f8[:, ::1], i8, f8[::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], i8[::1])"
 )
 def answer(
     scores: Array,
@@ -85,6 +86,7 @@ def answer(
     above: Array,
     sharpness: float,
     shifts: Array,
+    has_past: bool,
     live: Array,
     lasting: NDArray[np.intp],
     lasting_powers: Array,
@@ -98,7 +100,8 @@ def answer(
     """Of (n, C, H) scores, (C, bases) bases and (n, C, others) probabilities: the (n, C, members) probabilities of all
     members, the (n, C) ``sharp`` and ``mixed`` ones, and the (n,) classes that the exact head sees, all of them
     written. The names are those of `classify.ClassMembers`; (n,) ``live`` is the weight of the live answer beside the
-    lasting one, a product of the live one and of the members ``lasting`` (`lasting.Lasting`)."""
+    lasting one, a product of the live one and of the members ``lasting`` (`lasting.Lasting`), which there is only where
+    the model ``has_past`` events to learn it from."""
     n, outputs, heads = scores.shape
     below, stacks = len(mixture), len(powers)
     level = np.ones(stacks)
@@ -145,16 +148,20 @@ def answer(
             if scores[i, c, exact] > scores[i, look, exact]:
                 look = c
         looks[i] = look
-        if live[i] < 1.0:
-            for c in range(outputs):
-                product[c, 0] = lasting_powers[0, 0] * np.log(max(sharp[i, c], FLOOR))
-                for k in range(len(lasting)):
-                    product[c, 0] += lasting_powers[0, 1 + k] * np.log(max(said[c, lasting[k]], FLOOR))
-            _softmax(product, lasted, plain)
-            for c in range(outputs):
-                mixed[i, c] = live[i] * mixed[i, c] + (1.0 - live[i]) * lasted[c, 0]
+        gone = absent[look]
+        if has_past:
+            present = live[i] * (1.0 - gone)
+            gone *= EXACT_SHARE
+            if present < 1.0:
+                for c in range(outputs):
+                    product[c, 0] = lasting_powers[0, 0] * np.log(max(sharp[i, c], FLOOR))
+                    for k in range(len(lasting)):
+                        product[c, 0] += lasting_powers[0, 1 + k] * np.log(max(said[c, lasting[k]], FLOOR))
+                _softmax(product, lasted, plain)
+                for c in range(outputs):
+                    mixed[i, c] = present * mixed[i, c] + (1.0 - present) * lasted[c, 0]
         for c in range(outputs):
-            mixed[i, c] += absent[look] * (said[c, BASES + exact] - mixed[i, c])
+            mixed[i, c] += gone * (said[c, BASES + exact] - mixed[i, c])
 
 
 @compiled("void(f8[:, ::1], i8[:, ::1], f8[:, :, ::1], f8[:, :, ::1], f8[:, ::1])")

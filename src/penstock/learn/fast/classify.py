@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.learn.fast.banks import IN_TURN_MAX, Banks
-from penstock.learn.fast.lasting import Lasting, LastingLearner
+from penstock.learn.fast.lasting import EXACT_SHARE, Lasting, LastingLearner
 from penstock.learn.fast.layout import BASES, Layout
 from penstock.learn.fast.links import softmax
 from penstock.learn.fast.mixture import BLOCK, FLOOR, PATIENCE, SHARE, gone
@@ -127,11 +127,12 @@ class ClassMembers:
         members[:, :, BASES + heads : below] = others
         sharp = self.stacks.answer(members, self.mixture)
         mixed = self.stacks.calibrated(sharp)
+        absent = self.absent[looks][:, None]
         if self.lasting.on:
-            live = self.live(recency)[:, None]
+            live = self.live(recency)[:, None] * (1.0 - absent)
             mixed *= live
             mixed += (1.0 - live) * self.lasting.of(sharp, members)[:, :, -1]
-        absent = self.absent[looks][:, None]
+            absent *= EXACT_SHARE
         mixed += absent * (members[:, :, BASES + self.exact] - mixed)
         return Answer(scores, members, mixed, sharp, recency, looks)
 
@@ -225,13 +226,14 @@ class ClassLearner:
         if n > IN_TURN_MAX or not classes:
             return members.answer(features, others)
         scores, recency = members.scores(features), members.recency.of(features)
-        live = members.live(recency) if members.lasting.on else np.ones(n)
+        lasting = members.lasting
+        live = members.live(recency) if lasting.on else np.ones(n)
         said = np.empty((n, classes, layout.members))
         sharp, mixed, looks = np.empty((n, classes)), np.empty((n, classes)), np.empty(n, np.intp)
         stacks = members.stacks
         self._answering.answer(
             scores, members.steepness, members.lapses, members.bases, others, members.mixture, stacks.powers,
-            stacks.weights, stacks.sharpness, stacks.shifts, live, members.lasting.members, members.lasting.powers,
+            stacks.weights, stacks.sharpness, stacks.shifts, lasting.on, live, lasting.members, lasting.powers,
             members.exact, members.absent, said, sharp, mixed, looks,
         )  # fmt: skip
         return Answer(scores, said, mixed, sharp, recency, looks)

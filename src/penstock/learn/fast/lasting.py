@@ -36,6 +36,10 @@ PREMIUM = 0.05
 """Nats an event by which the lasting answer may be worse than the live one on the stream and still be given: what not
 forgetting may cost there."""
 
+EXACT_SHARE = 0.75
+"""Of the exact head, where an event looks to it like a class that is gone; the lasting answer has the rest. The one
+takes what is new for what it resembles, the other is late when a class has just gone."""
+
 
 class Lasting:
     """What answering needs: who takes part, to which powers, and the weights of the live and of this answer."""
