@@ -300,3 +300,13 @@ def test_quantiles_of_delays_are_within_a_bucket_of_the_truth() -> None:
     assert 2.0 <= join.delays.quantile_s(0.5) <= 5.0
     assert 5.0 <= join.delays.quantile_s(0.9) <= 10.0
     assert join.delays.quantile_s(1.0) == 10.0
+
+
+def test_late_answers_in_another_order_than_their_predictions_meet_their_own() -> None:
+    join = JoinWindow(1.0, 10, late="learn")
+    asked = make_batch(Kind.PREDICTION, ["a", "b", "c"], values=[1.0, 2.0, 3.0])
+    join.fetch = lambda partition, offsets: concatenate([asked.rows(slice(o, o + 1)) for o in offsets])
+    join.take(asked, Partition(0), Offset(0), 10.0)
+    told = make_batch(Kind.FEEDBACK, ["c", "a", "b"], told=["yes", "no", "yes"])
+    out = rows_out(join.take(told, Partition(0), Offset(3), 20.0))
+    assert [(one.id, one.label, one.value) for one in out] == [("c", "yes", 3.0), ("a", "no", 1.0), ("b", "yes", 2.0)]
