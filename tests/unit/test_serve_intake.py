@@ -302,3 +302,13 @@ def test_forgotten_ids_are_new_again() -> None:
     assert [seen.add(i) for i in "aba"] == [True, True, False]
     seen.forget(["a"])
     assert [seen.add(i) for i in "ab"] == [True, False]
+
+
+@given(st.integers(2, 8), st.lists(st.lists(st.none() | st.integers(0, 12).map(str), max_size=6), max_size=12))
+def test_many_ids_at_once_are_as_new_as_one_by_one(size: int, batches: list[list[str | None]]) -> None:
+    at_once, in_turn = SeenIds(size), SeenIds(size)
+    for ids in batches:
+        places = at_once.add_all(ids)
+        expected = [place for place, one in enumerate(ids) if one is None or in_turn.add(one)]
+        assert (list(range(len(ids))) if places is None else places) == expected
+        assert len(at_once) == len(in_turn)

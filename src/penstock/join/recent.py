@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from penstock.join.interface import Told
 LONGEST_ID = 64
 """Characters of an id that are kept as they are, which bounds the memory of each."""
 
+HOLES_MAX = 1024
+"""Places that forgotten ids leave behind, and as many as there are ids, before they are cleared away."""
+
 Remembered = tuple[Told | None, Partition, Offset]
 """The label that an event has now (None where it was taken back), and the event's origin: what had given it its label.
 """
@@ -22,6 +25,87 @@ Remembered = tuple[Told | None, Partition, Offset]
 
 UNKNOWN: Remembered = (None, Partition(-1), Offset(-1))
 """Of an event whose label and origin are not known any more."""
+
+
+class _Block:
+    """Ids in the order in which they were first seen. What is known of them stands in columns, and the origins as runs
+    of events that follow one another, so that a batch costs a few calls and no object an event."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, int] = {}
+        self.labels: list[Told | None] = []
+        """By place; an id that was forgotten leaves its own behind."""
+        self._starts: list[int] = []
+        """Places at which runs begin."""
+        self._origins: list[tuple[Partition, Offset]] = []
+        """Of each run's first event."""
+
+    def add(self, keys: Iterable[str], labels: Sequence[Told | None], partition: Partition, first: Offset) -> None:
+        """New ids of events that stand one behind the other."""
+        at = len(self.labels)
+        self.places.update(zip(keys, range(at, at + len(labels)), strict=True))
+        self.labels += labels
+        if self._origins:
+            of_run, offset = self._origins[-1]
+            if of_run == partition and offset + at - self._starts[-1] == first:
+                return
+        self._starts.append(at)
+        self._origins.append((partition, first))
+
+    def find(self, key: str) -> Remembered | None:
+        """What is known of an id."""
+        place = self.places.get(key)
+        if place is None:
+            return None
+        run = bisect_right(self._starts, place) - 1
+        partition, first = self._origins[run]
+        behind = place - self._starts[run] if partition >= 0 else 0
+        return self.labels[place], partition, Offset(first + behind)
+
+    def without(self, keys: Sequence[str]) -> _Block:
+        """The same without these; another one where most places were left behind."""
+        if self.places.keys().isdisjoint(keys):
+            return self
+        for key in keys:
+            self.places.pop(key, None)
+        if len(self.labels) <= HOLES_MAX + 2 * len(self.places):
+            return self
+        whole = _Block()
+        for key in self.places:
+            label, partition, offset = self.find(key) or UNKNOWN
+            whole.add((key,), (label,), partition, offset)
+        return whole
+
+    def save(self) -> dict[str, Any]:
+        has_holes = len(self.places) < len(self.labels)
+        return {
+            "ids": list(self.places),
+            "places": np.fromiter(self.places.values(), np.int32).tobytes() if has_holes else b"",
+            "labels": packed_labels(self.labels),
+            "starts": np.array(self._starts, np.int32).tobytes(),
+            "partitions": np.array([partition for partition, _ in self._origins], np.int32).tobytes(),
+            "offsets": np.array([first for _, first in self._origins], np.int64).tobytes(),
+        }
+
+    @classmethod
+    def loaded(cls, state: Any) -> _Block:
+        block = cls()
+        if isinstance(state, list):
+            # As it was saved before labels were remembered: the ids alone. What they stand for can only be repeated.
+            if state:
+                label, partition, offset = UNKNOWN
+                block.add(state, [label] * len(state), partition, offset)
+            return block
+        block.labels = unpacked_labels(state["labels"])
+        places = np.frombuffer(state["places"], np.int32).tolist() or range(len(state["ids"]))
+        block.places = dict(zip(state["ids"], places, strict=True))
+        block._starts = np.frombuffer(state["starts"], np.int32).tolist()
+        firsts = [np.frombuffer(state[name], kind).tolist() for name, kind in _ORIGINS]
+        block._origins = list(zip(*firsts, strict=True))
+        return block
+
+
+_ORIGINS = (("partitions", np.int32), ("offsets", np.int64))
 
 
 class RecentLabels:
@@ -32,34 +116,31 @@ class RecentLabels:
     digest: among n such ids two collide with a chance below n^2 / 2^129 (6e-29 for 200,000); shorter ones never do."""
 
     def __init__(self, kept: int) -> None:
-        self._block = max(1, kept // 2)
-        self._filling: dict[str, Remembered] = {}
-        self._before: dict[str, Remembered] = {}
+        self._size = max(1, kept // 2)
+        self._filling = _Block()
+        self._before = _Block()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._filling or key in self._before
+        return key in self._filling.places or key in self._before.places
 
     def find(self, key: str) -> Remembered | None:
         """What is known of it; None where it is not remembered."""
-        return self._filling.get(key) or self._before.get(key)
+        return self._filling.find(key) or self._before.find(key)
 
     def put(self, key: str, label: Told | None, partition: Partition, offset: Offset) -> None:
         """Remember an event under an id that is not remembered."""
-        self._filling[key] = (label, partition, offset)
-        self._turn()
+        self._filling.add((key,), (label,), partition, offset)
+        if len(self._filling.places) >= self._size:
+            self._before, self._filling = self._filling, _Block()
 
     def relabel(self, key: str, label: Told | None) -> None:
         """Another label for an id that is remembered, which does not make it younger."""
-        block = self._filling if key in self._filling else self._before
-        _, partition, offset = block[key]
-        block[key] = (label, partition, offset)
+        block = self._filling if key in self._filling.places else self._before
+        block.labels[block.places[key]] = label
 
     def forget(self, keys: Sequence[str]) -> None:
         """Without these, if they are remembered."""
-        for block in (self._filling, self._before):
-            if not block.keys().isdisjoint(keys):
-                for key in keys:
-                    block.pop(key, None)
+        self._filling, self._before = self._filling.without(keys), self._before.without(keys)
 
     def first_seen(
         self, keys: Sequence[str | None], labels: Sequence[Told], partition: Partition, first: Offset
@@ -71,12 +152,11 @@ class RecentLabels:
         if (
             None not in fresh
             and len(fresh) == len(keys)
-            and len(self._filling) + len(fresh) < self._block
-            and self._filling.keys().isdisjoint(fresh)
-            and self._before.keys().isdisjoint(fresh)
+            and len(self._filling.places) + len(fresh) < self._size
+            and self._filling.places.keys().isdisjoint(fresh)
+            and self._before.places.keys().isdisjoint(fresh)
         ):
-            offsets: Any = range(first, first + len(keys))
-            self._filling.update(zip(fresh, zip(labels, repeat(partition), offsets, strict=False), strict=True))
+            self._filling.add(fresh, labels, partition, first)
             return None
         places = []
         for place, key in enumerate(keys):
@@ -88,35 +168,10 @@ class RecentLabels:
         return None if len(places) == len(keys) else places
 
     def save(self) -> dict[str, Any]:
-        return {"filling": _packed(self._filling), "before": _packed(self._before)}
+        return {"filling": self._filling.save(), "before": self._before.save()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self._filling = _unpacked(state["filling"])
-        self._before = _unpacked(state["before"])
-
-    def _turn(self) -> None:
-        if len(self._filling) >= self._block:
-            self._before, self._filling = self._filling, {}
-
-
-def _packed(block: dict[str, Remembered]) -> dict[str, Any]:
-    labels, partitions, offsets = zip(*block.values(), strict=True) if block else ((), (), ())
-    return {
-        "ids": list(block),
-        "labels": packed_labels(labels),
-        "partitions": np.array(partitions, np.int32).tobytes(),
-        "offsets": np.array(offsets, np.int64).tobytes(),
-    }
-
-
-def _unpacked(state: Any) -> dict[str, Remembered]:
-    if isinstance(state, list):
-        # As it was saved before labels were remembered: the ids alone. What they stand for can only be repeated.
-        return dict.fromkeys(state, UNKNOWN)
-    labels = unpacked_labels(state["labels"])
-    partitions = np.frombuffer(state["partitions"], np.int32).tolist()
-    offsets = np.frombuffer(state["offsets"], np.int64).tolist()
-    return dict(zip(state["ids"], zip(labels, partitions, offsets, strict=True), strict=True))
+        self._filling, self._before = _Block.loaded(state["filling"]), _Block.loaded(state["before"])
 
 
 def packed_labels(labels: Iterable[Told | None]) -> dict[str, Any]:

@@ -137,11 +137,10 @@ class Intake:
         sent = len(batch)
         frame = _Frame(kind)
         if kind is Kind.EXAMPLE and batch.ids is not None:
-            add = self._seen.add
-            keep = [row for row, event_id in enumerate(batch.ids) if event_id is None or add(event_id)]
-            if not keep:
-                return 0, sent, await self._everything_so_far()
-            if len(keep) < sent:
+            keep = self._seen.add_all(batch.ids)
+            if keep is not None:
+                if not keep:
+                    return 0, sent, await self._everything_so_far()
                 batch = batch.rows(np.array(keep))
             frame.ids = [event_id for event_id in batch.ids or () if event_id is not None]
         frame.batches.append(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 GENERATION = 100_000
 """Ids in a generation; two are remembered, which takes some 30 MB a service at worst."""
@@ -24,6 +24,22 @@ class SeenIds:
         if len(self._young) >= self._size:
             self._old, self._young = self._young, set()
         return True
+
+    def add_all(self, ids: Sequence[str | None]) -> list[int] | None:
+        """Remember these; the places of those that were not known, and of missing ones, None where that is all."""
+        fresh = set(ids)
+        # The usual case, a batch of new ids, takes no step of Python for an event.
+        if (
+            None not in fresh
+            and len(fresh) == len(ids)
+            and len(self._young) + len(fresh) < self._size
+            and self._young.isdisjoint(fresh)
+            and self._old.isdisjoint(fresh)
+        ):
+            self._young.update(fresh)  # type: ignore[arg-type]
+            return None
+        places = [place for place, event_id in enumerate(ids) if event_id is None or self.add(event_id)]
+        return None if len(places) == len(ids) else places
 
     def forget(self, ids: Iterable[str]) -> None:
         """These were not accepted after all."""
