@@ -16,7 +16,7 @@ help: ## Show this list
 demo: $(VENV)/.installed ## Two real streams learned live, in under two minutes
 	$(BIN)/penstock demo
 
-test: $(VENV)/.installed ## The tests, some five minutes on two cores
+test: $(VENV)/.installed ## The tests, some ten minutes on two cores
 	$(PYTEST) -m "not long"
 
 test-long: $(VENV)/.installed ## The tests and their long forms

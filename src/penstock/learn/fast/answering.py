@@ -71,6 +71,62 @@ def _calibrate(sharp: Array, shifts: Array, answered: Array) -> None:
     answered[best] = moved
 
 
+@compiled("void(f8[:, ::1], f8[::1], f8[:, ::1], f8[::1], f8, f8[:, ::1], f8[::1])")
+def _blend(
+    said: Array, mixture: Array, powers: Array, above: Array, sharpness: float, stacked: Array, sharp: Array
+) -> None:
+    """Writes what the mixture and the stacks make of what members said (C, members), behind it, and their blend to the
+    learned power, (C,) ``sharp``. ``stacked`` (C, stacks) is room."""
+    outputs, stacks = stacked.shape
+    below = len(mixture)
+    total = 0.0
+    for c in range(outputs):
+        said[c, below] = 0.0
+        for k in range(below):
+            said[c, below] += said[c, k] * mixture[k]
+        total += said[c, below]
+    for c in range(outputs):
+        said[c, below] /= total
+        for s in range(stacks):
+            stacked[c, s] = 0.0
+        for k in range(below + 1):
+            log = np.log(max(said[c, k], FLOOR))
+            for s in range(stacks):
+                stacked[c, s] += log * powers[s, k]
+    _softmax(stacked, said[:, below + 1 :], np.ones(stacks))
+    total = 0.0
+    for c in range(outputs):
+        answered = 0.0
+        for s in range(1 + stacks):
+            answered += said[c, below + s] * above[s]
+        sharp[c] = max(answered, TINY) ** sharpness
+        total += sharp[c]
+    for c in range(outputs):
+        sharp[c] /= total
+
+
+@compiled("void(f8[:, ::1], f8[::1], i8[::1], f8[:, ::1], f8, f8[:, ::1], f8[::1])")
+def _outlast(
+    said: Array,
+    sharp: Array,
+    lasting: NDArray[np.intp],
+    powers: Array,
+    present: float,
+    product: Array,
+    mixed: Array,
+) -> None:
+    """Leaves the live answer, (C,) ``mixed``, the share ``present``, and gives the lasting one the rest. ``product``
+    (C, 1) is room."""
+    outputs = len(sharp)
+    for c in range(outputs):
+        product[c, 0] = powers[0, 0] * np.log(max(sharp[c], FLOOR))
+        for k in range(len(lasting)):
+            product[c, 0] += powers[0, 1 + k] * np.log(max(said[c, lasting[k]], FLOOR))
+    _softmax(product, product, np.ones(1))
+    for c in range(outputs):
+        mixed[c] = present * mixed[c] + (1.0 - present) * product[c, 0]
+
+
 @compiled(
     "void(f8[:, :, ::1], f8[::1], f8[::1], f8[:, ::1], f8[:, :, :], f8[::1], f8[:, ::1], f8[::1], f8, f8[::1], b1,"
     "f8[::1], i8[::1], f8[:, ::1], i8, f8[::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], i8[::1])"
@@ -103,10 +159,8 @@ def answer(
     lasting one, a product of the live one and of the members ``lasting`` (`lasting.Lasting`), which there is only where
     the model ``has_past`` events to learn it from."""
     n, outputs, heads = scores.shape
-    below, stacks = len(mixture), len(powers)
-    level = np.ones(stacks)
-    stacked = np.empty((outputs, stacks))
-    product, lasted, plain = np.empty((outputs, 1)), np.empty((outputs, 1)), np.ones(1)
+    below = len(mixture)
+    stacked, product = np.empty((outputs, len(powers))), np.empty((outputs, 1))
     for i in range(n):
         said = members[i]
         for c in range(outputs):
@@ -118,30 +172,7 @@ def answer(
         for c in range(outputs):
             for k in range(heads):
                 said[c, BASES + k] += lapses[k] * (1.0 / outputs - said[c, BASES + k])
-        total = 0.0
-        for c in range(outputs):
-            said[c, below] = 0.0
-            for k in range(below):
-                said[c, below] += said[c, k] * mixture[k]
-            total += said[c, below]
-        for c in range(outputs):
-            said[c, below] /= total
-            for s in range(stacks):
-                stacked[c, s] = 0.0
-            for k in range(below + 1):
-                log = np.log(max(said[c, k], FLOOR))
-                for s in range(stacks):
-                    stacked[c, s] += log * powers[s, k]
-        _softmax(stacked, said[:, below + 1 :], level)
-        total = 0.0
-        for c in range(outputs):
-            answered = 0.0
-            for s in range(1 + stacks):
-                answered += said[c, below + s] * above[s]
-            sharp[i, c] = max(answered, TINY) ** sharpness
-            total += sharp[i, c]
-        for c in range(outputs):
-            sharp[i, c] /= total
+        _blend(said, mixture, powers, above, sharpness, stacked, sharp[i])
         _calibrate(sharp[i], shifts, mixed[i])
         look = 0
         for c in range(1, outputs):
@@ -153,13 +184,7 @@ def answer(
             present = live[i] * (1.0 - gone)
             gone *= EXACT_SHARE
             if present < 1.0:
-                for c in range(outputs):
-                    product[c, 0] = lasting_powers[0, 0] * np.log(max(sharp[i, c], FLOOR))
-                    for k in range(len(lasting)):
-                        product[c, 0] += lasting_powers[0, 1 + k] * np.log(max(said[c, lasting[k]], FLOOR))
-                _softmax(product, lasted, plain)
-                for c in range(outputs):
-                    mixed[i, c] = present * mixed[i, c] + (1.0 - present) * lasted[c, 0]
+                _outlast(said, sharp[i], lasting, lasting_powers, present, product, mixed[i])
         for c in range(outputs):
             mixed[i, c] += gone * (said[c, BASES + exact] - mixed[i, c])
 
