@@ -72,8 +72,17 @@ _decode_fact = msgspec.msgpack.Decoder(
 class SqliteReceipts:
     """One process writes (the learner), any number reads with ``read_only``."""
 
-    def __init__(self, file: Path, service: str, *, read_only: bool = False, reached: Reached = nothing) -> None:
+    def __init__(
+        self,
+        file: Path,
+        service: str,
+        *,
+        read_only: bool = False,
+        reached: Reached = nothing,
+        flush_every_s: float = FLUSH_EVERY_S,
+    ) -> None:
         self.file = file
+        self._flush_every_s = flush_every_s
         self._service = service
         self._read_only = read_only
         self._reached = reached
@@ -174,7 +183,7 @@ class SqliteReceipts:
                 self._connection = None
 
     def _flush_now_and_then(self) -> None:
-        while not self._closing.wait(FLUSH_EVERY_S):
+        while not self._closing.wait(self._flush_every_s):
             if self._waiting[0] or self._waiting[1]:
                 try:
                     self.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -35,6 +36,8 @@ SPEC = Spec(
     label=Label(wait_s=30.0),
     learn=Learn(step_max=7, checkpoint_every_s=3.0, checkpoints_kept=2, step_interval_ms=0.0),
 )
+NEVER_S = threading.TIMEOUT_MAX
+"""Receipts are written when a step asks for it and at no other time, or how often would depend on the machine."""
 SCRIPT = ("publish", "probation", "publish", "good", "hold", "hold", "publish", "probation", "roll_back", "publish")
 
 
@@ -96,7 +99,7 @@ def build_publisher(
         checkpoints=Checkpoints(folder / "checkpoints", kept, reached),
         live=SharedLiveWeights(folder / "live", reached),
         snapshots=LocalSnapshots(folder / "snapshots", SPEC.name, reached),
-        receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name, reached=reached),
+        receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name, reached=reached, flush_every_s=NEVER_S),
         witness=witness,
         wishes=folder / "quarantine",
         keeps_past=lambda: keeps_past,
