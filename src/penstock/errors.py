@@ -246,6 +246,30 @@ class FolderUnusable(PenstockError):
     hint = "Choose another folder with --data."
 
 
+class ArchiveExists(PenstockError):
+    """There is a file {file} already"""
+
+    hint = "Give the archive another name, or remove that file first."
+
+
+class ArchiveUnusable(PenstockError):
+    """The archive {file} cannot be imported: {reason}"""
+
+    hint = "Nothing was imported. Copy the file again, or export the service again."
+
+
+class ArchiveForeign(PenstockError):
+    """The archive {file} is not for this version of Penstock: {reason}"""
+
+    hint = "Nothing was imported. It was written by Penstock {penstock}; import it with that one."
+
+
+class ServiceExists(PenstockError):
+    """{folder} is there already, and a service {name!r} can only be put where there is none"""
+
+    hint = "Choose another folder with --data, or move that one away."
+
+
 class CannotListen(PenstockError):
     """Nothing can be served at {address}: {reason}"""
 

@@ -29,6 +29,8 @@ COMMANDS = {
     "versions": ("versions:versions", "What was published, the newest first."),
     "why": ("versions:why", "Why a version is served, with its numbers."),
     "fsck": ("fsck:fsck", "Look for damage in a data folder, and repair what can be."),
+    "export": ("moving:export", "Write a stopped service to one file."),
+    "import": ("moving:import_", "Put a service from such a file into a data folder."),
     "lineage": ("lineage:lineage", "Where a version comes from, or where an event went."),
     "verify": ("verify:verify", "Rebuild a version from the log, and compare."),
     "quarantine": ("quarantine:quarantine", "What is set aside instead of learned."),

@@ -6,12 +6,13 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from penstock.errors import FolderInUse, FolderUnusable
+from penstock.eventlog.folders import lock_folder
 
 ORPHANS_S = 10.0
 """How long the children of a supervisor that was killed may take to die: they are killed at once, but the lock is
@@ -89,6 +90,18 @@ def locked(folder: Path) -> Iterator[int]:
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writers_kept_out(folder: Path) -> Iterator[None]:
+    """Keep every writer out of a service's folder: a server worker may run without a supervisor.
+
+    Raises FolderInUse."""
+    with ExitStack() as held:
+        for place in (*sorted((folder / "log").glob("[0-9]*")), folder / "steps"):
+            if place.is_dir():
+                held.callback(os.close, lock_folder(place))
+        yield
 
 
 def _take(descriptor: int, folder: Path) -> None:

@@ -3,18 +3,16 @@ anything."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from penstock.control.folder import locked
+from penstock.control.folder import locked, writers_kept_out
 from penstock.control.record import recorded_path
 from penstock.errors import FolderUnusable, SpecInvalid, UnknownService
 from penstock.eventlog.findings import Finding, Found, found
-from penstock.eventlog.folders import lock_folder
 from penstock.eventlog.inspection import inspect_partition
 from penstock.events import Partition
 from penstock.learn.checkpoint import Checkpoints, read_manifest
@@ -63,7 +61,7 @@ def check(data: Path, service: str | None, *, repair: bool) -> list[ServiceRepor
 
 
 def _check_service(data: Path, name: str, repair: bool) -> ServiceReport:
-    with _held(data / name):
+    with writers_kept_out(data / name):
         report, findings = _inspect(data, name)
         if not repair or not any(one.repair for one in findings):
             return report
@@ -140,15 +138,3 @@ def _bases(folder: Path, steps: Sequence[int]) -> set[str]:
     for step in steps:
         needed.update(read_manifest(folder / "checkpoints" / f"{step:020d}").bases)
     return needed
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep every writer out of a service's folder: a server worker may run without a supervisor.
-
-    Raises FolderInUse."""
-    with contextlib.ExitStack() as held:
-        for place in (*(folder / "log" / str(p) for p in _partitions(folder / "log")), folder / "steps"):
-            if place.is_dir():
-                held.callback(os.close, lock_folder(place))
-        yield
