@@ -313,6 +313,36 @@ def steady(as_json: bool, events: int, step: int, every: int) -> None:
         click.echo(sentence)
 
 
+_CASES = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@bench.command()
+@json_option
+@click.option("--hpa-cases", type=_CASES, help="Run these cases of the Horizontal Pod Autoscaler instead.")
+@click.option("--ca-cases", type=_CASES, help="Run these cases of the Cluster Autoscaler instead.")
+def control(as_json: bool, hpa_cases: Path | None, ca_cases: Path | None) -> int:
+    """What the rules of the autoscalers decide.
+
+    With files of cases, how many of them our rules agree with; exits with 1 when they disagree with any.
+    """
+    if hpa_cases is None and ca_cases is None:
+        raise click.UsageError("name a file of cases: --hpa-cases FILE or --ca-cases FILE")
+    from penstock.cli.benchmarks import cases_ca, cases_hpa
+    from penstock.cli.benchmarks.cases import merged, run
+
+    files = ((hpa_cases, cases_hpa.KINDS), (ca_cases, cases_ca.KINDS))
+    outcomes = [run(path, kinds) for path, kinds in files if path is not None]
+    outcome = merged(outcomes)
+    if as_json:
+        show_json(outcome)
+    else:
+        for failed in outcome.failed:
+            why = failed.reason or f"expected {failed.expected}, decided {failed.got}"
+            click.echo(f"{failed.id} {failed.kind}, {failed.name}: {why}")
+        click.echo(f"{outcome.passed:,} of {outcome.cases:,} cases agree")
+    return 1 if outcome.failed else 0
+
+
 @contextmanager
 def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[str, str, int, int], None]]]:
     """A line a result on stderr, and under them, on a terminal, how far it is."""

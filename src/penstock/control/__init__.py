@@ -1,1 +1,3 @@
-"""Upstairs: the processes of the house, kept running."""
+"""Upstairs: the processes of the house, kept running; and what a cluster would do and cost.
+
+``autoscale``, ``nodes``, ``prices`` and ``simulate`` decide purely: no cluster, no clock, no file but the prices."""
