@@ -50,10 +50,12 @@ def kill_often(folder: Path, kills: int, seed: int) -> tuple[Traffic, Witness]:
     FastModel(SPEC)
     chance = random.Random(seed)
     traffic, witness = Traffic(folder, seed), Witness(folder)
-    for _ in range(kills):
+    for life in range(kills):
         pid = start_learner(folder)
         until = time.monotonic() + chance.uniform(0.01, 1.0)
-        while time.monotonic() < until:
+        # Every fourth life may end before it has done anything; the others show something new, however slow they are.
+        seen = len(witness.contents) if life % 4 else -1
+        while time.monotonic() < until or len(witness.contents) == seen:
             traffic.send()
             witness.look()
             time.sleep(chance.uniform(0.0, 0.01))
@@ -80,7 +82,7 @@ def demand_exactly_once(tmp_path: Path, kills: int, seed: int) -> None:
     rows = receipts.newest(ALL)
     receipts.close()
 
-    assert len(witness.contents) > kills
+    assert len(witness.contents) >= kills - kills // 4
     assert progress.examples_learned == traffic.examples
     settled = progress.feedback_learned + progress.feedback_duplicate + progress.feedback_unknown
     settled += progress.feedback_late + progress.feedback_corrected + progress.feedback_retracted
