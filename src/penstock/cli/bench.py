@@ -242,6 +242,7 @@ _TASKS = "Folder with mnist/ and clinc150/ [default: data or ../shared/data; wit
 @click.option("--seeds", type=click.IntRange(1, 100), help="Runs of each, for intervals [default: 1]")
 @click.option("--events", type=click.IntRange(min=16), help="Events of each task at most.")
 @click.option("--every", type=click.IntRange(min=16), metavar="EVENTS", help="From one consolidation to the next.")
+@click.option("--jobs", type=click.IntRange(1, 256), help="Runs at once, a core each [default: 1]")
 @click.option("--quick", is_flag=True, help="A minute or two: four short tasks each. For a look, not for a claim.")
 def forget(
     as_json: bool,
@@ -251,12 +252,13 @@ def forget(
     seeds: int | None,
     events: int | None,
     every: int | None,
+    jobs: int | None,
     quick: bool,
 ) -> None:
     """What is left of old tasks when new ones arrive, ours and other methods'.
 
     Classes that arrive in pairs, images whose pixels are shuffled or turned, intents that arrive by domain: each event
-    once, nobody is told the task. Takes an hour or so with all ablations; progress goes to stderr.
+    once, nobody is told the task. Takes two hours or so of a core with all ablations; progress goes to stderr.
     """
     import msgspec
 
@@ -274,6 +276,7 @@ def forget(
         "seeds": seeds,
         "amount": None if events is None else msgspec.structs.replace(settings.amount, train=events),
         "every": every,
+        "jobs": jobs,
     }
     settings = msgspec.structs.replace(settings, **{name: value for name, value in given.items() if value is not None})
     with _progress() as (note, started):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -17,6 +18,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+_STARTING = threading.Lock()
+"""The environment is everybody's, so one at a time changes it."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -29,7 +32,7 @@ def apart(work: Callable[..., Any], *arguments: Any, preload: Sequence[str], tim
 
     Modules to ``preload`` that are not installed are passed over; those of the first call count for all."""
     context = multiprocessing.get_context("forkserver")
-    with _one_thread():
+    with _STARTING, _one_thread():
         context.set_forkserver_preload(list(preload))
         receiver, sender = context.Pipe(duplex=False)
         child = context.Process(target=_child, args=(sender, work, arguments), daemon=True)

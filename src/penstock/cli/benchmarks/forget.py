@@ -1,15 +1,20 @@
 """`penstock bench forget`: what is left of each task after the ones that came later, learned in one pass.
 
 Every method gets the same events in the same order, once. None is told which task an event belongs to, and only those
-that need it and say so are told where one ends. Each run has a process of its own, and runs come one after the other.
+that need it and say so are told where one ends. Each run has a process of its own, and runs come one after the other
+unless more are asked for at once.
 """
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -52,8 +57,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     every: int | None = None
     """Events from one consolidation to the next; so many that there are ``consolidations`` without."""
     consolidations: int = CONSOLIDATIONS
-    run_s: float = 1500.0
-    """Seconds that one run may take."""
+    run_s: float = 4 * 3600.0
+    """Seconds that one run may take: many times what any takes on a core of its own, so that only a hang is ended."""
+    jobs: int = 1
+    """Runs at once, a core each."""
 
 
 QUICK = Settings(
@@ -61,7 +68,7 @@ QUICK = Settings(
     methods=("naive", "ewc", "replay", "penstock_fast", "penstock_slow", "penstock"),
     amount=Amount(train=600, test=200, tasks=4),
     consolidations=3,
-    run_s=120.0,
+    run_s=1200.0,
 )
 """One to two minutes on two free cores."""
 
@@ -77,22 +84,17 @@ def measure(settings: Settings, command: str, note: Note, started: Started) -> R
     if not names:
         raise NothingToMeasure(reasons="; ".join(f"{found.name}: {found.reason}" for found in left_out))
     benchmarks = []
-    over, total = 0, len(names) * len(settings.methods) * settings.seeds
-    for name, called, about in names:
-        rows = []
-        for method in settings.methods:
-            runs: list[Run] = []
-            failed = ""
-            for seed in range(settings.seeds):
-                started(called, method, over, total)
-                over += 1
-                try:
-                    runs.append(_run(settings, name, method, seed))
-                except Failed as failure:
-                    failed = str(failure)
-            rows.append(row(method, runs, failed))
-            note(f"{called}: {method} {rows[-1].said}")
-        benchmarks.append(Benchmark(name=called, rows=rows, about=about))
+    with _running(settings, [(name, called) for name, called, _ in names], started) as runs:
+        for _, called, about in names:
+            rows = []
+            for method in settings.methods:
+                found = [next(runs).result() for _ in range(settings.seeds)]
+                failures = [run for run in found if isinstance(run, str)]
+                rows.append(
+                    row(method, [run for run in found if isinstance(run, Run)], failures[-1] if failures else "")
+                )
+                note(f"{called}: {method} {rows[-1].said}")
+            benchmarks.append(Benchmark(name=called, rows=rows, about=about))
     return Report(
         benchmarks=benchmarks,
         machine=describe(Path(tempfile.gettempdir()), probes=20),
@@ -120,6 +122,38 @@ def _there(settings: Settings, note: Note) -> tuple[list[tuple[str, str, str]], 
         note(f"{suite.name}: {suite.about}")
         found.append((name, suite.name, suite.about))
     return found, left_out
+
+
+@contextmanager
+def _running(
+    settings: Settings, names: list[tuple[str, str]], started: Started
+) -> Iterator[Iterator[Future[Run | str]]]:
+    """All runs in the order of the report, each a promise of what came of it or of the words for why nothing did. When
+    the block is left early, runs under way are ended and others do not begin."""
+    total = len(names) * len(settings.methods) * settings.seeds
+    begun = itertools.count()
+
+    def run(name: str, called: str, method: str, seed: int) -> Run | str:
+        started(called, method, max(0, next(begun) - settings.jobs + 1), total)
+        try:
+            return _run(settings, name, method, seed)
+        except Failed as failure:
+            return str(failure)
+
+    with ThreadPoolExecutor(settings.jobs) as pool:
+        promised = [
+            pool.submit(run, name, called, method, seed)
+            for name, called in names
+            for method in settings.methods
+            for seed in range(settings.seeds)
+        ]
+        try:
+            yield iter(promised)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
 
 
 def _run(settings: Settings, name: str, method: str, seed: int) -> Run:
