@@ -17,7 +17,7 @@ demo: $(VENV)/.installed ## Two real streams learned live, in under two minutes
 	$(BIN)/penstock demo
 
 test: $(VENV)/.installed ## The tests, some ten minutes on two cores
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long" --durations=20
 
 test-long: $(VENV)/.installed ## The tests and their long forms
 	$(PYTEST)
@@ -27,7 +27,7 @@ check: $(VENV)/.installed ## Formatting, lint, types, layers and tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long" --durations=20
 
 format: $(VENV)/.installed ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
