@@ -8,7 +8,7 @@ export OPENBLAS_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format bench clean
+.PHONY: help demo test test-long mutants check format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(VENV)/.installed ## The tests, some ten minutes on two cores
 
 test-long: $(VENV)/.installed ## The tests and their long forms
 	$(PYTEST)
+
+mutants: $(VENV)/.installed ## Break the autoscalers' rules in every place, and count what no test sees
+	$(BIN)/python tests/mutation/mutants.py
 
 check: $(VENV)/.installed ## Formatting, lint, types, layers and tests
 	$(BIN)/ruff format --check .

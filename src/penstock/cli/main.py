@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": ("verify:verify", "Rebuild a version from the log, and compare."),
     "quarantine": ("quarantine:quarantine", "What is set aside instead of learned."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
+    "prices": ("prices:prices", "What machines cost an hour."),
     "bench": ("bench:bench", "Measure this machine, with floors and peers beside."),
 }
 """Name, place of the command, and what the list says of it: the list is shown without importing any of them."""

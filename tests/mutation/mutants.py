@@ -1,0 +1,257 @@
+"""Breaks the autoscalers' rules in every place, one place at a time, and counts the breaks that no test sees.
+
+    python tests/mutation/mutants.py [--only horizontal] [--list]
+
+Each mutant is one changed operator, constant, condition or statement. It runs in a fork of this process in which the
+module is compiled from the changed tree, under the tests that decide over that module. A mutant that changes nothing
+that can be observed is listed in EQUIVALENT with the reason; it is neither killed nor counted."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import importlib.abc
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "tests" / "unit"
+SOURCE = ROOT / "src" / "penstock" / "control"
+TIMEOUT_S = 60
+"""Of one mutant; one that runs for longer loops for ever and is killed by that."""
+AUTOSCALE = ("test_autoscale_rules.py", "test_autoscale_differential.py")
+NODES = ("test_nodes_removal.py", "test_nodes_autoscaler.py", "test_nodes_packing.py")
+TESTS = {
+    "autoscale/arithmetic": AUTOSCALE,
+    "autoscale/interface": AUTOSCALE,
+    "autoscale/pods": AUTOSCALE,
+    "autoscale/replicas": AUTOSCALE,
+    "autoscale/limits": AUTOSCALE,
+    "autoscale/horizontal": AUTOSCALE,
+    "autoscale/keda": AUTOSCALE,
+    "nodes/shapes": NODES,
+    "nodes/packing": NODES,
+    "nodes/expanders": NODES,
+    "nodes/removal": NODES,
+    "nodes/autoscaler": NODES,
+    "nodes/karpenter": NODES,
+}
+EQUIVALENT: dict[tuple[str, str], str] = {}
+"""By module and description: why nothing that can be observed changes."""
+
+COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}
+OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+}
+CALLS = {"min": "max", "max": "min", "any": "all", "all": "any"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of a module."""
+
+    module: str
+    line: int
+    what: str
+    tree: ast.Module
+
+
+def mutants(module: str) -> Iterator[Mutant]:
+    """Every change of a module, in the order of its lines."""
+    source = (SOURCE / f"{module}.py").read_text()
+    lines = source.splitlines()
+    tree = ast.parse(source)
+    settings = {keyword.value for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for keyword in each.keywords}
+    for index, node in enumerate(ast.walk(tree)):
+        if node in settings:
+            continue  # of a class: frozen=True and the like
+        for number in range(_choices(node)):
+            changed = copy.deepcopy(tree)
+            target = next(each for place, each in enumerate(ast.walk(changed)) if place == index)
+            words = _change(changed, target, number)
+            if words:
+                line = getattr(node, "lineno", 0)
+                yield Mutant(module, line, f"{lines[line - 1].strip()} [{words}]", ast.fix_missing_locations(changed))
+
+
+def _choices(node: ast.AST) -> int:
+    match node:
+        case ast.Compare(ops=[op]):
+            return len(COMPARISONS[type(op)])
+        case ast.Compare(ops=ops):
+            return 2 * len(ops)
+        case ast.BinOp(op=op):
+            return int(type(op) in OPERATORS)
+        case ast.BoolOp() | ast.UnaryOp(op=ast.Not() | ast.USub()) | ast.AugAssign():
+            return 1
+        case ast.Constant(value=bool() | int() | float()):
+            return 1
+        case ast.Call(func=ast.Name(id=name)):
+            return int(name in CALLS)
+        case ast.If() | ast.IfExp():
+            return 1
+        case ast.Continue() | ast.Break() | ast.Raise():
+            return 1
+        case ast.Expr(value=ast.Call()):
+            return 1
+    return 0
+
+
+def _change(tree: ast.Module, node: ast.AST, number: int) -> str:
+    """Change the node within the tree, and say what was changed; empty where there is nothing to change."""
+    match node:
+        case ast.Compare(ops=ops):
+            place, choice = (0, number) if len(ops) == 1 else divmod(number, 2)
+            others = COMPARISONS[type(ops[place])]
+            if choice >= len(others):
+                return ""
+            before = type(ops[place]).__name__
+            ops[place] = others[choice]()
+            return f"{before} is {others[choice].__name__}"
+        case ast.BinOp(op=op) | ast.AugAssign(op=op):
+            if type(op) not in OPERATORS:
+                return ""
+            node.op = OPERATORS[type(op)]()
+            return f"{type(op).__name__} is {type(node.op).__name__}"
+        case ast.BoolOp(op=op):
+            node.op = ast.Or() if isinstance(op, ast.And) else ast.And()
+            return f"{type(op).__name__} is {type(node.op).__name__}"
+        case ast.UnaryOp(operand=operand):
+            _replace(tree, node, operand)
+            return f"no {type(node.op).__name__}"
+        case ast.Constant(value=bool(value)):
+            node.value = not value
+            return f"{value} is {node.value}"
+        case ast.Constant(value=value) if isinstance(value, (int, float)):
+            node.value = value + 1
+            return f"{value} is {node.value}"
+        case ast.Call(func=ast.Name() as name):
+            before, name.id = name.id, CALLS[name.id]
+            return f"{before} is {name.id}"
+        case ast.If(test=test) | ast.IfExp(test=test):
+            if isinstance(test, (ast.Compare, ast.UnaryOp)):
+                return ""  # its own changes are enough
+            node.test = ast.UnaryOp(op=ast.Not(), operand=test)
+            return "not"
+        case ast.Continue() | ast.Break():
+            other: ast.stmt = ast.Break() if isinstance(node, ast.Continue) else ast.Continue()
+            _replace(tree, node, other)
+            return f"{type(node).__name__} is {type(other).__name__}"
+        case ast.Raise() | ast.Expr():
+            _replace(tree, node, ast.Pass())
+            return "left out"
+    return ""
+
+
+def _replace(tree: ast.Module, old: ast.AST, new: ast.AST) -> None:
+    for parent in ast.walk(tree):
+        for field, value in ast.iter_fields(parent):
+            if value is old:
+                setattr(parent, field, new)
+            elif isinstance(value, list) and any(each is old for each in value):
+                setattr(parent, field, [new if each is old else each for each in value])
+
+
+class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports the mutant instead of its module."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.name = f"penstock.control.{mutant.module.replace('/', '.')}"
+        self.code = compile(mutant.tree, str(SOURCE / f"{mutant.module}.py"), "exec")
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> object:
+        return importlib.util.spec_from_loader(fullname, self) if fullname == self.name else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(self.code, module.__dict__)
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the tests pass with the mutant, in a process of its own."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        signal.alarm(TIMEOUT_S)
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        code = 1
+        try:
+            sys.meta_path.insert(0, _Changed(mutant))  # type: ignore[arg-type]
+            code = run(TESTS[mutant.module])
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def run(tests: Sequence[str]) -> int:
+    """Run tests in this process."""
+    options = ["-x", "-q", "--noconftest", "-p", "no:cacheprovider", "-m", "not long", "--no-header", "--tb=no"]
+    return int(pytest.main([*options, *(str(UNIT / name) for name in tests)]))
+
+
+def warm_up() -> None:
+    """Run the tests once as they are, which must pass, and forget what they imported of ours but nothing else: so that
+    no fork has to import anything that is not under test."""
+    if run([*AUTOSCALE, *NODES]) != 0:
+        raise SystemExit("the tests fail before anything is broken")
+    for name in list(sys.modules):
+        if name.startswith(("penstock.control", "test_")):
+            del sys.modules[name]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Count; exits with 1 below 95 %."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="", help="modules whose name has this in it")
+    parser.add_argument("--list", action="store_true", help="show the mutants and run none")
+    parser.add_argument("--every", type=int, default=1, help="try one of so many")
+    given = parser.parse_args(arguments)
+    found = [mutant for module in TESTS if given.only in module for mutant in mutants(module)][:: given.every]
+    if given.list:
+        print(*(f"{each.module}:{each.line}: {each.what}" for each in found), sep="\n")
+        return 0
+    warm_up()
+    begun, survivors, equivalent = time.monotonic(), 0, 0
+    for mutant in found:
+        if (mutant.module, mutant.what) in EQUIVALENT:
+            equivalent += 1
+        elif survives(mutant):
+            survivors += 1
+            print(f"survives: {mutant.module}:{mutant.line}: {mutant.what}", flush=True)
+    counted = len(found) - equivalent
+    share = 1.0 - survivors / counted
+    took_s = time.monotonic() - begun
+    print(f"{counted - survivors} of {counted} mutants killed ({share:.1%}), {equivalent} equivalent, {took_s:.0f} s")
+    return int(share < 0.95)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(UNIT))  # where the tests and the second implementation are
+    raise SystemExit(main())
