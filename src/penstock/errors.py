@@ -174,6 +174,19 @@ class NotSetAside(PenstockError):
     status = 404
 
 
+class OrderRefused(PenstockError):
+    """{reason}"""
+
+    hint = "Nothing was changed. What is served now: penstock status {service}"
+
+
+class NotObeyed(PenstockError):
+    """The learner of {service} has not answered within {wait_s} s, and the order was taken back"""
+
+    hint = "How it is: penstock status {service}"
+    exit_code = 3
+
+
 class UnknownEvent(PenstockError):
     """The log of service {service!r} has no event with the id {id!r} ({kept})"""
 

@@ -42,6 +42,19 @@ class RolledBack(Fact, tag="rolled_back", frozen=True, kw_only=True):
     reason: str
 
 
+class Ordered(Fact, tag="ordered", frozen=True, kw_only=True):
+    """Somebody ordered something by hand, and it was done."""
+
+    what: str
+    """``roll_back``, ``promote``, ``hold`` or ``resume``."""
+    by: str
+    why: str
+    told: str
+    """What was done, in words."""
+    version: Version
+    """What is served since then."""
+
+
 class SetAside(Fact, tag="set_aside", frozen=True, kw_only=True):
     """Events are not learned, but stay in the log; told at the first of a source, the second, the fourth and so on."""
 

@@ -25,6 +25,7 @@ from penstock.publish.live import SharedLiveReader, live_path
 from penstock.specfile.reader import load
 
 if TYPE_CHECKING:
+    from penstock.events import Version
     from penstock.publish.interface import Witness
     from penstock.publish.lineage import Archive
     from penstock.publish.verify import Verification
@@ -71,6 +72,7 @@ def run_learner(service: str, data: Path) -> None:
         receipts=SqliteReceipts(folder / "versions.sqlite", service),
         witness=_witness(spec),
         wishes=folder / "quarantine",
+        orders=folder / "orders",
         keeps_past=lambda: is_past_whole(journal, readers[0].starts(), folder, spec.budget.past_max_bytes),
     )
     parts = parts_of(spec, folder, *readers)
@@ -130,6 +132,22 @@ def run_verification(
         found = Verifier(service, past, Version(version), from_start=from_start, progress=progress).verify()
     receipts.close()
     return found
+
+
+def versions_kept(service: str, data: Path) -> list[Version]:
+    """Versions of a service that does not run which can be gone back to."""
+    from penstock.learn.block import unpack
+    from penstock.learn.checkpoint import Checkpoints
+    from penstock.publish.snapshots import LocalSnapshots
+
+    folder = data / service
+    kept = set(LocalSnapshots(folder / "snapshots", service).versions(with_state=True))
+    checkpoint = Checkpoints(folder / "checkpoints", kept=1).newest()[0]
+    if checkpoint is not None:
+        held = [name for name in ("beginning/block", "good/block", "probation/block") if name in checkpoint.arrays]
+        kept |= {unpack(checkpoint.arrays[name].tobytes()).head.version for name in held}
+        kept.discard(checkpoint.version)
+    return sorted(kept)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,6 +19,8 @@ from penstock.events import Version
 from penstock.learn.block import digest
 from penstock.learn.steps import Reached, nothing, read_steps
 from penstock.publish.live import SharedLiveReader
+from penstock.publish.orders import Order
+from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.snapshots import LocalSnapshots
 from penstock.publish.wishes import Wish, ask, read_quarantine
@@ -38,15 +41,34 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+Orders = tuple[tuple[int, Order], ...]
+"""After which step each is ordered."""
 SHADOW_SCRIPT = (*SCRIPT, "give_up", "publish", "good", "publish", "promote", "publish", "publish")
 """Beside the candidates of `candidates`: the first is given up, the second refused, and the third promoted."""
 
 
-def run_to_the_end(folder: Path, log: MemoryLog, reached: Reached = nothing, script: tuple[str, ...] = SCRIPT) -> None:
+def obeyed(publisher: Publisher, folder: Path, orders: Orders) -> bool:
+    """Order what is due after the newest recorded step, and have it obeyed before the next one is taken."""
+    place = folder / "orders"
+    for number, (step, order) in enumerate(orders):
+        file = place / f"{number}.order"
+        is_known = file.exists() or file.with_suffix(".answer").exists()
+        if publisher._rooms.journal.last >= step and not is_known:
+            place.mkdir(exist_ok=True)
+            file.write_bytes(msgspec.json.encode(order))
+            return publisher.obey()
+    return False
+
+
+def run_to_the_end(
+    folder: Path, log: MemoryLog, reached: Reached = nothing, script: tuple[str, ...] = SCRIPT, orders: Orders = ()
+) -> None:
     """Learn all that is in the log, and leave what can be compared in ``result.json``."""
     publisher = build_publisher(folder, log, reached, script=script)
     publisher.start()
-    while publisher.take_up() or publisher.step() or publisher.has_backlog() or publisher.grant():
+    while obeyed(publisher, folder, orders) or (
+        publisher.take_up() or publisher.step() or publisher.has_backlog() or publisher.grant()
+    ):
         pass
     publisher.checkpoint()
     state = publisher.state_hash()
@@ -302,6 +324,51 @@ def test_killed_at_any_action_while_events_are_released_and_dropped(memory_path:
     for number, point in enumerate(sorted(around)):
         folder, _ = life(f"life-{number}", point)
         found = outcome(folder)
+        for part, value in expected.items():
+            assert found[part] == value, f"after {point}: {part}"
+
+
+ORDERS: Orders = (
+    (8, Order(what="roll_back", by="ann", reason="the shop complains")),
+    (12, Order(what="hold", by="ben")),
+    (14, Order(what="roll_back", by="ben", reason="before the sale", version=Version(1))),
+    (15, Order(what="promote", by="ann")),
+    (18, Order(what="resume", by="ann", reason="the sale is over")),
+    (18, Order(what="roll_back", by="ann", version=Version(9_999))),
+)
+
+
+def test_killed_at_any_action_while_orders_are_obeyed_and_refused(memory_path: Path) -> None:
+    log = filled_log(10)
+    script = ("publish", "probation", "publish", "good", "publish", "publish", "probation", "publish")
+
+    def life(name: str, point: FaultPoint | None) -> tuple[Path, Recorder]:
+        folder, recorder = memory_path / name, Recorder()
+        folder.mkdir()
+        if point is None:
+            run_to_the_end(folder, log, recorder, script, ORDERS)
+        else:
+            at = KillAt(point)
+            assert not run_in_child(lambda: run_to_the_end(folder, log, at, script, ORDERS)), f"{point} is missed"
+            assert run_in_child(lambda: run_to_the_end(folder, log, script=script, orders=ORDERS))
+        return folder, recorder
+
+    whole, recorder = life("whole", None)
+    answers = [msgspec.json.decode(file.read_bytes()) for file in sorted((whole / "orders").glob("*.answer"))]
+    assert [said["done"] for said in answers] == [True, True, True, False, True, False]
+    expected = outcome(whole) | {"answers": answers}
+    told = Counter(fact.what for fact in expected["facts"] if type(fact).__name__ == "Ordered")  # type: ignore[attr-defined]
+    assert told == {"roll_back": 2, "hold": 1, "resume": 1}
+    rolled_back = [receipt for receipt in expected["receipts"] if receipt.cause == "rollback"]  # type: ignore[attr-defined]
+    assert [receipt.hand.by for receipt in rolled_back] == ["ben", "ann"]
+    assert rolled_back[0].restores == 1
+
+    points = [i for i, point in enumerate(recorder.points) if point.action.startswith("order.")]
+    around = {recorder.points[i] for at in points for i in range(at - 1, at + 2) if i < len(recorder.points)}
+    for number, point in enumerate(sorted(around)):
+        folder, _ = life(f"life-{number}", point)
+        said = [msgspec.json.decode(file.read_bytes()) for file in sorted((folder / "orders").glob("*.answer"))]
+        found = outcome(folder) | {"answers": said}
         for part, value in expected.items():
             assert found[part] == value, f"after {point}: {part}"
 

@@ -15,12 +15,13 @@ import pytest
 
 from penstock.errors import NotAmendable, ReplayDiverged, StepsCorrupt
 from penstock.eventlog.interface import Entry, Frame, LogReader
-from penstock.events import Batch, Kind, Offset, Partition, decode, encode
+from penstock.events import Batch, Kind, Offset, Partition, Version, decode, encode
 from penstock.learn.amended import AmendedReader, Amendments
 from penstock.learn.block import digest
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.ready import ready_numbers, shelved_numbers
 from penstock.learn.steps import RecordedSteps, Step, StepJournal, read_steps
+from penstock.publish.orders import Order
 from penstock.publish.publisher import Publisher
 from penstock.publish.replay import Replay, nearest, published_at
 from penstock.publish.snapshots import LocalSnapshots
@@ -100,6 +101,46 @@ def test_the_run_has_everything_in_it_that_a_replay_has_to_repeat(house: House) 
     assert sorted(told) == ["adopted", "given_up", "promoted"]
     assert sum(bool(step.sealed) for step in house.steps) >= 4
     assert len(house.states) > 20
+
+
+def test_a_version_that_was_gone_back_to_by_hand_is_rebuilt_where_its_snapshot_is_gone_and_amended_where_it_is_amended(
+    tmp_path: Path,
+) -> None:
+    log = filled_log(8)
+    publisher = build_publisher(tmp_path, log, kept=1000, script=("publish",), keeps_past=True)
+    publisher.start()
+    (tmp_path / "orders").mkdir()
+    while publisher.step() or publisher.has_backlog():
+        if publisher.progress.version == 5:
+            publisher.checkpoint()
+        if publisher.progress.version == 12:
+            order = Order(what="roll_back", by="ann", version=Version(5))
+            (tmp_path / "orders" / "a.order").write_bytes(msgspec.json.encode(order))
+            assert publisher.obey()
+    publisher.checkpoint()
+    expected = publisher.state_hash()
+    publisher.close()
+    recorded = next(step for step in read_steps(tmp_path / "steps") if step.hand)
+    assert recorded.restored == 5
+    shutil.rmtree(tmp_path / "snapshots")
+
+    def replayed(amendments: Amendments | None) -> Replay:
+        reader = log.reader()
+        amended: LogReader = AmendedReader(reader, amendments) if amendments else reader
+        replay = Replay(lambda _: build_succession(tmp_path, amended, script=("publish",)), journal, amendments)
+        for _ in replay.run():
+            pass
+        return replay
+
+    journal = RecordedSteps(tmp_path / "steps")
+    assert replayed(None).state_hash() == expected
+    first = {(Partition(0), Offset(0)): None}
+    without = replayed(first)
+    assert without.step == journal.last
+    assert without.state_hash() != expected
+    good = without.succession.earlier.remembered[recorded.restored]
+    plain = replayed(None).succession.earlier.remembered[recorded.restored]
+    assert digest(good.block) != digest(plain.block), "it is as if the event had never been there"
 
 
 def test_every_state_since_the_beginning_is_rebuilt(house: House) -> None:

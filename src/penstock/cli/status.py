@@ -30,6 +30,7 @@ LINES = (
     ("model.published", "versions published"),
     ("model.held", "updates held back"),
     ("model.rollbacks", "rollbacks"),
+    ("held_shown", "held back by hand"),
     ("model.accuracy", "accuracy"),
     ("model.hamming_loss", "Hamming loss"),
     ("model.micro_f1", "micro F1"),
@@ -81,7 +82,11 @@ def status(service: str | None, as_json: bool, as_csv: bool, wait_s: float, url:
                 say(f"{frame['service']} does without its member {member}, which {reason}.")
     if service and not as_csv:
         frame = frames[0]
-        more = {"updated": moment(frame["model"].get("updated")), "base_shown": base_line(frame["base"], time.time())}
+        more = {
+            "updated": moment(frame["model"].get("updated")),
+            "base_shown": base_line(frame["base"], time.time()),
+            "held_shown": hold_line(frame["model"]),
+        }
         shown = frame if as_json else {**frame, **more}
         show_record(shown, LINES, json=as_json)
     else:
@@ -115,6 +120,14 @@ def sentence(frame: dict[str, Any]) -> str:
     if health["status"] == "ok":
         return f"{frame['service']} is well: version {model['version']:,} answers, and {learned}."
     return f"{frame['service']} is {health['status']} ({health['worst']}); {learned}."
+
+
+def hold_line(model: dict[str, Any]) -> str | None:
+    """Who holds updates back, since when and why."""
+    if not model.get("held_by"):
+        return None
+    why = f": {model['held_why']}" if model["held_why"] else ""
+    return f"by {model['held_by']} since {moment(model['held_since'])}{why}"
 
 
 def base_line(base: dict[str, Any], now: float) -> str:

@@ -26,6 +26,8 @@ LINES = (
     ("cause", "cause"),
     ("parent", "parent"),
     ("restores", "restores version"),
+    ("hand.by", "ordered by"),
+    ("hand.reason", "because"),
     ("base_shown", "base"),
     ("parent_base_shown", "the parent's base"),
     ("consolidation_shown", "consolidation"),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 _PREFIX = "doorbell-"
 _ROSTER_BYTES = 8
+_NEWS, _CALL = b"\0", b"\1"
 
 
 class Roster:
@@ -66,10 +67,11 @@ class Doorbell:
         self._poll.register(self._fd, select.POLLIN)
         roster.announce()
 
-    def drain(self) -> None:
-        """Forget the rings so far."""
+    def drain(self) -> bool:
+        """Forget the rings so far; whether one of them was a call."""
         with suppress(BlockingIOError):
-            os.read(self._fd, 65536)
+            return _CALL in os.read(self._fd, 65536)
+        return False
 
     def listen(self, timeout_s: float) -> bool:
         """Sleep until it rings (True) or the time is over."""
@@ -90,7 +92,7 @@ class Doorbells:
         self._seen = b""
         self._bells: dict[str, int] = {}
 
-    def ring(self) -> None:
+    def ring(self, byte: bytes = _NEWS) -> None:
         """Wake every reader. Never fails: who cannot be woken is gone."""
         state = self._roster.state()
         if state != self._seen:
@@ -98,7 +100,7 @@ class Doorbells:
             self._find()
         for name, fd in list(self._bells.items()):
             try:
-                os.write(fd, b"\0")
+                os.write(fd, byte)
             except BlockingIOError:
                 pass  # It is full of rings that its reader has not heard yet.
             except OSError:
@@ -124,3 +126,12 @@ class Doorbells:
             os.close(fd)
         with suppress(OSError):
             os.unlink(self._folder / name)
+
+
+def call(folder: Path) -> None:
+    """Wake all readers of the log in this folder for something else than an event."""
+    roster = Roster(folder)
+    bells = Doorbells(folder, roster)
+    bells.ring(_CALL)
+    bells.close()
+    roster.close()

@@ -81,7 +81,8 @@ class LogReader(Protocol):
         ...
 
     def wait(self, position: Position, timeout_s: float) -> bool:
-        """Sleep until something beyond position is durable (True) or the time is over; woken within a millisecond."""
+        """Sleep until something beyond position is durable (True), somebody calls, or the time is over;
+        woken within a millisecond."""
         ...
 
     def close(self) -> None:

@@ -194,18 +194,18 @@ class LocalLogReader:
         return reader.read(start, stop)
 
     def wait(self, position: Position, timeout_s: float) -> bool:
-        """Sleep until something beyond position is durable (True) or the time is over."""
+        """Sleep until something beyond position is durable (True), somebody calls, or the time is over."""
         if self._is_beyond(position):
             return True
         if self._doorbell is None:
             self._doorbell = Doorbell(self._folder, self._roster)
         until = time.monotonic() + timeout_s
         while True:
-            self._doorbell.drain()
+            is_called = self._doorbell.drain()
             if self._is_beyond(position):
                 return True
             left = until - time.monotonic()
-            if left <= 0:
+            if left <= 0 or is_called:
                 return False
             self._doorbell.listen(min(left, _LISTEN_MAX_S))
 

@@ -13,6 +13,7 @@ from penstock.events import Strings
 from penstock.learn.interface import Heard, HeldOut
 
 Action = Literal["publish", "hold", "roll_back"]
+Order = Literal["roll_back", "promote", "hold", "resume"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,13 @@ class Gate(Protocol):
 
     def shadow_so_far(self) -> ShadowVerdict | None:
         """The numbers of the shadow as they are, with an empty reason; None where there is none."""
+        ...
+
+    def obey(self, order: Order, told: str) -> Verdict | None:
+        """Decide as somebody has ordered, ``told`` being the reason; None where there is no shadow to promote.
+
+        After ``roll_back`` the version that was gone back to is the last known good. From ``hold`` to ``resume``
+        nothing is published but a rollback."""
         ...
 
     def save(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.guards import SourceWatch, weights_fault
-from penstock.gate.interface import Evidence, Interval, ShadowVerdict, Verdict
+from penstock.gate.interface import Evidence, Interval, Order, ShadowVerdict, Verdict
 from penstock.gate.sequential import HarmProcess, MeanInterval
 from penstock.gate.shadow import ShadowWatch
 from penstock.gate.shadow import signed as _signed
@@ -63,6 +63,8 @@ class HarmGate:
         """Floods whose events are set aside. One that is found before any version is good only holds updates back."""
         self._holding = ""
         """Why updates are held back; empty while they are published."""
+        self._by_hand = ""
+        """Who wants them held back whatever the evidence, and why; empty while nobody does."""
         self._broken_steps = 0
         self._harm = HarmProcess()
         self._gain = MeanInterval(settings.alpha)
@@ -110,6 +112,45 @@ class HarmGate:
             action="give_up", reason="", gain=watch.gain, evidence=watch.evidence, events=watch.labelled
         )
 
+    def obey(self, order: Order, told: str) -> Verdict | None:
+        """Decide as somebody has ordered, ``told`` being the reason; None where there is no shadow to promote."""
+        match order:
+            case "hold":
+                self._by_hand = told
+                return Verdict(action="hold", reason=told) if self._holding else self._begin_holding(told)
+            case "resume":
+                return self._resume(told)
+            case "promote":
+                so_far = self.shadow_so_far()
+                if so_far is None:
+                    return None
+                self._shadow.end()
+                self._holding = ""
+                found = msgspec.structs.replace(so_far, action="promote", reason=told)
+                return self._begin_probation(Verdict(action="publish", reason=told, gain=found.gain, shadow=found))
+        verdict = self._roll_back(told, None)
+        if not (self._restore and self._shadow.is_on):
+            return verdict
+        gone = self._shadow.judge(0, fault=WITHDRAWN, may_promote=False)
+        self._shadow.end()
+        return msgspec.structs.replace(verdict, shadow=gone)
+
+    def _resume(self, told: str) -> Verdict:
+        """Nobody holds updates back by hand any more; where nothing else does either, they are published at once."""
+        by_hand, self._by_hand = self._by_hand, ""
+        if self._holding != by_hand:
+            return Verdict(action="hold", reason=f"{told} Still held back: {self._holding}")
+        own = self._watch.described(self._apart)
+        if self._broken_steps:
+            own = "its weights are not finite"
+        elif not own and self._candidate_harm.value >= 1.0 / self._alpha:
+            own = f"it is worse than what is served ({_signed(self._held_gain.interval)})"
+        if own:
+            self._holding = f"The update is held back: {own}."
+            return Verdict(action="hold", reason=f"{told} {self._holding}")
+        self._holding = ""
+        return self._begin_probation(Verdict(action="publish", reason=told))
+
     def _judge_shadow(self, verdict: Verdict, evidence: Evidence) -> Verdict:
         # Without a last known good version there would be nothing to go back to, and nobody to notice harm.
         may_promote = verdict.action == "publish" and evidence.good is not None
@@ -136,7 +177,7 @@ class HarmGate:
         fault = weights_fault(evidence.finite, evidence.jump)
         self._broken_steps = self._broken_steps + 1 if not evidence.finite else 0
         fresh = [source for source in self._watch.floods if source not in self._apart]
-        if fresh and losses.good is not None and self._restore and not fault:
+        if fresh and losses.good is not None and self._restore and not fault and not self._by_hand:
             return self._set_apart(fresh)
         if losses.good is not None and self._harm.value >= 1.0 / self._alpha:
             gain = self._gain.interval
@@ -155,6 +196,7 @@ class HarmGate:
             "watch": self._watch.save(),
             "apart": list(self._apart),
             "holding": self._holding,
+            "by_hand": self._by_hand,
             "broken_steps": self._broken_steps,
             "harm": self._harm.save(),
             "gain": self._gain.save(),
@@ -173,6 +215,7 @@ class HarmGate:
         self._watch.load(state["watch"])
         self._apart = list(state.get("apart", ()))
         self._holding = state["holding"]
+        self._by_hand = state.get("by_hand", "")
         self._broken_steps = state["broken_steps"]
         self._harm.load(state["harm"])
         self._gain.load(state["gain"])
@@ -296,6 +339,8 @@ class HarmGate:
         harm = self._candidate_harm.take((difference - margin) / (1.0 + margin))
         worth = self._candidate_worth.take((margin - difference) / (1.0 + margin))
         gain = self._held_gain.interval
+        if self._by_hand:
+            return Verdict(action="hold", reason=self._by_hand, gain=gain)
         if self._broken_steps >= BROKEN_STEPS and self._restore:
             return self._roll_back("The model is put back to the last known good: its weights are not finite.", None)
         flood = self._watch.described(self._apart)

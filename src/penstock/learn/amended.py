@@ -57,7 +57,7 @@ class AmendedReader:
                         yield part
 
     def wait(self, position: Position, timeout_s: float) -> bool:
-        """Sleep until something beyond position is durable (True) or the time is over."""
+        """Sleep until something beyond position is durable (True), somebody calls, or the time is over."""
         return self._reader.wait(position, timeout_s)
 
     def close(self) -> None:

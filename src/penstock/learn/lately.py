@@ -75,6 +75,11 @@ class LearnedLately:
         """The model is the good version again."""
         self._withdrawn = self._first + len(self._steps)
 
+    def begin_anew(self) -> None:
+        """Nothing that was learned so far is ever learned again: somebody has withdrawn it by hand."""
+        self._good = self._probation = self._withdrawn = self._first + len(self._steps)
+        self._forget_until(self._good)
+
     def resume(self) -> None:
         """What was learned after a rollback is published: what was withdrawn by it stays out."""
         self._forget_until(self._withdrawn)

@@ -69,6 +69,25 @@ class ShadowStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Of each partition, the offset before which those events stand."""
 
 
+OrderName = Literal["roll_back", "promote", "hold", "resume"]
+
+
+class HandStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What somebody has ordered by hand, and was done."""
+
+    what: OrderName
+    by: str
+    """Who."""
+    reason: str = ""
+    """Why, in their words."""
+    id: str
+    """Of the order, so that it is not obeyed twice."""
+    version: Version | None = None
+    """The one that a rollback was asked to go back to; None for the last known good."""
+    position: tuple[tuple[Partition, Offset], ...] = ()
+    """Where that version stood: what a rollback withdraws begins there."""
+
+
 class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One entry of the journal. Replaying the ranges of all entries in order gives every number in it again."""
 
@@ -122,6 +141,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     aside: AsideStep | None = None
     """What was set aside instead of learned, and what became of such events. An entry without ranges releases or drops
     some."""
+    hand: HandStep | None = None
+    """The order that this entry obeys; it has no ranges then."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:

@@ -17,6 +17,7 @@ from penstock.facts import (
     Fact,
     GivenUp,
     Held,
+    Ordered,
     Promoted,
     Published,
     Released,
@@ -28,7 +29,7 @@ from penstock.facts import (
 from penstock.gate.interface import Interval
 from penstock.learn.checkpoint import Checkpoint
 from penstock.learn.steps import ShadowStep, Step
-from penstock.publish.interface import Consolidation, Receipt
+from penstock.publish.interface import ByHand, Consolidation, Receipt
 from penstock.publish.rooms import Rooms
 
 ALPHA = 0.05
@@ -111,7 +112,7 @@ class Account:
         since.loss_sum += step.loss_sum
         since.served_sum += step.served_sum
         since.cpu_s += step.cpu_s
-        facts = [*self._drift(step), *self._shadow(step), *self._set_aside(step)]
+        facts = [*self._ordered(step), *self._drift(step), *self._shadow(step), *self._set_aside(step)]
         if step.action == "advance":
             return [], facts
         if step.action == "hold":
@@ -148,7 +149,17 @@ class Account:
             parent_base=self._base,
             environment=self.environment,
             consolidation=None if promoted is None else _consolidation(promoted),
+            hand=None if (hand := step.hand) is None else ByHand(what=hand.what, by=hand.by, reason=hand.reason),
         )
+
+    def _ordered(self, step: Step) -> list[Fact]:
+        hand, at, service = step.hand, step.time, self._service
+        if hand is None:
+            return []
+        told, version = step.verdict, step.version
+        return [
+            Ordered(at=at, service=service, what=hand.what, by=hand.by, why=hand.reason, told=told, version=version)
+        ]
 
     def _exposed(self, step: Step, receipt: Receipt) -> Fact:
         if step.action == "roll_back" and step.restored is not None:
@@ -206,7 +217,7 @@ class Account:
             return []
         number, base, events, reason = shadow.number, shadow.base, shadow.events, shadow.reason
         facts: list[Fact] = []
-        if not step.ranges:
+        if not step.ranges and step.hand is None:
             facts.append(
                 Consolidated(
                     at=at,

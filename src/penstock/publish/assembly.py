@@ -26,6 +26,7 @@ from penstock.publish.environment import find
 from penstock.publish.replay import Replay
 from penstock.publish.rooms import SlowRooms
 from penstock.publish.shadow import Shadows
+from penstock.publish.snapshots import LocalSnapshots
 from penstock.publish.succession import Succession
 from penstock.spec import Spec
 
@@ -80,7 +81,8 @@ def replay_of(spec: Spec, folder: Path, amendments: Amendments | None = None) ->
         recorded = find(folder, environment) if environment else None
         then = spec if recorded is None else recorded.spec
         parts = parts_of(then, folder, reader, followers)
-        return Succession(then, parts.learner, parts.gate, parts.predictor, Shadows(parts.slow))
+        snapshots = LocalSnapshots(folder / "snapshots", spec.name)
+        return Succession(then, parts.learner, parts.gate, parts.predictor, Shadows(parts.slow), snapshots)
 
     try:
         yield Replay(build, RecordedSteps(folder / "steps"), amendments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from penstock.errors import ReceiptsUnavailable, SnapshotDamaged, UnknownVersion
@@ -33,6 +34,8 @@ def inspect_published(folder: Path, service: str) -> list[Found]:
 def _fault_of(snapshots: LocalSnapshots, version: Version, receipts: SqliteReceipts | None) -> str:
     try:
         content = digest(snapshots.get(version))
+        with contextlib.suppress(UnknownVersion):
+            snapshots.state(version)
     except SnapshotDamaged as error:
         return str(error.details["reason"])
     if receipts is None:
@@ -53,7 +56,7 @@ def _of_snapshot(place: Path, what: str) -> Found:
         part="snapshot",
         file=str(place),
         what=what,
-        means="This version cannot be looked at or served from its snapshot. Learning and serving do not read it.",
+        means="Nobody can go back to this version. Learning and serving do not read it.",
         remedy="--repair puts it aside; the version can be rebuilt as long as the log reaches back to it.",
     )
 

@@ -11,7 +11,7 @@ from penstock.events import Offset, Partition, Version
 from penstock.events import Range as Range
 from penstock.facts import Fact
 from penstock.gate.interface import Interval
-from penstock.learn.interface import Block
+from penstock.learn.interface import Block, State
 from penstock.learn.quarantine import AsideCounts
 
 
@@ -45,6 +45,15 @@ class SlowTier(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the newest consolidation, in words."""
     drifted_events: int = 0
     """Labelled events up to the newest drift that was noticed; 0 before the first."""
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody holds updates back by hand."""
+
+    by: str
+    reason: str
+    since: float
+    """Seconds since 1970."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +109,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Prequential F1 over all classes of all events, with the same fading; NaN but for sets."""
     holding: bool = False
     """Whether updates are held back for the moment."""
+    hold: Hold | None = None
+    """Who holds them back, where somebody does by hand."""
     time: float = 0.0
     """Seconds since 1970 of the last step."""
     slow: SlowTier = SlowTier()
@@ -127,6 +138,15 @@ class Consolidation(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
     trained_until: tuple[tuple[Partition, Offset], ...] = ()
     """Of each partition, the offset before which those events stand."""
+
+
+class ByHand(msgspec.Struct, frozen=True, kw_only=True):
+    """Who ordered something, and why."""
+
+    what: str
+    """``roll_back``, ``promote`` or ``resume``."""
+    by: str
+    reason: str
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +184,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What a promotion rests on, beside the gain."""
     environment: str = ""
     """Name of what it was made on (`publish.environment`): software, service file and machine."""
+    hand: ByHand | None = None
+    """Who ordered it, where somebody did."""
 
 
 class LiveWeights(Protocol):
@@ -204,15 +226,26 @@ class LiveReader(Protocol):
 class Snapshots(Protocol):
     """Materialised versions, for good: found by number, checked by content."""
 
-    def put(self, block: Block) -> str:
-        """Write it durably and return the SHA-256 of its weights."""
+    def put(self, block: Block, state: State | None = None) -> str:
+        """Write it durably and return the SHA-256 of its weights; with the model's state it can be gone back to."""
         ...
 
     def get(self, version: Version) -> Block:
         """Raises UnknownVersion, or SnapshotDamaged when content and manifest disagree."""
         ...
 
-    def versions(self) -> list[Version]: ...
+    def state(self, version: Version) -> State:
+        """The state of the model that froze this version. Raises UnknownVersion where none is kept, and
+        SnapshotDamaged."""
+        ...
+
+    def versions(self, *, with_state: bool = False) -> list[Version]:
+        """Ascending; ``with_state`` only those that can be gone back to."""
+        ...
+
+    def bytes(self) -> int:
+        """What all of them take."""
+        ...
 
     def bases(self) -> set[str]:
         """Ids of the bases that some version here needs. Raises SnapshotDamaged where one does not say."""

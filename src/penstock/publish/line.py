@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.events import Batch, Position, Version
+from penstock.events import Batch, Offset, Partition, Position, Version
 from penstock.gate.interface import Verdict
 from penstock.learn.block import pack, unpack
 from penstock.learn.interface import Block, Learned, Predictor, State
@@ -68,6 +68,8 @@ class Line:
         self._classes: tuple[ClassName, ...] = ()
         self._scored: tuple[Kept | None, Kept | None] = (None, None)
         self._withdrawn: list[Withdrawn] = []
+        self._settled: Position = {}
+        """Where the newest rollback by hand stood: what was withdrawn up to there is never learned again."""
 
     @property
     def block(self) -> Block:
@@ -107,8 +109,32 @@ class Line:
             self._learner.model.learn(batch)
         # What a rollback has withdrawn since then is learned again, too: it had fallen to these sources' doings.
         start = dict(self._good.block.head.position)
-        self._withdrawn = [span for span in self._withdrawn if span[0] != start]
+        self._withdrawn = [span for span in self._withdrawn if span[0] != start or self._is_settled(span)]
         return gone
+
+    def versions(self) -> list[Version]:
+        """Those that are held in memory to be gone back to."""
+        return [kept.block.head.version for _, kept in self._all_kept() if kept is not None]
+
+    def kept(self, version: Version) -> Kept | None:
+        """This version, where it is one of those that are held in memory."""
+        return next((kept for _, kept in self._all_kept() if kept and kept.block.head.version == version), None)
+
+    @property
+    def good(self) -> Version | None:
+        """The last known good version; None before there is one."""
+        return None if self._good is None else self._good.block.head.version
+
+    @property
+    def state(self) -> State | None:
+        """The model's state as what is served has it; None where the model has learned more than that."""
+        return self._learner.model.save() if self._learner.served is None else None
+
+    def vouch(self, kept: Kept) -> None:
+        """Somebody says that this version is good, and that what came after it is not."""
+        self._good = kept
+        self._settled = dict(self._learner.position)
+        self._lately.begin_anew()
 
     def follow(self, verdict: Verdict, version: Version) -> tuple[Block | None, Version | None]:
         """Do what the verdict says, ``version`` being the newest: the block to publish, and the version it restores."""
@@ -156,6 +182,8 @@ class Line:
             "withdrawn": to_values(self._withdrawn),
             "lately": self._lately.save(),
         }
+        if self._settled:
+            values["settled"] = sorted(self._settled.items())
         arrays = {"served/block": _packed(self.block)}
         for name, kept in self._all_kept():
             if kept is not None:
@@ -171,6 +199,7 @@ class Line:
         )
         self._classes = tuple(values["classes"])
         self._withdrawn = from_values(values.get("withdrawn", ()))
+        self._settled = {Partition(p): Offset(offset) for p, offset in values.get("settled", ())}
         if "lately" in values:
             self._lately.load(values["lately"])
         self._learner.served = None if values["is_learners_own"] else self._predictor(self._block)
@@ -197,6 +226,9 @@ class Line:
             self._learner.served = self._predictor(block)
         self._probation = None
         return block, kept.block.head.version
+
+    def _is_settled(self, span: Withdrawn) -> bool:
+        return all(offset <= self._settled.get(partition, 0) for partition, offset in span[1].items())
 
     def _tell_learner(self) -> None:
         """Predictors are made when what they predict from changes, and not at each step."""

@@ -19,8 +19,10 @@ from penstock.learn.learner import Learner, Taken
 from penstock.learn.steps import Reached, Step, nothing
 from penstock.publish.account import refill_receipts
 from penstock.publish.interface import Progress, Receipt
+from penstock.publish.orders import Answer, answer, next_order
 from penstock.publish.rooms import SYSTEM, Clocks, Rooms, SlowRooms
 from penstock.publish.shadow import Shadows
+from penstock.publish.snapshots import thin
 from penstock.publish.succession import Stamp, Succession, demand_same, state_hash
 from penstock.publish.wishes import granted, next_wish
 from penstock.spec import Spec
@@ -36,9 +38,6 @@ disk as long as it takes to learn."""
 ROUND_STEPS = 64
 PAST_FILE_BYTES = 4 * 1024 * 1024
 """Size of the journal's files while it is kept whole: a restart reads the newest, a year has a few thousand."""
-SNAPSHOTS_KEPT = 100
-"""Materialised versions that are kept; older ones can be rebuilt from the log as far as it reaches back."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -67,7 +66,7 @@ class Publisher:
         self._spec = spec
         self._learner = learner
         self._shadows = Shadows(slow, reached)
-        self._succession = Succession(spec, learner, gate, predictor, self._shadows)
+        self._succession = Succession(spec, learner, gate, predictor, self._shadows, rooms.snapshots)
         self._rooms = rooms
         self._clocks = clocks
         self._reached = reached
@@ -183,6 +182,45 @@ class Publisher:
         self._reached("wish.granted")
         return True
 
+    def obey(self) -> bool:
+        """Do what somebody has ordered by hand, the oldest order first. Returns whether there was one."""
+        asked = None if self._rooms.orders is None else next_order(self._rooms.orders)
+        if asked is None:
+            return False
+        file, order = asked
+        said, checkpoint_due = self._succession.hand.answer_to(file.stem), False
+        if said is None:
+            # 1. What was taken stands before it.
+            self._record_pending()
+            # 2. Decide as it says, in memory, or say why that cannot be.
+            number = self._rooms.journal.last + 1
+            obeyed = self._succession.obey(file.stem, order, lambda _: self._stamp(number, True))
+            if isinstance(obeyed, str):
+                logger.warning("an order was refused", extra={"order": order.what, "by": order.by, "why": obeyed})
+                said = Answer(done=False, told=obeyed, version=self.progress.version)
+            else:
+                entry, block = obeyed
+                self._reached("order.decided")
+                # 3. Record it. From here on it has happened.
+                self._rooms.journal.append(entry)
+                self._reached("order.recorded")
+                # 4. Expose the result, and account for it.
+                progress = self._enter(entry)
+                if block is None:
+                    self._rooms.live.report(progress)
+                else:
+                    self._rooms.live.publish(block, progress)
+                self._reached("order.exposed")
+                said, checkpoint_due = self._succession.hand.answer_to(file.stem), True
+        # 5. Answer. After a crash before this the order is found again, and answered as it was obeyed.
+        assert said is not None, "what was obeyed has an answer"
+        answer(file, said)
+        self._reached("order.answered")
+        # 6. Write a checkpoint, so that a restart need not go back once more.
+        if checkpoint_due:
+            self.checkpoint()
+        return True
+
     def checkpoint(self) -> None:
         """Make a restart begin here: receipts first, since the journal forgets what is older than the oldest
         checkpoint."""
@@ -197,7 +235,7 @@ class Publisher:
         self._rooms.receipts.flush(durably=True)
         self._reached("checkpoint.accounted")
         # 2. What is served is materialised.
-        self._rooms.snapshots.put(self._succession.line.block)
+        self._rooms.snapshots.put(self._succession.line.block, self._succession.line.state)
         self._reached("checkpoint.snapshot")
         # 3. The state of every stage, together. The oldest checkpoint goes, and with it what it needed of the log.
         made = self._succession.checkpoint(step)
@@ -213,8 +251,8 @@ class Publisher:
         self._shadows.tidy(self._rooms, self._rooms.checkpoints.replay_from(), keeps_past)
         self._reached("checkpoint.forgotten")
         # 5. Old snapshots go.
-        for version in self._rooms.snapshots.versions()[:-SNAPSHOTS_KEPT]:
-            self._rooms.snapshots.remove(version)
+        # None goes that a restart would go back to again.
+        thin(self._rooms.snapshots, self._succession.hand.gone_back_to(self._rooms.checkpoints.replay_from()))
         self._checkpoint_step = step
         self._checkpoint_at = self._clocks.elapsed()
         self._cpu_since_checkpoint_s = 0.0
@@ -247,6 +285,9 @@ class Publisher:
                 at=self._clocks.now(), service=self._spec.name, process="learner", replayed_events=replayed
             )
             self._rooms.receipts.write([], [*facts, restarted])
+            # What was ordered meanwhile comes first: what somebody wants to have withdrawn is not served again.
+            while self.obey():
+                pass
             self._rooms.live.publish(self._succession.line.block, self.progress)
         self._reached("start.exposed")
         if owed:
@@ -260,11 +301,13 @@ class Publisher:
         self.start()
         while not stop.is_set():
             self.take_up()
+            self.obey()
             self.grant()
             if self._learner.wait(0.0 if self._shadows.is_catching_up else IDLE_S):
                 while not self.step() and self.has_backlog() and not stop.is_set():
                     # Events without a label need no record each, so they are taken as fast as they can be read.
                     self._rooms.live.report(self.progress)
+                    self.obey()
             elif self._is_checkpoint_due():
                 self.checkpoint()
             else:

@@ -54,6 +54,7 @@ _decode_fact = msgspec.msgpack.Decoder(
     fact_types.Published
     | fact_types.Held
     | fact_types.RolledBack
+    | fact_types.Ordered
     | fact_types.SetAside
     | fact_types.TakenOut
     | fact_types.Released
@@ -273,6 +274,7 @@ def _may_merge(older: Receipt, newer: Receipt, newest: Version) -> bool:
     age_per_version = AGE_PER_SPAN * (10 if older.weights else 1)
     return (
         older.cause == newer.cause == "update"
+        and older.hand is newer.hand is None
         and newer.parent == older.version
         and (newer.version - older.parent) * age_per_version <= newest - older.parent
     )

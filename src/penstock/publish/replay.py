@@ -16,6 +16,7 @@ from penstock.learn.amended import Amendments
 from penstock.learn.checkpoint import Checkpoint, Checkpoints
 from penstock.learn.interface import Block
 from penstock.learn.steps import Step, Steps
+from penstock.publish.line import Kept
 from penstock.publish.succession import Succession, demand_same, state_hash
 
 Build = Callable[[str], Succession]
@@ -52,6 +53,8 @@ class Replay:
         self._build = build
         self.steps = steps
         self._amendments = amendments or {}
+        self._wanted: set[Version] = set()
+        self._remembered: dict[Version, Kept] = {}
         self._first_amended: int | None = None
         """The first step that took an amended event."""
 
@@ -63,7 +66,7 @@ class Replay:
         if not is_before(checkpoint.position, self._amendments):
             raise ValueError(f"the checkpoint of step {checkpoint.step} has learned amended events")
         self.environment = str(checkpoint.values["account"].get("environment", ""))
-        self.succession = self._build(self.environment)
+        self._build_here()
         self.succession.load(checkpoint)
         self.step = checkpoint.step
 
@@ -73,6 +76,9 @@ class Replay:
         Raises ReplayDiverged at the first entry that comes out otherwise than it was recorded (without amendments
         only), StepsCorrupt where an entry is missing or damaged, LogCorrupt, OffsetGone, CheckpointDamaged and
         BaseMissing where what it needs is damaged or gone."""
+        orders = [entry.hand for entry in self.steps.entries(self.step) if entry.hand is not None]
+        self._wanted = {order.version for order in orders if order.version is not None}
+        self.succession.earlier.remembered = self._remembered
         for recorded in self.steps.entries(self.step):
             if until is not None and recorded.number > until:
                 return
@@ -101,6 +107,7 @@ class Replay:
         if not self._amendments:
             demand_same(recorded, entry)
         self._note(recorded)
+        self._remember(recorded)
         self.succession.enter(entry)
         self.step = recorded.number
         return Repeated(recorded=recorded, entry=entry, block=block)
@@ -109,9 +116,19 @@ class Replay:
         """Do what the process did that began here: load what there was, under the settings of its service file."""
         state = self.state() if self.step else None
         self.environment = environment
-        self.succession = self._build(environment)
+        self._build_here()
         if state is not None:
             self.succession.load(state)
+
+    def _build_here(self) -> None:
+        self.succession = self._build(self.environment)
+        self.succession.earlier.remembered = self._remembered
+
+    def _remember(self, recorded: Step) -> None:
+        """Keep a version that a later step goes back to, as it is here."""
+        if recorded.version in self._wanted and publishes(recorded, recorded.version):
+            line = self.succession.line
+            self._remembered[recorded.version] = Kept(line.block, self.succession.learner.model.save())
 
     def _note(self, recorded: Step) -> None:
         """Notice an adopted candidate that had learned amended events before."""

@@ -34,6 +34,8 @@ class Rooms:
     witness: Witness | None = None
     wishes: Path | None = None
     """The folder in which is asked for events that are set aside."""
+    orders: Path | None = None
+    """The folder in which somebody orders something by hand."""
     keeps_past: Callable[[], bool] = lambda: False
     """Whether everything is kept that rebuilding versions from the log's first event takes."""
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from penstock.errors import ReplayDiverged
+from penstock.errors import BaseMissing, LibraryMissing, ReplayDiverged, SnapshotDamaged, UnknownVersion
 from penstock.events import Position, Version
 from penstock.facts import Fact
-from penstock.gate.interface import Gate
+from penstock.gate.interface import Gate, Verdict
 from penstock.gate.sieve import Sieve
 from penstock.learn.block import digest
 from penstock.learn.checkpoint import Checkpoint, fingerprint
@@ -24,11 +24,13 @@ from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
 from penstock.learn.quarantine import AsideStep, Quarantine
-from penstock.learn.steps import Step, StepAction, Steps, difference
+from penstock.learn.steps import HandStep, ShadowStep, Step, StepAction, Steps, difference
 from penstock.publish.account import Account
 from penstock.publish.evidence import evidence_of
-from penstock.publish.interface import Progress, Receipt
+from penstock.publish.hand import Earlier, Hand, again, words_for
+from penstock.publish.interface import Progress, Receipt, Snapshots
 from penstock.publish.line import Kept, Line
+from penstock.publish.orders import Order
 from penstock.publish.progress import progress_of
 from penstock.publish.shadow import CaughtUp, Shadows, adoption
 from penstock.publish.wishes import Wish
@@ -80,7 +82,9 @@ class Succession:
         gate: Gate,
         predictor: Callable[[Block], Predictor],
         shadows: Shadows,
+        snapshots: Snapshots | None = None,
     ) -> None:
+        """``snapshots`` are what somebody may go back to, beside what is held in memory."""
         self.learner = learner
         self.gate = gate
         self.sieve = Sieve(spec)
@@ -88,6 +92,9 @@ class Succession:
         lately_max = AGAIN_PROBATIONS * spec.gate.good_after_events
         self.line = Line(learner, predictor, restore=spec.gate.after_rollback == "restore", lately_max=lately_max)
         self.quarantine = Quarantine()
+        self.hand = Hand()
+        self.earlier = Earlier(self.line, snapshots)
+        self._predictor = predictor
         self._step_max = spec.learn.step_max
         self.shadows = shadows
         self.account = Account(spec.name)
@@ -207,9 +214,10 @@ class Succession:
         stamp = stamps(False)
         return self._drop(AsideStep(dropped=tuple(row.place for row in rows)), stamp), None
 
-    def _drop(self, aside: AsideStep, stamp: Stamp) -> Step:
+    def _drop(self, aside: AsideStep | None, stamp: Stamp) -> Step:
         self.time = stamp.time
-        self.quarantine.enter(aside)
+        if aside is not None:
+            self.quarantine.enter(aside)
         return Step(
             number=stamp.number,
             action="advance",
@@ -223,6 +231,74 @@ class Succession:
             sealed=stamp.sealed,
             environment=stamp.environment,
             aside=aside,
+        )
+
+    def obey(self, id_: str, order: Order, stamps: Stamps) -> tuple[Step, Block | None] | str:
+        """The entry that obeys this order, and the block that it publishes; or why it cannot be obeyed, and nothing
+        changed."""
+        kept = None
+        refusal = self.hand.refusal(
+            order, self.account.version, self.earlier, has_shadow=self.shadows.current is not None
+        )
+        if order.what == "roll_back" and not refusal:
+            try:
+                kept = self.earlier.find(order.version)
+                # What it predicts with is looked for before anything is changed.
+                self._predictor(kept.block)
+            except (UnknownVersion, SnapshotDamaged, BaseMissing, LibraryMissing) as error:
+                refusal = str(error)
+        if refusal:
+            return refusal
+        told = words_for(order, None if kept is None else kept.block.head.version)
+        if kept is not None:
+            self.line.vouch(kept)
+        verdict = self.gate.obey(order.what, told)
+        assert verdict is not None, "the shadow is there, as was looked before"
+        shadow = None
+        if verdict.shadow is not None:
+            shadow, promoted = self.shadows.end(verdict.shadow, self.line.base)
+            self.learner.model = promoted or self.learner.model
+        block, restored = self.line.follow(verdict, self.account.version)
+        self.learner.doubted = self.gate.doubted
+        entry = self._of_order(id_, order, stamps(True), verdict, (block, restored, shadow, kept))
+        if shadow is not None:
+            self.shadows.ended(entry, self.progress.labelled)
+        self.hand.enter(entry)
+        return entry, block
+
+    def _of_order(
+        self,
+        id_: str,
+        order: Order,
+        stamp: Stamp,
+        verdict: Verdict,
+        done: tuple[Block | None, Version | None, ShadowStep | None, Kept | None],
+    ) -> Step:
+        block, restored, shadow, kept = done
+        self.time = stamp.time
+        gain = verdict.gain
+        position = () if kept is None else tuple(sorted(kept.block.head.position.items()))
+        return Step(
+            number=stamp.number,
+            action="advance" if block is None else verdict.action,
+            ranges=(),
+            version=self.account.version if block is None else block.head.version,
+            restored=restored,
+            probation=verdict.probation,
+            gain=None if gain is None else (gain.mean, gain.low, gain.high, gain.events),
+            verdict=verdict.reason,
+            checkpoint_due=stamp.checkpoint_due,
+            weights=digest(block) if stamp.checkpoint_due and block is not None else "",
+            cpu_s=stamp.cpu_s,
+            log_time=self.learner.log_time,
+            time=stamp.time,
+            base=self.line.base,
+            shadow=shadow,
+            sealed=stamp.sealed,
+            environment=stamp.environment,
+            hand=HandStep(
+                what=order.what, by=order.by, reason=order.reason, id=id_, version=order.version, position=position
+            ),
         )
 
     def enter(self, entry: Step) -> tuple[list[Receipt], list[Fact]]:
@@ -239,6 +315,12 @@ class Succession:
         candidate that it adopts is lost, and what reading the log raises."""
         if recorded.action == "start":
             return self.begin(Stamp.of(recorded))
+        if recorded.hand is not None:
+            obeyed = self.obey(recorded.hand.id, again(recorded.hand), lambda _: Stamp.of(recorded))
+            # With amendments what was ordered may have become impossible; without any, the entries differ then.
+            if isinstance(obeyed, str):
+                return msgspec.structs.replace(self._drop(None, Stamp.of(recorded)), verdict=obeyed), None
+            return obeyed
         if recorded.shadow is not None and not recorded.ranges:
             manifest = self.shadows.adopt_again(recorded, steps)
             if manifest is not None:
@@ -259,7 +341,8 @@ class Succession:
     def progress(self) -> Progress:
         """How far the learner is, what is not recorded yet included."""
         slow = self.shadows.progress(self.line.base, self.gate.shadow_so_far())
-        return progress_of(self.learner, self.account, self._prequential, slow, self.quarantine.counts, self.time)
+        progress = progress_of(self.learner, self.account, self._prequential, slow, self.quarantine.counts, self.time)
+        return msgspec.structs.replace(progress, hold=self.hand.hold) if self.hand.hold else progress
 
     def checkpoint(self, step: int) -> Checkpoint:
         """Everything that decides what happens next, as it is after this step."""
@@ -284,6 +367,7 @@ class Succession:
                 "sieve": self.sieve.save(),
                 "quarantine": self.quarantine.save(),
                 "time": self.time,
+                **({"hand": hand} if (hand := self.hand.save()) else {}),
             },
             arrays={**{f"model/{name}": array for name, array in model.arrays.items()}, **arrays, **more},
             bases=tuple(sorted(bases)),
@@ -306,6 +390,7 @@ class Succession:
             # Nor has one of before events were set aside.
             self.sieve.load(values["sieve"])
             self.quarantine.load(values["quarantine"])
+        self.hand.load(values.get("hand", {}))
         self.learner.doubted = self.gate.doubted
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from penstock.errors import StepsCorrupt
+from penstock.eventlog.doorbell import call
 from penstock.eventlog.folders import sync_folder
 from penstock.eventlog.local import LocalLogReader
 from penstock.events import Offset, Schema, decode
@@ -36,13 +37,14 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ask(folder: Path, wish: Wish) -> Path:
-    """Leave a wish in this ``quarantine`` folder; it is there for good when this returns."""
+    """Leave a wish in this ``quarantine`` folder and wake the learner; it is there for good when this returns."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{time.time_ns():020d}-{os.getpid()}"
     beside = folder / f"tmp-{name}"
     write_durably(beside, msgspec.json.encode(wish))
     file = beside.rename(folder / f"{name}.wish")
     sync_folder(folder)
+    call(folder.parent / "log")
     return file
 
 

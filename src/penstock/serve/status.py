@@ -106,7 +106,13 @@ class ModelState(msgspec.Struct, frozen=True):
     held: int
     rollbacks: int
     holding: bool
-    """Whether the gate holds updates back for the moment."""
+    """Whether updates are held back for the moment."""
+    held_by: str | None
+    """Who holds them back by hand; null where nobody does."""
+    held_why: str | None
+    """Their reason."""
+    held_since: float | None
+    """Seconds since 1970."""
     loss: float | None
     """Prequential, in [0, 1]."""
     accuracy: float | None
@@ -233,7 +239,10 @@ def status_of(service: Service) -> Status:
             published=progress.versions_published,
             held=progress.updates_held,
             rollbacks=progress.rollbacks,
-            holding=progress.holding,
+            holding=progress.holding or progress.hold is not None,
+            held_by=progress.hold.by if progress.hold else None,
+            held_why=progress.hold.reason if progress.hold else None,
+            held_since=progress.hold.since if progress.hold else None,
             loss=_known(progress.loss),
             accuracy=_known(progress.accuracy),
             hamming_loss=_known(progress.hamming_loss),
@@ -311,6 +320,9 @@ def health_of(service: Service) -> Health:
         return Health("degraded", f"disk: {free} bytes are free for the log and what is learned")
     if service.thaw.fault:
         return Health("degraded", f"base: {service.thaw.fault}; an earlier version answers")
+    if (hold := service.live.progress().hold) is not None:
+        why = f": {hold.reason}" if hold.reason else ""
+        return Health("degraded", f"gate: updates are held back by hand, by {hold.by}{why}")
     if service.live.progress().holding:
         return Health("degraded", "gate: updates are held back, an earlier version answers")
     return Health("ok")
@@ -377,6 +389,9 @@ def readings(services: Iterable[Service]) -> list[Reading]:
         reading("versions_published", "Versions published", {n: p.versions_published for n, _, p, _ in seen}, True),
         reading("updates_held", "Updates that the gate held back", {n: p.updates_held for n, _, p, _ in seen}, True),
         reading("rollbacks", "Returns to the last good version", {n: p.rollbacks for n, _, p, _ in seen}, True),
+        reading(
+            "held_by_hand", "Whether somebody holds updates back", {n: float(p.hold is not None) for n, _, p, _ in seen}
+        ),
         reading("loss", "Prequential loss in [0, 1]", {n: p.loss for n, _, p, _ in seen}),
         reading("ready", "Whether it answers", {n: float(is_ready(s)) for n, _, _, s in seen}),
     ]

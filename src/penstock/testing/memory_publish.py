@@ -8,7 +8,7 @@ from penstock.errors import UnknownVersion
 from penstock.events import Version
 from penstock.facts import Fact
 from penstock.learn.block import digest
-from penstock.learn.interface import Block
+from penstock.learn.interface import Block, State
 from penstock.publish.interface import Progress, Receipt
 
 
@@ -47,9 +47,11 @@ class MemorySnapshots:
     def __init__(self, service: str) -> None:
         self._service = service
         self._blocks: dict[Version, Block] = {}
+        self._states: dict[Version, State] = {}
 
-    def put(self, block: Block) -> str:
-        self._blocks.setdefault(block.head.version, block)
+    def put(self, block: Block, state: State | None = None) -> str:
+        if self._blocks.setdefault(block.head.version, block) is block and state is not None:
+            self._states[block.head.version] = state
         return digest(block)
 
     def get(self, version: Version) -> Block:
@@ -58,8 +60,17 @@ class MemorySnapshots:
         except KeyError:
             raise UnknownVersion(service=self._service, version=version) from None
 
-    def versions(self) -> list[Version]:
-        return sorted(self._blocks)
+    def state(self, version: Version) -> State:
+        try:
+            return self._states[version]
+        except KeyError:
+            raise UnknownVersion(service=self._service, version=version) from None
+
+    def versions(self, *, with_state: bool = False) -> list[Version]:
+        return sorted(self._states if with_state else self._blocks)
+
+    def bytes(self) -> int:
+        return sum(sum(array.nbytes for array in block.arrays.values()) for block in self._blocks.values())
 
     def bases(self) -> set[str]:
         return {block.head.base for block in self._blocks.values()} - {""}
@@ -67,6 +78,7 @@ class MemorySnapshots:
     def remove(self, version: Version) -> None:
         self.get(version)
         del self._blocks[version]
+        self._states.pop(version, None)
 
 
 class MemoryReceipts:

@@ -102,6 +102,7 @@ def build_publisher(
         receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name, reached=reached, flush_every_s=NEVER_S),
         witness=witness,
         wishes=folder / "quarantine",
+        orders=folder / "orders",
         keeps_past=lambda: keeps_past,
     )
     clocks = Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)
@@ -117,7 +118,8 @@ def build_succession(folder: Path, reader: LogReader, *, script: Sequence[str] =
         consolidation=folder / "consolidation", bases=folder / "bases", follower=lambda: learner_over(reader)
     )
     gate = ScriptedGate(script)
-    return Succession(SPEC, learner_over(reader), gate, SmallPredictor, Shadows(slow))
+    snapshots = LocalSnapshots(folder / "snapshots", SPEC.name)
+    return Succession(SPEC, learner_over(reader), gate, SmallPredictor, Shadows(slow), snapshots)
 
 
 def small_learner(log: MemoryLog) -> Learner:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Batch, Offset, Partition, Version
-from penstock.gate.interface import Evidence, Interval, ShadowVerdict, Verdict
+from penstock.gate.interface import Evidence, Interval, Order, ShadowVerdict, Verdict
 from penstock.learn.interface import Block, BlockHead, Heard, HeldOut, Learned, Predictions, State
 from penstock.spec import ClassName
 
@@ -94,9 +94,11 @@ class ScriptedGate:
         self._shadow_events = -1
         """-1 while there is no shadow."""
         self._doubted: tuple[str | None, ...] = ()
+        self._by_hand = ""
 
     def judge(self, evidence: Evidence) -> Verdict:
         word = self._script[self._looks % len(self._script)]
+        word = "hold" if self._by_hand else word
         self._looks += 1
         for losses in (evidence.candidate, evidence.served, evidence.good, evidence.probation, evidence.shadow):
             self._total += 0.0 if losses is None else float(losses.sum())
@@ -121,6 +123,18 @@ class ScriptedGate:
 
     def hear(self, heard: Heard) -> None:
         self._total += float(heard.losses.sum())
+
+    def obey(self, order: Order, told: str) -> Verdict | None:
+        self._total += len(told)
+        if order in ("hold", "resume"):
+            self._by_hand = told if order == "hold" else ""
+            return Verdict(action="hold" if self._by_hand else "publish", reason=told, probation=not self._by_hand)
+        if self._shadow_events < 0:
+            return Verdict(action="roll_back", reason=told) if order == "roll_back" else None
+        shadow = self._told_of_shadow("give_up" if order == "roll_back" else "promote")
+        self._shadow_events = -1
+        action: Any = "roll_back" if order == "roll_back" else "publish"
+        return Verdict(action=action, reason=told, probation=action == "publish", shadow=shadow)
 
     def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:
         if claim.forgotten > 0.1:
@@ -154,11 +168,12 @@ class ScriptedGate:
             "total": self._total,
             "shadow_events": self._shadow_events,
             "doubted": list(self._doubted),
+            "by_hand": self._by_hand,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         self._looks, self._total, self._shadow_events = state["looks"], state["total"], state["shadow_events"]
-        self._doubted = tuple(state["doubted"])
+        self._doubted, self._by_hand = tuple(state["doubted"]), state["by_hand"]
 
 
 def _columns(batch: Batch) -> NDArray[np.float64]:

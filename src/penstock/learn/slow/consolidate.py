@@ -213,7 +213,8 @@ class _Work:
         for entry in read_steps(self._folder / "steps", checkpoint.step):
             at = at | {partition: stop for partition, _, stop in entry.ranges}
             if entry.action == "roll_back" and entry.restored is not None:
-                withdrawn.append((reached.get(entry.restored, dict(checkpoint.position)), at))
+                start = reached.get(entry.restored, dict(checkpoint.position))
+                withdrawn.append((start if entry.hand is None else dict(entry.hand.position), at))
             reached.setdefault(entry.version, at)
         return withdrawn
 
