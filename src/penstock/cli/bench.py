@@ -324,12 +324,13 @@ _CASES = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--hpa-cases", type=_CASES, help="Run these cases of the Horizontal Pod Autoscaler instead.")
 @click.option("--ca-cases", type=_CASES, help="Run these cases of the Cluster Autoscaler instead.")
 def control(as_json: bool, hpa_cases: Path | None, ca_cases: Path | None) -> int:
-    """What the rules of the autoscalers decide.
+    """What the rules of the autoscalers decide, and what the simulated cluster is worth.
 
-    With files of cases, how many of them our rules agree with; exits with 1 when they disagree with any.
+    With files of cases, how many of them our rules agree with; exits with 1 when they disagree with any. Without, the
+    simulator beside what is known: the waits of Erlang's formula, the time for a day of a million requests, its bill.
     """
     if hpa_cases is None and ca_cases is None:
-        raise click.UsageError("name a file of cases: --hpa-cases FILE or --ca-cases FILE")
+        return _control_figures(as_json)
     from penstock.cli.benchmarks import cases_ca, cases_hpa
     from penstock.cli.benchmarks.cases import merged, run
 
@@ -344,6 +345,22 @@ def control(as_json: bool, hpa_cases: Path | None, ca_cases: Path | None) -> int
             click.echo(f"{failed.id} {failed.kind}, {failed.name}: {why}")
         click.echo(f"{outcome.passed:,} of {outcome.cases:,} cases agree")
     return 1 if outcome.failed else 0
+
+
+def _control_figures(as_json: bool) -> int:
+    from penstock.cli.benchmarks.control import measure, tables, words
+
+    report = measure(say)
+    if as_json:
+        show_json(report)
+    else:
+        for title, rows in tables(report).items():
+            click.echo(f"\n{title}")
+            show(rows, [(name, name) for name in rows[0]])
+        click.echo()
+        for sentence in words(report):
+            click.echo(sentence)
+    return 0 if report.holds else 1
 
 
 @contextmanager

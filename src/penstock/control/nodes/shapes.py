@@ -132,3 +132,13 @@ class Placed(msgspec.Struct, kw_only=True):
         self.owners[pod.owner] = self.owners.get(pod.owner, 0) + count
         if pod.host_port is not None:
             self.ports.add(pod.host_port)
+
+    def take(self, pod: PodShape) -> None:
+        """Take one of such pods away."""
+        self.cpu_m -= pod.cpu_m
+        self.memory_b -= pod.memory_b
+        self.gpu -= pod.gpu
+        self.pods -= 1
+        self.owners[pod.owner] -= 1
+        if pod.host_port is not None:
+            self.ports.discard(pod.host_port)

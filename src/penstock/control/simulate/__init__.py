@@ -1,0 +1,5 @@
+"""A service on a cluster, simulated: requests queue, both autoscalers look when they would, nodes come late and go
+early, and every second is paid for.
+
+``scenario`` says what is simulated, ``traffic`` where requests come from, ``queue`` serves them, ``cluster`` holds
+nodes and pods, ``run`` lets time pass, ``outcome`` is what is told. The same seed gives the same bytes."""
