@@ -116,6 +116,8 @@ class Batch:
     origins: NDArray[np.int64] | None = None
     """(n, 2) partition and offset of the event that gave each its label; a row of -1 where that is not known. What
     comes out of the join has it; it is not kept in the log."""
+    subjects: Strings | None = None
+    """(n,) whose event each is, or None where nobody said. The log keeps it, and nothing is learned from it."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -140,6 +142,7 @@ class Batch:
             said=None if self.said is None else self.said[keep],
             places=None if self.places is None else self.places[keep],
             origins=None if self.origins is None else self.origins[keep],
+            subjects=None if self.subjects is None else pick(self.subjects),
         )
 
 
@@ -187,6 +190,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         said=_said_together(batches),
         places=_places_together(batches),
         origins=_origins_together(batches),
+        subjects=joined("subjects"),
     )
 
 
@@ -250,6 +254,7 @@ class _Head(msgspec.Struct, array_like=True):
     has_versions: bool
     said: tuple[int, int] | None = None
     """Columns, and bytes of each number: 2, 4 or 8."""
+    subjects: Strings | None = None
 
 
 _FLOATS: dict[int, type[np.generic]] = {2: np.float16, 4: np.float32, 8: np.float64}
@@ -273,6 +278,7 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
             has_numeric_labels=isinstance(labels, np.ndarray),
             has_versions=batch.versions is not None,
             said=None if batch.said is None else (batch.said.shape[1], batch.said.itemsize),
+            subjects=batch.subjects,
         )
     )
     arrays: list[NDArray[np.generic]] = [batch.times, batch.numbers, *batch.vectors]
@@ -314,7 +320,9 @@ def decode(payload: bytes | memoryview) -> Batch:
         return shaped
 
     n = head.count
-    lists = [column for column in (head.ids, head.sources, head.classes, *head.strings) if column is not None]
+    lists = [
+        column for column in (head.ids, head.sources, head.subjects, head.classes, *head.strings) if column is not None
+    ]
     if min(n, head.columns, *head.widths) < 0 or any(len(column) != n for column in lists):
         raise PayloadDamaged(reason=f"its columns are not all of {n} events")
     times = take(np.float64, n)
@@ -341,4 +349,5 @@ def decode(payload: bytes | memoryview) -> Batch:
         labels=labels,
         versions=versions,  # type: ignore[arg-type]
         said=said,  # type: ignore[arg-type]
+        subjects=head.subjects,
     )

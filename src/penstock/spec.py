@@ -214,6 +214,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     together, or none; new ones may arrive), ``regression`` (a number) or ``counts`` (how many: 0, 1, 2, ...)."""
     features: Annotated[dict[Text, Feature], Meta(min_length=1)]
     """Name and type of each input, such as ``price: number`` or ``city: {type: category, buckets: 64}``."""
+    subject: Text | None = None
+    """The column of a table, or the feature, that says whose event it is, such as ``user_id``: `penstock erase` removes
+    what is of one subject. In JSON an event says it in its field ``subject``, and in a table without this setting in a
+    column of that name."""
     label: Label = Label()
     learn: Learn = Learn()
     consolidate: Consolidate = Consolidate()
@@ -221,3 +225,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     serve: Serve = Serve()
     budget: Budget = Budget()
     lineage: Lineage = Lineage()
+
+    @property
+    def subject_column(self) -> str | None:
+        """The column of a table that says whose event it is; None where another meaning has its name."""
+        taken = self.subject is None and ("subject" in self.features or self.label.name == "subject")
+        return None if taken else self.subject or "subject"

@@ -216,3 +216,13 @@ def test_labels_of_true_and_false_are_sent_as_they_are(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({"n": [1.0, 2.0], "y": [True, False]}), tmp_path / "t.parquet")
     rows = rows_of(tmp_path / "t.parquet", spec)
     assert [row["y"] for row in rows] == [True, False]
+
+
+def test_the_column_that_says_whose_an_event_is_arrives_as_text(tmp_path: Path) -> None:
+    spec = Service(name="s", task="binary", features={"n": "number"}, label={"name": "y"}, subject="user")
+    pyarrow.parquet.write_table(pa.table({"n": [1.0], "y": [1], "user": [7]}), tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("n,y,user\n1.0,1,007\n")
+    (tmp_path / "t.jsonl").write_text('{"n": 1.0, "y": 1, "user": 7}\n')
+    assert rows_of(tmp_path / "t.parquet", spec)[0]["user"] == "7"
+    assert rows_of(tmp_path / "t.csv", spec)[0]["user"] == "007"
+    assert rows_of(tmp_path / "t.jsonl", spec)[0]["subject"] == "7"

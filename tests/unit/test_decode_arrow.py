@@ -2,6 +2,8 @@
 
 import datetime
 
+
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -258,3 +260,18 @@ def test_a_column_of_feedback_has_labels_or_takes_them_back(retract, labels, sai
     table = pa.table({"id": ["p", "q"], "retract": retract, "label": pa.array(labels, pa.int64())})
     with pytest.raises(BadEvent, match=said):
         binary.decode(Kind.FEEDBACK, stream(table), Media.ARROW, 1.0)
+
+
+def test_a_column_says_whose_events_they_are_as_the_service_names_it():
+    table = pa.table({"x": [1.0, 2.0], "label": [0, 1], "user_id": [7, None]})
+    owned = Spec(name="o", task="binary", features={"x": Feature(type="number")}, subject="user_id")
+    assert example(Decoder(owned), table).subjects == ["7", None]
+    of_feature = msgspec.structs.replace(owned, features=owned.features | {"user_id": Feature(type="category")})
+    batch = example(Decoder(of_feature), table)
+    assert (batch.subjects, batch.strings) == (["7", None], (["7", None],))
+    undeclared = msgspec.structs.replace(owned, subject=None)
+    assert example(Decoder(undeclared), table.rename_columns(["x", "label", "subject"])).subjects == ["7", None]
+    with pytest.raises(BadEvent, match="'user_id'"):
+        example(Decoder(undeclared), table)
+    mail = msgspec.structs.replace(undeclared, features={"subject": Feature(type="text")})
+    assert example(Decoder(mail), pa.table({"label": [1], "subject": ["Hello"]})).subjects is None

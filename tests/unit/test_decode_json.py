@@ -280,3 +280,18 @@ def test_a_line_that_lacks_its_label_is_named():
         regression.decode(Kind.FEEDBACK, b'{"id":"a","label":1}\n\n{"id":"b"}', Media.NDJSON, 1.0)
     with pytest.raises(BadEvent, match="there is no field 'retract' here"):
         example(binary, b'{"features": {}, "retract": true}')
+
+
+OWNED = Spec(name="o", task="binary", features={"user_id": Feature(type="category")}, subject="user_id")
+
+
+def test_an_event_says_whose_it_is_in_a_field_or_by_the_feature_that_the_service_names():
+    body = b'[{"features": {"user_id": 7}, "label": 1}, {"features": {}, "label": 0, "subject": "u"}]'
+    assert example(Decoder(OWNED), body).subjects == ["7", "u"]
+    assert example(binary, b'{"features": {}, "label": 1}').subjects is None
+    rows, _ = binary.rows(Kind.PREDICTION, b'{"instances": [{"features": {}}], "subject": "u"}', Media.JSON)
+    assert binary.batch(Kind.PREDICTION, rows, 0.0).subjects == ["u"]
+    told = binary.decode(Kind.FEEDBACK, b'{"id": "a", "label": 1, "subject": "u"}', Media.JSON, 0.0)
+    assert told.subjects == ["u"]
+    with pytest.raises(BadEvent, match="'subject' should be a string of 1 to 512 characters, but is an integer"):
+        example(binary, b'{"features": {}, "label": 1, "subject": 7}')

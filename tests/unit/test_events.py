@@ -37,11 +37,13 @@ def batches(draw: st.DrawFn, kind: Kind | None = None, shape: tuple[int, int, in
         labels=None if kind is Kind.PREDICTION else draw(arrays(np.float64, n)),
         versions=draw(arrays(np.uint64, n)) if kind is Kind.PREDICTION else None,
         said=draw(st.one_of(st.none(), arrays(said_in, (n, draw(st.integers(0, 3)))))),
+        subjects=draw(st.one_of(st.none(), st.just(column()))),
     )
 
 
 def assert_same(one: Batch, other: Batch) -> None:
-    assert (one.kind, one.ids, one.sources, one.strings) == (other.kind, other.ids, other.sources, other.strings)
+    for name in ("kind", "ids", "sources", "strings", "subjects"):
+        assert getattr(one, name) == getattr(other, name)
     np.testing.assert_array_equal(one.times, other.times)
     np.testing.assert_array_equal(one.numbers, other.numbers)
     for a, b in zip(one.vectors, other.vectors, strict=True):

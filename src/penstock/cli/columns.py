@@ -35,6 +35,8 @@ class Columns:
         self._from_text = from_text
         """Whether values are written out, as in CSV, so that an empty text is a missing one."""
         self._label = label or spec.label.name
+        self._names = {"id", "source", spec.subject_column or "id"} - spec.features.keys()
+        """Columns of names that are no features."""
 
     def check(self, names: Sequence[str]) -> None:
         """Raises BadFile where the columns cannot be the service's."""
@@ -44,7 +46,7 @@ class Columns:
             self._label = "label"
         if self._label not in names:
             raise BadFile(self._file, f"there is no column {self._label!r} with the label; name it with --label")
-        known = {*self._spec.features, self._label, "id", "time", "source"}
+        known = {*self._spec.features, self._label, "time", *self._names}
         for name in names:
             if name not in known | self._skip:
                 near = difflib.get_close_matches(name, self._spec.features, 1)
@@ -64,7 +66,7 @@ class Columns:
         types = {"number": pa.float64(), "boolean": pa.bool_(), "timestamp": None}
         read: dict[str, pa.DataType] = {}
         for name in names:
-            if name in self._skip or name in ("id", "source"):
+            if name in self._skip or name in self._names:
                 read[name] = pa.string()
             elif name == self._label:
                 read[name] = pa.float64() if self._spec.task in NUMBER_TASKS else pa.string()
@@ -84,7 +86,7 @@ class Columns:
                 column = column.dictionary_decode()
             if name == self._label:
                 arrays[self._spec.label.name] = self._labels(column, first)
-            elif name in ("id", "source"):
+            elif name in self._names:
                 arrays[name] = self._strings(column, name, first)
             elif name == "time":
                 arrays[name] = column

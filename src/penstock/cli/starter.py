@@ -68,7 +68,9 @@ def starter(spec: Spec, notes: Mapping[str, str] | None = None, file: str = "ser
             lines += [*_comment(explanations()[type(value).__name__][""], ""), f"{field}:"]
             lines += _section(value)
         else:
-            lines += [*_comment(said[field], ""), f"{field}: {scalar(plain[field])}"]
+            # What has no value is left out of the settings, and can be written down all the same.
+            written = f"{field}: {scalar(plain[field])}" if field in plain else f"#{field}: null"
+            lines += [*_comment(said[field], ""), written]
     return "".join(f"{line}\n" for line in lines)
 
 

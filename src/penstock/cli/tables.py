@@ -292,6 +292,9 @@ def _event(row: dict[str, Any], spec: Spec, label: str | None, skip: Collection[
     for name in ("id", "time", "source"):
         if row.get(name) is not None:
             event[name] = row.pop(name) if name != "id" else str(row.pop(name))
+    subject = spec.subject_column
+    if subject is not None and subject not in spec.features and row.get(subject) is not None:
+        event["subject"] = str(row.pop(subject))
     for name in (label,) if label else (spec.label.name, "label"):
         if name in row:
             event["label"] = row.pop(name)

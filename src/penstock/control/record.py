@@ -14,7 +14,10 @@ from penstock.spec import Spec
 from penstock.specfile.reader import load
 from penstock.specfile.writer import settings, spec_hash
 
-MAY_CHANGE = {"consolidate", "gate", "serve", "budget", "lineage", "learn.checkpoint_every", "learn.checkpoints_kept"}
+MAY_CHANGE = {
+    *("consolidate", "gate", "serve", "budget", "lineage", "subject"),
+    *("learn.checkpoint_every", "learn.checkpoints_kept"),
+}
 """Settings that what was learned does not depend on, and sections of such."""
 
 
@@ -61,6 +64,6 @@ def _changed(before: Spec, after: Spec) -> list[str]:
 
 def _flat(values: Mapping[str, object]) -> dict[str, object]:
     sections = {name: value for name, value in values.items() if isinstance(value, dict) and name not in MAY_CHANGE}
-    whole = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    whole = {name: value for name, value in values.items() if not isinstance(value, dict) and name not in MAY_CHANGE}
     inside = {f"{name}.{field}": value for name, section in sections.items() for field, value in section.items()}
     return whole | {path: value for path, value in inside.items() if path not in MAY_CHANGE}

@@ -122,13 +122,18 @@ class Decoder:
         for instance in asked.instances:
             instance.time = asked.time if instance.time is None else instance.time
             instance.source = asked.source if instance.source is None else instance.source
+            instance.subject = asked.subject if instance.subject is None else instance.subject
         return asked.instances, False
 
     def batch(self, kind: Kind, events: Sequence[Event], now: float, source: str | None = None) -> Batch:
         """Checked events as columns. One without a time happened now; one without a source came from source."""
         ids: Strings | None = [event.id for event in events]
         sources: Strings | None = [event.source or source for event in events]
+        subjects: Strings = [event.subject for event in events]
         numbers, vectors, strings = self._features(kind, events)
+        if self.forms.subject_feature is not None and strings:
+            told = strings[self.forms.subject_feature]
+            subjects = [own or feature for own, feature in zip(subjects, told, strict=True)]
         return Batch(
             kind=kind,
             times=_times([event.time for event in events], now),
@@ -139,6 +144,7 @@ class Decoder:
             strings=strings,
             labels=None if kind is Kind.PREDICTION else self._labels([event.label for event in events]),
             versions=None,
+            subjects=None if subjects == [None] * len(events) else subjects,
         )
 
     def _labels(self, labels: list[Any]) -> Labels:

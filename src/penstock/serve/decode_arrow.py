@@ -100,6 +100,10 @@ class _Columns:
         sources = self._names("source", needed=False)
         if source is not None:
             sources = [source] * self.rows if sources is None else [s or source for s in sources]
+        strings = tuple(self._strings(name, forms) for name in schema.strings) if has_features else ()
+        subjects = None if forms.spec.subject_column is None else self._names(forms.spec.subject_column, needed=False)
+        if forms.subject_feature is not None and strings:
+            subjects = strings[forms.subject_feature]
         return Batch(
             kind=kind,
             times=self._times(now),
@@ -107,9 +111,10 @@ class _Columns:
             sources=sources,
             numbers=self._matrix(schema.numbers if has_features else ()),
             vectors=tuple(self._vector(name, width) for name, width in schema.vectors) if has_features else (),
-            strings=tuple(self._strings(name, forms) for name in schema.strings) if has_features else (),
+            strings=strings,
             labels=labels,
             versions=None,
+            subjects=subjects,
         )
 
     def _label_column(self) -> str:
@@ -117,7 +122,7 @@ class _Columns:
         return name if name in self.columns or name == "label" else "label"
 
     def _refuse_unknown(self, kind: Kind, label_column: str) -> None:
-        known = {"id", "time", "source"}
+        known = {"id", "time", "source", self.forms.spec.subject_column}
         if kind is not Kind.PREDICTION:
             known.add(label_column)
         known |= {"retract"} if kind is Kind.FEEDBACK else set()

@@ -38,6 +38,7 @@ _EVENT_FIELDS = {
     "retract": "true or false",
     "id": "a string of 1 to 512 characters",
     "source": "a string of 1 to 512 characters",
+    "subject": "a string of 1 to 512 characters",
     "time": "seconds since 1970 or an RFC 3339 time with its zone",
     "features": "an object with the features",
     "instances": "a list of instances",

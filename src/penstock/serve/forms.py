@@ -37,6 +37,7 @@ class Event(Protocol):
     id: str | None
     time: float | datetime | None
     source: str | None
+    subject: str | None
     retract: bool
 
 
@@ -51,6 +52,7 @@ class Forms:
         features = _features_form(spec, self.order)
         label = _label_type(spec)
         common: list[Any] = [("time", float | Moment | None, None), ("source", Name | None, None)]
+        common.append(("subject", Name | None, None))
         own_id = ("id", Name | None, None)
         self.by_kind: dict[Kind, type[msgspec.Struct]] = {
             Kind.EXAMPLE: _form(
@@ -73,6 +75,8 @@ class Forms:
         )
         """The body of a prediction: one instance, or an object that lists many."""
         self.classes = _binary_classes(spec) if spec.task == "binary" else None
+        self.subject_feature = None if spec.subject not in spec.features else self.schema.strings.index(spec.subject)
+        """Where the feature stands among the texts that says whose event it is, if one does."""
 
 
 def class_set(values: Iterable[str | int | bool]) -> ClassSet:

@@ -94,6 +94,7 @@ def _schemas(spec: Spec) -> Json:
     common: Json = {
         "time": {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]},
         "source": text,
+        "subject": {**text, "description": "Whose event it is: `penstock erase` removes what is of one subject."},
     }
     features: Json = {
         "type": "object",

@@ -38,6 +38,10 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
                 yield f"features.{name}", "is the label; a model that is given its answer as a feature learns nothing"
             if isinstance(feature, Feature):
                 yield from ((f"features.{name}", message) for message in _feature_contradictions(feature))
+    if spec.subject in EVENT_FIELDS or spec.subject in (label_name, "label"):
+        yield "subject", f"{spec.subject!r} says something else of an event already"
+    elif isinstance(spec.features, dict) and getattr(spec.features.get(spec.subject), "type", "category") != "category":
+        yield "subject", f"{spec.subject!r} is a feature of another type than category"
     half_lives = getattr(spec.learn, "half_lives", ())
     if isinstance(half_lives, tuple) and len(set(half_lives)) < len(half_lives):
         yield "learn.half_lives", "holds one half-life twice"

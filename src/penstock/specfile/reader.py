@@ -317,6 +317,7 @@ def Service(  # noqa: N802 - reads as what it makes: a described service
     name: str,
     task: Task,
     features: Mapping[str, str | Settings | Feature],
+    subject: str | None = None,
     label: Settings | Label | None = None,
     learn: Settings | Learn | None = None,
     consolidate: Settings | Consolidate | None = None,
@@ -327,6 +328,7 @@ def Service(  # noqa: N802 - reads as what it makes: a described service
     """A service described in Python, with the settings of the file: ``Service(name="fraud", task="binary",
     features={"amount": "number"}, label={"wait": "1h"})``. Raises SpecInvalid with every fault, as `load` does."""
     sections = {
+        "subject": subject,
         "label": label,
         "learn": learn,
         "consolidate": consolidate,

@@ -141,7 +141,8 @@ def widened(logits: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
 
 def packed(name: str, events: Kept) -> dict[str, NDArray[Any]]:
     """The events as arrays whose names begin with ``name``."""
-    batch = events.batch
+    # Whose events they are is in the log alone, where they can be erased.
+    batch = replace(events.batch, subjects=None)
     # Which of its parts had an id or a source at all must not be seen of a sample.
     ids = batch.ids if any(batch.ids or ()) else None
     sources = batch.sources if any(batch.sources or ()) else None
