@@ -66,10 +66,13 @@ class Client:
         id, or under that of an example, corrects the one before; ``{"id": ..., "retract": True}`` takes it back."""
         return self._acknowledged(f"/v1/{quote(service)}/feedback", answers, media, source)
 
-    def predict(self, service: str, features: Mapping[str, Any], *, id: str | None = None) -> dict[str, Any]:
+    def predict(
+        self, service: str, features: Mapping[str, Any], *, id: str | None = None, subject: str | None = None
+    ) -> dict[str, Any]:
         """One answer: ``id``, ``version``, and ``label`` (a list of classes where a service has several together) with
         ``probabilities``, or ``mean``, ``low``, ``high`` and, where the service file asks for them, ``quantiles``."""
-        event = {"features": features} if id is None else {"features": features, "id": id}
+        named = {name: value for name, value in (("id", id), ("subject", subject)) if value is not None}
+        event = {"features": features, **named}
         answer: dict[str, Any] = self.post(f"/v1/{quote(service)}/predict", event)
         return answer
 

@@ -361,6 +361,28 @@ class NotAmendable(PenstockError):
     hint = "Examples and feedback have labels that can be replaced; any event can be left out."
 
 
+class UnknownSubject(PenstockError):
+    """The log of service {service!r} has no event of this {what}"""
+
+    hint = (
+        "Names are compared letter by letter. An event says whose it is in its field `subject`, or in the column that "
+        "`subject` in the service file names; --id removes the events of one id."
+    )
+    status = 404
+
+
+class NotErasable(PenstockError):
+    """The events cannot be erased: {reason}"""
+
+    hint = "Nothing was changed."
+
+
+class ErasureUnfinished(PenstockError):
+    """An erasure of service {service!r} was interrupted after its last step had begun"""
+
+    hint = "It takes a moment: penstock erase {service} --data {data}, or start the service."
+
+
 class Unreachable(PenstockError):
     """No server answers at {address}: {reason}"""
 

@@ -91,6 +91,16 @@ class Dropped(Fact, tag="dropped", frozen=True, kw_only=True):
     expired: bool
 
 
+class Erased(Fact, tag="erased", frozen=True, kw_only=True):
+    """Events were erased, and with them the versions that had learned from them."""
+
+    number: int
+    """Of the service's erasures; its receipt stands in the folder ``erasures``."""
+    first: Version
+    """The first of the versions that were withdrawn."""
+    last: Version
+
+
 class Restarted(Fact, tag="restarted", frozen=True, kw_only=True):
     """A process of the service came back and caught up."""
 

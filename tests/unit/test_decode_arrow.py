@@ -2,7 +2,6 @@
 
 import datetime
 
-
 import msgspec
 import numpy as np
 import pyarrow as pa

@@ -52,7 +52,8 @@ def _tell(report: ServiceReport) -> None:
     verdict = "nothing is damaged" if not report.findings else f"{len(report.findings)} found, {report.damage} remain"
     click.secho(f"{report.service}: {verdict}", bold=True)
     places = ", ".join(f"{name}: {first:,} to {end:,}" for name, (first, end) in report.partitions.items())
-    click.echo(f"  {report.events:,} events whole (offsets of partition {places or 'none'})")
+    erased = f", {report.erased:,} erased" if report.erased else ""
+    click.echo(f"  {report.events:,} events whole{erased} (offsets of partition {places or 'none'})")
     click.echo(
         f"  steps {report.steps[0]:,} to {report.steps[1]:,}, {report.checkpoints} checkpoints, "
         f"{report.snapshots} snapshots"

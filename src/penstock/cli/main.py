@@ -37,6 +37,7 @@ COMMANDS = {
     "import": ("moving:import_", "Put a service from such a file into a data folder."),
     "lineage": ("lineage:lineage", "Where a version comes from, or where an event went."),
     "verify": ("verify:verify", "Rebuild a version from the log, and compare."),
+    "erase": ("erase:erase", "Erase a subject's events, and all that was learned from them."),
     "quarantine": ("quarantine:quarantine", "What is set aside instead of learned."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
     "prices": ("prices:prices", "What machines cost an hour."),
@@ -49,6 +50,7 @@ HIDDEN = {
     "_consolidator": "processes:consolidator",
     "_consolidate": "processes:consolidate",
     "_verify": "verify:rebuild",
+    "_erase": "erase:build",
 }
 
 

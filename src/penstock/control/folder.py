@@ -71,6 +71,12 @@ def replace_file(path: Path, content: bytes) -> None:
         raise
 
 
+def erasing_folder(data: Path, service: str) -> Path:
+    """Where a service without some events is built (``new``); ``whole``, it is about to take the place of the service,
+    which is ``old`` for a moment."""
+    return data / ".erasing" / service
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
     """Hold the data folder; gives the lock's descriptor, which children inherit so that a folder is free only when the

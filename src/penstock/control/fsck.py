@@ -11,7 +11,8 @@ import msgspec
 
 from penstock.control.folder import locked, writers_kept_out
 from penstock.control.record import recorded_path
-from penstock.errors import FolderUnusable, SpecInvalid, UnknownService
+from penstock.control.swap import unfinished
+from penstock.errors import ErasureUnfinished, FolderUnusable, SpecInvalid, UnknownService
 from penstock.eventlog.findings import Finding, Found, found
 from penstock.eventlog.inspection import inspect_partition
 from penstock.events import Partition
@@ -29,6 +30,8 @@ class ServiceReport(msgspec.Struct, frozen=True, kw_only=True):
     """The oldest offset of each partition, and the one after its last."""
     events: int
     """That were read and are whole."""
+    erased: int
+    """That stood there once, and were erased."""
     steps: list[int]
     """The first and the last entry of the step journal."""
     checkpoints: int
@@ -52,7 +55,9 @@ def services_in(data: Path) -> list[str]:
 def check(data: Path, service: str | None, *, repair: bool) -> list[ServiceReport]:
     """Inspect all services of a data folder, or this one; with ``repair`` mend what can be mended, and look again.
 
-    Raises FolderUnusable, UnknownService, and FolderInUse with the process that works in the folder."""
+    Raises FolderUnusable, UnknownService, ErasureUnfinished, and FolderInUse with the process that works there."""
+    for name in unfinished(data):
+        raise ErasureUnfinished(service=name, data=data)
     names = services_in(data)
     if service is not None and service not in names:
         raise UnknownService(name=service, known=", ".join(names))
@@ -97,6 +102,7 @@ def _inspect(data: Path, name: str) -> tuple[ServiceReport, list[Found]]:
         service=name,
         partitions={str(partition): [seen.first, seen.end] for partition, seen in log.items()},
         events=sum(inspected.events for inspected in log.values()),
+        erased=sum(inspected.erased for inspected in log.values()),
         steps=[journal.first, journal.last],
         checkpoints=len(steps),
         snapshots=len(list((folder / "snapshots").glob("[0-9]*"))),

@@ -19,6 +19,7 @@ from pathlib import Path
 from penstock.control.folder import State, locked, state_path, write_state
 from penstock.control.record import record
 from penstock.control.supervisor import Child, Supervisor
+from penstock.control.swap import finish, unfinished
 from penstock.errors import CannotListen
 from penstock.publish.live import live_path, remove_live
 from penstock.spec import Spec
@@ -42,6 +43,8 @@ def run_house(
 
     Raises FolderInUse, FolderUnusable, SpecChanged and CannotListen before anything is started."""
     with locked(data) as lock:
+        for service in unfinished(data):
+            finish(data, service)
         record(specs, data)
         counted = data / "run" / "metrics"
         shutil.rmtree(counted, ignore_errors=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.control.folder import replace_file
-from penstock.errors import SpecChanged, UnknownService
+from penstock.control.folder import erasing_folder, replace_file
+from penstock.errors import ErasureUnfinished, SpecChanged, UnknownService
 from penstock.learn.outside.networks import networks, unlike_kept
 from penstock.spec import Spec
 from penstock.specfile.reader import load
@@ -27,8 +27,11 @@ def recorded_path(data: Path, service: str) -> Path:
 
 
 def recorded(data: Path, service: str) -> Spec:
-    """The service as it was last started. Raises UnknownService, with those that the folder has."""
+    """The service as it was last started. Raises UnknownService, with those that the folder has, and
+    ErasureUnfinished."""
     path = recorded_path(data, service)
+    if (erasing_folder(data, service) / "whole").exists():
+        raise ErasureUnfinished(service=service, data=data)
     if not path.exists():
         known = sorted(found.parent.name for found in data.glob("*/service.json"))
         raise UnknownService(name=service, known=", ".join(known) or f"none in {data}")

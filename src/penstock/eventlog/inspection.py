@@ -40,6 +40,8 @@ class Inspected:
     """The offset after the last one that can be read."""
     events: int = 0
     """That could be read."""
+    erased: int = 0
+    """That stood there once, and were erased."""
     findings: list[Found] = field(default_factory=list)
 
 
@@ -113,9 +115,12 @@ class _Inspection:
 
     def _look_at_events(self, file: SegmentFile, frame: Frame) -> None:
         self._seen.end = Offset(frame.first + frame.count)
-        self._seen.events += frame.count
         if self._counts is not None:
             self._counts = add_counts(self._counts, [Entry(kind=frame.kind, count=frame.count, payload=())])
+        if frame.erased:
+            self._seen.erased += frame.count
+            return
+        self._seen.events += frame.count
         try:
             batch = decode(frame.payload)
             if len(batch) != frame.count or batch.kind != frame.kind:

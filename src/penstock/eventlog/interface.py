@@ -20,6 +20,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Events in the batch: as many offsets are given out."""
     payload: Buffers
     """Written one after the other."""
+    erased: bool = False
+    """Whether it stands for events that are there no more, and has no payload."""
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +34,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     time: float
     """Seconds since 1970 at which it was appended; never decreasing within a partition."""
     payload: memoryview
+    erased: bool = False
+    """Whether its events are there no more; readers pass such a frame over, so that a gap is where it stands."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,7 +62,8 @@ class PartitionReader:
     def _frames(self, start: Offset, stop: Offset, mark: Mark) -> Iterator[Frame]:
         last = self._last
         if last is not None and last.first <= start < last.first + last.count:
-            yield last
+            if not last.erased:
+                yield last
             start = Offset(last.first + last.count)
             if start >= stop:
                 return
@@ -77,7 +78,8 @@ class PartitionReader:
             self._remember(file.base, first, byte)
             byte, first = after, Offset(first + frame.count)
             self._file, self._next_byte, self._next_first, self._last = file, byte, first, frame
-            yield frame
+            if not frame.erased:
+                yield frame
 
     def _locate(self, offset: Offset, mark: Mark) -> tuple[SegmentFile, int, Offset]:
         """The segment, byte and first offset of the frame that holds this offset."""

@@ -3,7 +3,7 @@
 A segment begins with (little endian)::
 
     8 bytes  magic            "PENSTLOG"
-    u32      format           1
+    u32      format           1; 2 where frames were erased
     u32      partition
     u64      base             offset of its first event; also the file's name
     u64      previous         base of the segment before it, or its own base where there is none
@@ -21,7 +21,9 @@ and a frame is::
     u64      first            offset of its first event
     f64      time             of the append, seconds since 1970
     u32      into group       events of the same append that stand before this frame
-    u8       kind, 3 x zero
+    u8       kind
+    u8       1 where its events were erased: then it stands for so many of that kind, and has no payload
+    2 x zero
     payload, padded with zeros to a multiple of 8, so that its arrays stay aligned
 
 An append writes all its frames and makes them durable together, and begins only when the one before is durable. So a
@@ -43,6 +45,8 @@ from penstock.eventlog.interface import Counts, Entry, Frame
 from penstock.events import Kind, Offset, Partition
 
 FORMAT = 1
+ERASED_FORMAT = 2
+"""Of a segment with frames whose events were erased: a release that does not know them must not read it."""
 SUFFIX = ".log"
 
 _SEGMENT_MAGIC = b"PENSTLOG"
@@ -51,8 +55,8 @@ _SEGMENT_CRC = struct.Struct("<I4x")
 SEGMENT_HEADER_BYTES = _SEGMENT.size + _SEGMENT_CRC.size
 
 _FRAME_MAGIC = b"PFRM"
-_FRAME = struct.Struct("<4sIIIQdIB3x")
-_FRAME_REST = struct.Struct("<IIQdIB3x")
+_FRAME = struct.Struct("<4sIIIQdIBB2x")
+_FRAME_REST = struct.Struct("<IIQdIBB2x")
 _FRAME_CRC_START = 8
 _PADDING = [b"\0" * n for n in range(8)]
 _KINDS: tuple[Kind | None, ...] = (None, Kind.EXAMPLE, Kind.PREDICTION, Kind.FEEDBACK)
@@ -70,6 +74,7 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
     previous: Offset
     counts: Counts
     time: float
+    format: int = FORMAT
 
 
 def segment_path(folder: Path, base: Offset) -> Path:
@@ -86,7 +91,7 @@ def segment_header_bytes(header: SegmentHeader) -> bytes:
     counts = header.counts
     packed = _SEGMENT.pack(
         _SEGMENT_MAGIC,
-        FORMAT,
+        header.format,
         header.partition,
         header.base,
         header.previous,
@@ -106,7 +111,7 @@ def frame_buffers(entry: Entry, first: Offset, time: float, into_group: int) -> 
     length = sum(map(len, payload))
     if entry.count < 1 or length > PAYLOAD_BYTES_MAX:
         raise ValueError(f"a frame holds at least one event and at most {PAYLOAD_BYTES_MAX} bytes")
-    rest = _FRAME_REST.pack(length, entry.count, first, time, into_group, entry.kind)
+    rest = _FRAME_REST.pack(length, entry.count, first, time, into_group, entry.kind, entry.erased)
     crc = zlib.crc32(rest)
     for buffer in payload:
         crc = zlib.crc32(buffer, crc)
@@ -165,15 +170,28 @@ class SegmentFile:
         view = self._bytes(byte, size, stop, first)[:size]
         if len(view) < size:
             raise self.damaged(byte, "the file ends inside a frame", first)
-        _, crc, length, count, _, time, _, kind_code = _FRAME.unpack_from(view)
+        _, crc, length, count, _, time, _, kind_code, erased = _FRAME.unpack_from(view)
         if zlib.crc32(view[_FRAME_CRC_START:]) != crc:
             raise self.damaged(byte, "the frame's checksum does not match its bytes", first)
         kind = _KINDS[kind_code] if kind_code < len(_KINDS) else None
         if kind is None or count < 1:
             raise self.damaged(byte, f"a frame of unknown kind {kind_code} with {count} events", first)
         payload = view[_FRAME.size : _FRAME.size + length]
-        partition = self.header.partition
-        return Frame(partition=partition, first=first, kind=kind, count=count, time=time, payload=payload), byte + size
+        found = Frame(
+            partition=self.header.partition,
+            first=first,
+            kind=kind,
+            count=count,
+            time=time,
+            payload=payload,
+            erased=bool(erased),
+        )
+        return found, byte + size
+
+    def into_group(self, byte: int, first: Offset) -> int:
+        """Events of the same append that stand before the whole frame at this byte."""
+        into_group: int = _FRAME.unpack_from(self._bytes(byte, _FRAME.size, byte + _FRAME.size, first))[6]
+        return into_group
 
     def frame_extent(self, byte: int, stop: int, first: Offset) -> tuple[int, int]:
         """Bytes and events of the frame at this byte, by its header alone: what it takes to step over it.
@@ -182,7 +200,7 @@ class SegmentFile:
         view = self._bytes(byte, _FRAME.size, stop, first)
         if len(view) < _FRAME.size:
             raise self.damaged(byte, "the file ends inside a frame's header", first)
-        magic, _, length, count, found, _, _, _ = _FRAME.unpack_from(view)
+        magic, _, length, count, found, *_ = _FRAME.unpack_from(view)
         if magic != _FRAME_MAGIC:
             raise self.damaged(byte, "no frame begins here", first)
         if found != first:
@@ -201,7 +219,7 @@ class SegmentFile:
         rest = os.pread(self._fd, max(0, self.size() - byte), byte)
         at = rest.find(_FRAME_MAGIC, 1)
         while at >= 0 and len(rest) - at >= _FRAME.size:
-            _, crc, length, _, found, _, into_group, _ = _FRAME.unpack_from(rest, at)
+            _, crc, length, _, found, _, into_group, *_ = _FRAME.unpack_from(rest, at)
             end = at + _FRAME.size + length + (-length % 8)
             if end <= len(rest) and zlib.crc32(memoryview(rest)[at + _FRAME_CRC_START : end]) == crc:
                 yield byte + at, Offset(found), found - into_group
@@ -227,9 +245,10 @@ class SegmentFile:
         magic, version, partition, base, previous, examples, predictions, feedback, time = _SEGMENT.unpack_from(packed)
         if magic != _SEGMENT_MAGIC:
             raise self.damaged(0, "this is no segment of an event log")
-        if version != FORMAT:
-            raise self.damaged(8, f"it is in format {version}, and this release reads format {FORMAT}")
-        if _SEGMENT_CRC.unpack_from(packed, _SEGMENT.size)[0] != zlib.crc32(packed[: _SEGMENT.size]):
+        if version not in (FORMAT, ERASED_FORMAT):
+            known = f"formats {FORMAT} and {ERASED_FORMAT}"
+            raise self.damaged(8, f"it is in format {version}, and this release reads {known}")
+        if packed[_SEGMENT.size :] != _SEGMENT_CRC.pack(zlib.crc32(packed[: _SEGMENT.size])):
             raise self.damaged(0, "the segment header's checksum does not match its bytes")
         if base != self.base:
             raise self.damaged(16, f"it says that it begins with offset {base}, not {self.base}")
@@ -239,4 +258,5 @@ class SegmentFile:
             previous=Offset(previous),
             counts=Counts(examples=examples, predictions=predictions, feedback=feedback),
             time=time,
+            format=version,
         )

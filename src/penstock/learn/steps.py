@@ -88,6 +88,18 @@ class HandStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Where that version stood: what a rollback withdraws begins there."""
 
 
+class Erasure(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Events were erased that steps from here on had taken: what they say is what they make of the log without."""
+
+    number: int
+    """Of the service's erasures, counted from 1."""
+    at: float
+    """Seconds since 1970."""
+    withdrawn: Version
+    """Versions up to this one, but for those before the entry, knew of the events and are no more; the numbers of those
+    that take their place follow it."""
+
+
 class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One entry of the journal. Replaying the ranges of all entries in order gives every number in it again."""
 
@@ -143,6 +155,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     some."""
     hand: HandStep | None = None
     """The order that this entry obeys; it has no ranges then."""
+    erasure: Erasure | None = None
+    """In the first entry that is not what was first recorded there."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:
@@ -287,6 +301,17 @@ class StepJournal:
         self._reached("steps.created")
         os.fsync(fd)
         sync_folder(self.folder)
+
+
+def begin_journal(folder: Path, first: int) -> None:
+    """Make an empty journal whose first entry will have this number."""
+    folder.mkdir(parents=True)
+    path = folder / _name(first)
+    with path.open("xb") as file:
+        file.write(MAGIC)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 class RecordedSteps:

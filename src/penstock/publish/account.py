@@ -14,6 +14,7 @@ from penstock.facts import (
     Consolidated,
     Drifted,
     Dropped,
+    Erased,
     Fact,
     GivenUp,
     Held,
@@ -28,7 +29,7 @@ from penstock.facts import (
 )
 from penstock.gate.interface import Interval
 from penstock.learn.checkpoint import Checkpoint
-from penstock.learn.steps import ShadowStep, Step
+from penstock.learn.steps import Erasure, ShadowStep, Step
 from penstock.publish.interface import ByHand, Consolidation, Receipt
 from penstock.publish.rooms import Rooms
 
@@ -41,6 +42,12 @@ SOURCES_COUNTED_MAX = 256
 """Reasons and sources whose events are counted for facts; the ones that came the longest ago begin anew."""
 RANGES_MAX = 1024
 """A receipt that would list more ranges (a long hold over many partitions) lists one a partition instead."""
+
+
+WITHDRAWN = (
+    "Versions {first:,} to {last:,} were withdrawn by erasure {number}, since they may have learned from the events "
+    "that it removed. Their weights and receipts are gone, and they can neither be served nor rebuilt."
+)
 
 
 def bounded_mean(total: float, events: int) -> Interval:
@@ -81,6 +88,7 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     environment: str = ""
     aside: list[tuple[str, str | None, int]] = []
     """Reason, source and events that were set aside, the newest last."""
+    withdrawn: Version = Version(0)
 
 
 class Account:
@@ -95,6 +103,7 @@ class Account:
         self.environment = ""
         """Name of what the learner runs on."""
         self._base = ""
+        self._withdrawn = Version(0)
         self._open = _Open()
         self._aside: dict[tuple[str, str | None], int] = {}
 
@@ -103,8 +112,46 @@ class Account:
         """Whether updates were held back since the newest version."""
         return self._open.held > 0
 
+    @property
+    def highest(self) -> Version:
+        """The newest number that a version has had: one that an erasure has withdrawn is never given again."""
+        return max(self.version, self._withdrawn)
+
+    def withdraw(self, erasure: Erasure) -> None:
+        """The versions that there were beyond what is served are no more."""
+        self._withdrawn = erasure.withdrawn
+
     def enter(self, step: Step) -> tuple[list[Receipt], list[Fact]]:
         """Add one entry: the receipt of the version that it made, if it made one, and what operators should know."""
+        if step.erasure is None:
+            return self._enter(step)
+        receipts, facts = self._erasure(step.erasure)
+        more_receipts, more_facts = self._enter(step)
+        return [*receipts, *more_receipts], [*facts, *more_facts]
+
+    def _erasure(self, erasure: Erasure) -> tuple[list[Receipt], list[Fact]]:
+        """One receipt for all versions that are withdrawn: what theirs said was of the events that are gone, too."""
+        number, at = erasure.number, erasure.at
+        self.withdraw(erasure)
+        if self.highest == self.version:
+            return [], []
+        receipt = Receipt(
+            version=erasure.withdrawn,
+            parent=self.version,
+            cause="erasure",
+            ranges=(),
+            events=0,
+            verdict=WITHDRAWN.format(first=self.version + 1, last=erasure.withdrawn, number=number),
+            time=at,
+            cpu_s=0.0,
+            parent_base=self._base,
+        )
+        erased = Erased(
+            at=at, service=self._service, number=number, first=Version(self.version + 1), last=erasure.withdrawn
+        )
+        return [receipt], [erased]
+
+    def _enter(self, step: Step) -> tuple[list[Receipt], list[Fact]]:
         self.environment = step.environment or self.environment
         since = self._open
         since.ranges = joined_ranges([*since.ranges, *step.ranges])
@@ -131,7 +178,7 @@ class Account:
         promoted = shadow if shadow is not None and shadow.what == "promoted" else None
         return Receipt(
             version=step.version,
-            parent=self.version,
+            parent=self.highest,
             cause="promotion" if promoted else _CAUSES[step.action],
             restores=step.restored,
             ranges=tuple(since.ranges),
@@ -259,6 +306,7 @@ class Account:
             base=self._base,
             environment=self.environment,
             aside=[(reason, source, count) for (reason, source), count in self._aside.items()],
+            withdrawn=self._withdrawn,
         )
         plain: dict[str, Any] = msgspec.to_builtins(saved)
         return plain
@@ -267,6 +315,7 @@ class Account:
         saved = msgspec.convert(state, _Saved)
         self.version, self.held, self.rollbacks = saved.version, saved.held, saved.rollbacks
         self._open, self._base, self.environment = saved.open, saved.base, saved.environment
+        self._withdrawn = saved.withdrawn
         self._aside = {(reason, source): count for reason, source, count in saved.aside}
 
 

@@ -21,7 +21,7 @@ from penstock.learn.learner import Learner
 from penstock.learn.outside.registry import outside_members
 from penstock.learn.ready import shelf_bytes
 from penstock.learn.slow.base import LocalBases
-from penstock.learn.steps import RecordedSteps, StepJournal
+from penstock.learn.steps import RecordedSteps, Step, StepJournal
 from penstock.publish.environment import find
 from penstock.publish.replay import Replay
 from penstock.publish.rooms import SlowRooms
@@ -71,9 +71,17 @@ def is_past_whole(journal: StepJournal, log_starts: Position, folder: Path, byte
 
 
 @contextmanager
-def replay_of(spec: Spec, folder: Path, amendments: Amendments | None = None) -> Iterator[Replay]:
+def replay_of(
+    spec: Spec,
+    folder: Path,
+    amendments: Amendments | None = None,
+    *,
+    steps: Path | None = None,
+    restated: Callable[[Step], Step] | None = None,
+) -> Iterator[Replay]:
     """The recorded past of the service in this folder, to be taken once more, whether it runs or not: nothing is
-    written. Each part of it is repeated under the service file that it was recorded under; ``spec`` is today's."""
+    written. Each part of it is repeated under the service file that it was recorded under; ``spec`` is today's. The
+    ``steps`` may stand elsewhere and be of another log, where ``restated`` says what follows from that."""
     readers = [LocalLogReader(folder / "log"), LocalLogReader(folder / "log")]
     reader, followers = (AmendedReader(opened, amendments or {}) for opened in readers)
 
@@ -85,7 +93,7 @@ def replay_of(spec: Spec, folder: Path, amendments: Amendments | None = None) ->
         return Succession(then, parts.learner, parts.gate, parts.predictor, Shadows(parts.slow), snapshots)
 
     try:
-        yield Replay(build, RecordedSteps(folder / "steps"), amendments)
+        yield Replay(build, RecordedSteps(steps or folder / "steps"), amendments, restated)
     finally:
         for opened in readers:
             opened.close()

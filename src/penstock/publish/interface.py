@@ -154,7 +154,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     version: Version
     parent: Version
-    cause: Literal["update", "rollback", "start", "promotion"]
+    cause: Literal["update", "rollback", "start", "promotion", "erasure"]
+    """``erasure``: not the version of this number alone, but all since the parent were withdrawn."""
     restores: Version | None = None
     """The version that a rollback went back to."""
     ranges: tuple[Range, ...]

@@ -87,9 +87,9 @@ class Line:
         kept = [one.block.head.base for _, one in self._all_kept() if one is not None]
         return {self.base, *kept}
 
-    def begin(self) -> Block:
-        """Version 1: the model as it is before the first event."""
-        self._block = self._freeze(Version(1))
+    def begin(self, version: Version) -> Block:
+        """The first version, of this number: the model as it is before the first event."""
+        self._block = self._freeze(version)
         self._beginning = Kept(self._block, self._learner.model.save())
         self._classes = self._block.head.classes
         return self._block
@@ -137,7 +137,8 @@ class Line:
         self._lately.begin_anew()
 
     def follow(self, verdict: Verdict, version: Version) -> tuple[Block | None, Version | None]:
-        """Do what the verdict says, ``version`` being the newest: the block to publish, and the version it restores."""
+        """Do what the verdict says, ``version`` being the newest that there ever was: the block to publish, and the
+        version that it restores."""
         if verdict.good and self._probation is not None:
             self._good, self._probation = self._probation, None
             self._lately.become_good()

@@ -59,6 +59,7 @@ _decode_fact = msgspec.msgpack.Decoder(
     | fact_types.TakenOut
     | fact_types.Released
     | fact_types.Dropped
+    | fact_types.Erased
     | fact_types.Restarted
     | fact_types.TailCut
     | fact_types.CheckpointUnreadable

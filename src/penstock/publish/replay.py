@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from penstock.errors import CheckpointDamaged, ReplayDiverged, StepsCorrupt
 from penstock.events import Position, Version
+from penstock.facts import Fact
 from penstock.learn.amended import Amendments
 from penstock.learn.checkpoint import Checkpoint, Checkpoints
 from penstock.learn.interface import Block
 from penstock.learn.steps import Step, Steps
+from penstock.publish.interface import Receipt
 from penstock.publish.line import Kept
 from penstock.publish.succession import Succession, demand_same, state_hash
 
@@ -32,14 +34,23 @@ class Repeated:
     """What came of it; with amendments it may decide otherwise, and count versions otherwise, than the recorded one."""
     block: Block | None
     """What it published."""
+    receipts: list[Receipt]
+    facts: list[Fact]
 
 
 class Replay:
     """One pass over the recorded steps of a service."""
 
-    def __init__(self, build: Build, steps: Steps, amendments: Amendments | None = None) -> None:
-        """What is built reads the log with these amendments, for its learner and for that of its shadows. Without any,
-        every entry and every recorded hash of a state is compared."""
+    def __init__(
+        self,
+        build: Build,
+        steps: Steps,
+        amendments: Amendments | None = None,
+        restated: Callable[[Step], Step] | None = None,
+    ) -> None:
+        """What is built reads the log with these amendments, for its learner and for that of its shadows. Where the
+        log itself is another, ``restated`` says of an entry anew what does not follow from the log, once all steps
+        before it were taken. Without either, every entry and every recorded hash of a state is compared."""
         self.succession = build("")
         self.environment = ""
         """The name of what the learner ran on when it took the last step."""
@@ -55,6 +66,8 @@ class Replay:
         self._amendments = amendments or {}
         self._wanted: set[Version] = set()
         self._remembered: dict[Version, Kept] = {}
+        self._restated = restated
+        self._compares = restated is None and not self._amendments
         self._first_amended: int | None = None
         """The first step that took an amended event."""
 
@@ -95,7 +108,7 @@ class Replay:
         return state_hash(self.state())
 
     def _repeat(self, recorded: Step) -> Repeated:
-        if recorded.sealed and not self._amendments:
+        if recorded.sealed and self._compares:
             found = self.state_hash()
             if found != recorded.sealed:
                 what = f"the state before it has the hash {found}, and {recorded.sealed} was recorded"
@@ -103,14 +116,15 @@ class Replay:
             self.sealed += 1
         if recorded.environment:
             self._move(recorded.environment)
-        entry, block = self.succession.repeat(recorded, self.steps)
-        if not self._amendments:
+        asked = recorded if self._restated is None else self._restated(recorded)
+        entry, block = self.succession.repeat(asked, self.steps)
+        if self._compares:
             demand_same(recorded, entry)
         self._note(recorded)
         self._remember(recorded)
-        self.succession.enter(entry)
+        receipts, facts = self.succession.enter(entry)
         self.step = recorded.number
-        return Repeated(recorded=recorded, entry=entry, block=block)
+        return Repeated(recorded=recorded, entry=entry, block=block, receipts=receipts, facts=facts)
 
     def _move(self, environment: str) -> None:
         """Do what the process did that began here: load what there was, under the settings of its service file."""
@@ -128,7 +142,9 @@ class Replay:
         """Keep a version that a later step goes back to, as it is here."""
         if recorded.version in self._wanted and publishes(recorded, recorded.version):
             line = self.succession.line
-            self._remembered[recorded.version] = Kept(line.block, self.succession.learner.model.save())
+            kept = Kept(line.block, self.succession.learner.model.save())
+            # Under both of its numbers: they differ where versions are counted anew.
+            self._remembered[recorded.version] = self._remembered[line.block.head.version] = kept
 
     def _note(self, recorded: Step) -> None:
         """Notice an adopted candidate that had learned amended events before."""

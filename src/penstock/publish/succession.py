@@ -24,7 +24,7 @@ from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
 from penstock.learn.quarantine import AsideStep, Quarantine
-from penstock.learn.steps import HandStep, ShadowStep, Step, StepAction, Steps, difference
+from penstock.learn.steps import Erasure, HandStep, ShadowStep, Step, StepAction, Steps, difference
 from penstock.publish.account import Account
 from penstock.publish.evidence import evidence_of
 from penstock.publish.hand import Earlier, Hand, again, words_for
@@ -54,6 +54,7 @@ class Stamp:
     """The hash of the state before the step, where that was written as a checkpoint."""
     environment: str = ""
     """Name of what the process runs on, where that has changed."""
+    erasure: Erasure | None = None
 
     @classmethod
     def of(cls, recorded: Step) -> Stamp:
@@ -65,6 +66,7 @@ class Stamp:
             checkpoint_due=recorded.checkpoint_due,
             sealed=recorded.sealed,
             environment=recorded.environment,
+            erasure=recorded.erasure,
         )
 
 
@@ -106,17 +108,18 @@ class Succession:
     # Entries ----------------------------------------------------------------------------------------------------------
 
     def begin(self, stamp: Stamp) -> tuple[Step, Block]:
-        """The first entry, and the empty model as version 1."""
-        block = self.line.begin()
+        """The first entry, and the empty model as the first version."""
+        block = self.line.begin(Version(self.account.highest + 1))
         self.time = stamp.time
         entry = Step(
             number=stamp.number,
             action="start",
             ranges=(),
-            version=Version(1),
+            version=block.head.version,
             verdict=BEGINNING,
             time=stamp.time,
             environment=stamp.environment,
+            erasure=stamp.erasure,
         )
         return entry, block
 
@@ -138,7 +141,7 @@ class Succession:
         if verdict is not None and verdict.take_out:
             aside = msgspec.structs.replace(aside or AsideStep(), taken_out=self.line.take_out(verdict))
         if verdict is not None:
-            block, restored = self.line.follow(verdict, version)
+            block, restored = self.line.follow(verdict, self.account.highest)
         elif taken.doubted is not None:
             self.gate.hear(taken.doubted)
         self.learner.doubted = self.gate.doubted
@@ -174,6 +177,7 @@ class Succession:
             sealed=stamp.sealed,
             environment=stamp.environment,
             aside=aside,
+            erasure=stamp.erasure,
         )
         if shadow is not None:
             self.shadows.ended(entry, self.progress.labelled)
@@ -231,6 +235,7 @@ class Succession:
             sealed=stamp.sealed,
             environment=stamp.environment,
             aside=aside,
+            erasure=stamp.erasure,
         )
 
     def obey(self, id_: str, order: Order, stamps: Stamps) -> tuple[Step, Block | None] | str:
@@ -258,7 +263,7 @@ class Succession:
         if verdict.shadow is not None:
             shadow, promoted = self.shadows.end(verdict.shadow, self.line.base)
             self.learner.model = promoted or self.learner.model
-        block, restored = self.line.follow(verdict, self.account.version)
+        block, restored = self.line.follow(verdict, self.account.highest)
         self.learner.doubted = self.gate.doubted
         entry = self._of_order(id_, order, stamps(True), verdict, (block, restored, shadow, kept))
         if shadow is not None:
@@ -299,6 +304,7 @@ class Succession:
             hand=HandStep(
                 what=order.what, by=order.by, reason=order.reason, id=id_, version=order.version, position=position
             ),
+            erasure=stamp.erasure,
         )
 
     def enter(self, entry: Step) -> tuple[list[Receipt], list[Fact]]:
@@ -313,6 +319,8 @@ class Succession:
 
         Raises ReplayDiverged where the step does not begin where the one before ended, CheckpointDamaged where the
         candidate that it adopts is lost, and what reading the log raises."""
+        if recorded.erasure is not None:
+            self.account.withdraw(recorded.erasure)
         if recorded.action == "start":
             return self.begin(Stamp.of(recorded))
         if recorded.hand is not None:
@@ -327,13 +335,29 @@ class Succession:
                 self.gate.begin_shadow(manifest.held_out)
             self.shadows.ended(recorded, self.progress.labelled)
             self.time = recorded.time
-            return recorded, None
-        if recorded.aside is not None and recorded.aside.dropped:
-            return self._drop(recorded.aside, Stamp.of(recorded)), None
-        if recorded.aside is not None and recorded.aside.released:
-            return self.decide(self.learner.release(recorded.aside.released), lambda _: Stamp.of(recorded))
+            return self._adopted_again(recorded), None
+        # Of another log, other events may be set aside by now.
+        aside = recorded.aside or AsideStep()
+        if dropped := self.quarantine.find(aside.dropped):
+            return self._drop(AsideStep(dropped=tuple(row.place for row in dropped)), Stamp.of(recorded)), None
+        if released := self.quarantine.find(row.place for row in aside.released):
+            return self.decide(self.learner.release(released), lambda _: Stamp.of(recorded))
+        if not recorded.ranges:
+            # What there was to be done had become impossible, as the entry may say.
+            return msgspec.structs.replace(self._drop(None, Stamp.of(recorded)), verdict=recorded.verdict), None
         taken = self.learner.again(recorded.number, recorded.ranges)
         return self.decide(taken, lambda _: Stamp.of(recorded))
+
+    def _adopted_again(self, recorded: Step) -> Step:
+        """The entry of an adoption or a refusal once more, which says what is served beside it."""
+        assert recorded.shadow is not None, "nobody was adopted or refused"
+        return msgspec.structs.replace(
+            recorded,
+            version=self.account.version,
+            log_time=self.learner.log_time,
+            base=self.line.base,
+            shadow=msgspec.structs.replace(recorded.shadow, parent_base=self.line.base),
+        )
 
     # The state --------------------------------------------------------------------------------------------------------
 

@@ -148,7 +148,9 @@ class Verifier:
         past, replay = self._past, self._past.replay
         self._entry = entry = published_at(replay.steps, self._version)
         if entry is None:
-            past.receipts.receipt(self._version)
+            receipt = past.receipts.receipt(self._version)
+            if receipt.cause == "erasure":
+                return self._result("impossible", receipt.verdict)
             return self._result("impossible", "The step journal does not hold the step that made it any more.")
         # The checkpoint of the very step holds the version: nothing would be rebuilt from it.
         start = None if self._from_start else nearest(past.checkpoints, entry.number - 1)[0]

@@ -40,7 +40,10 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
                 yield from ((f"features.{name}", message) for message in _feature_contradictions(feature))
     if spec.subject in EVENT_FIELDS or spec.subject in (label_name, "label"):
         yield "subject", f"{spec.subject!r} says something else of an event already"
-    elif isinstance(spec.features, dict) and getattr(spec.features.get(spec.subject), "type", "category") != "category":
+    elif (
+        isinstance(spec.features, dict)
+        and getattr(spec.features.get(spec.subject or ""), "type", "category") != "category"
+    ):
         yield "subject", f"{spec.subject!r} is a feature of another type than category"
     half_lives = getattr(spec.learn, "half_lives", ())
     if isinstance(half_lives, tuple) and len(set(half_lives)) < len(half_lives):
