@@ -181,7 +181,7 @@ class OrderRefused(PenstockError):
 
 
 class NotObeyed(PenstockError):
-    """The learner of {service} has not answered within {wait_s} s, and the order was taken back"""
+    """The learner of {service} has not answered within {wait_s} s; the order was {became}"""
 
     hint = "How it is: penstock status {service}"
     exit_code = 3

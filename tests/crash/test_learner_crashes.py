@@ -52,7 +52,7 @@ def obeyed(publisher: Publisher, folder: Path, orders: Orders) -> bool:
     place = folder / "orders"
     for number, (step, order) in enumerate(orders):
         file = place / f"{number}.order"
-        is_known = file.exists() or file.with_suffix(".answer").exists()
+        is_known = any(file.with_suffix(suffix).exists() for suffix in (".order", ".taken", ".answer"))
         if publisher._rooms.journal.last >= step and not is_known:
             place.mkdir(exist_ok=True)
             file.write_bytes(msgspec.json.encode(order))

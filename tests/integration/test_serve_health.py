@@ -15,7 +15,9 @@ from penstock.serve.served import Pace, Service
 
 
 def test_a_disk_with_next_to_no_room_is_not_called_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    live = SimpleNamespace(version=lambda: 1, progress=lambda: SimpleNamespace(holding=False), silence_s=lambda: 0.0)
+    live = SimpleNamespace(
+        version=lambda: 1, progress=lambda: SimpleNamespace(holding=False, hold=None), silence_s=lambda: 0.0
+    )
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
     service = SimpleNamespace(**parts, look=Pace, folder=tmp_path)
     monkeypatch.setattr(status, "DISK_LOW_BYTES", 0)
@@ -28,7 +30,7 @@ def test_a_disk_with_next_to_no_room_is_not_called_well(tmp_path: Path, monkeypa
 def test_a_learner_that_died_with_nothing_waiting_is_noticed(tmp_path: Path) -> None:
     silence_s = 3.0
     live = SimpleNamespace(
-        version=lambda: 1, progress=lambda: SimpleNamespace(holding=False), silence_s=lambda: silence_s
+        version=lambda: 1, progress=lambda: SimpleNamespace(holding=False, hold=None), silence_s=lambda: silence_s
     )
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
     service = cast(Service, SimpleNamespace(**parts, look=Pace, folder=tmp_path))

@@ -316,6 +316,61 @@ def steady(as_json: bool, events: int, step: int, every: int) -> None:
         click.echo(sentence)
 
 
+@bench.command()
+@json_option
+@click.option("--quick", is_flag=True, help="Half a minute: three rollbacks. For a look, not for a claim.")
+@click.option("--versions", type=click.IntRange(min=1), help="Published at least [default: 1000]")
+@click.option("--rollbacks", type=click.IntRange(min=1), help="How many [default: 50]")
+@click.option("--connections", type=click.IntRange(min=1), help="That ask for predictions [default: 32]")
+@click.option("--predictions", type=click.FloatRange(min=1), metavar="N", help="Asked for a second [default: 400]")
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    help="Where the data lie meanwhile: the disk that is measured [default: the one for temporary files]",
+)
+def swap(
+    as_json: bool,
+    quick: bool,
+    versions: int | None,
+    rollbacks: int | None,
+    connections: int | None,
+    predictions: float | None,
+    folder: Path | None,
+) -> int:
+    """What swaps of versions and rollbacks cost those who ask for predictions.
+
+    Runs `penstock up` under load from a process of its own, publishes a version for each event, orders the last known
+    good one back again and again, and looks at every answer. Takes some two to three minutes; progress goes to stderr.
+    Exit code 1 where an answer was failed, torn, or of a version whose withdrawal was confirmed.
+    """
+    import msgspec
+
+    from penstock.cli.benchmarks.swap import QUICK, Settings, measure
+    from penstock.cli.benchmarks.swap_report import rows, words
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the service that was started is stopped too
+    given = {
+        "versions": versions,
+        "rollbacks": rollbacks,
+        "connections": connections,
+        "predictions_per_s": predictions,
+        "folder": folder,
+    }
+    settings = msgspec.structs.replace(
+        QUICK if quick else Settings(), **{name: value for name, value in given.items() if value is not None}
+    )
+    report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), say)
+    if as_json:
+        show_json(report)
+    else:
+        for sentence in words(report):
+            click.echo(sentence)
+        click.echo()
+        found = rows(report)
+        show(found, [(name, name) for name in found[0]])
+    return 0 if report.is_sound else 1
+
+
 _CASES = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 

@@ -98,8 +98,9 @@ def _order(what: Any, service: str, data: Path, by: str | None, reason: str, **m
     while (said := answered(file)) is None:
         if read_state(data) is None:
             return None
-        if time.monotonic() > until and withdraw(file):
-            raise NotObeyed(service=service, wait_s=f"{WAIT_S:g}")
+        if time.monotonic() > until:
+            became = "taken back" if withdraw(file) else "taken up, and may still be obeyed"
+            raise NotObeyed(service=service, wait_s=f"{WAIT_S:g}", became=became)
         time.sleep(LOOK_EVERY_S)
     if not said.done:
         raise OrderRefused(service=service, reason=said.told)

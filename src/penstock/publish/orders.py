@@ -62,15 +62,19 @@ def ask(folder: Path, order: Order) -> Path:
 
 
 def next_order(folder: Path) -> tuple[Path, Order] | None:
-    """The oldest order and its file, or None. One that cannot be read is moved out of the way."""
+    """The oldest order and its file, or None; whoever gave it can no longer take it back. One that cannot be read is
+    moved out of the way."""
     if not folder.exists():
         return None
-    for file in sorted(folder.glob("*.order")):
+    for file in sorted([*folder.glob("*.order"), *folder.glob("*.taken")]):
         try:
-            return file, msgspec.json.decode(file.read_bytes(), type=Order)
+            taken = file.rename(file.with_suffix(".taken"))
+            return taken, msgspec.json.decode(taken.read_bytes(), type=Order)
+        except FileNotFoundError:
+            continue  # It was just taken back.
         except msgspec.MsgspecError as error:
             logger.warning("an order cannot be read", extra={"file": str(file), "error": str(error)})
-            file.rename(file.with_suffix(".damaged"))
+            file.with_suffix(".taken").rename(file.with_suffix(".damaged"))
     return None
 
 
@@ -97,7 +101,7 @@ def answered(file: Path) -> Answer | None:
 
 
 def withdraw(file: Path) -> bool:
-    """Take an order back that was not obeyed yet; whether there was still time."""
+    """Take an order back that nobody has taken up yet; whether there was still time."""
     try:
         file.unlink()
     except FileNotFoundError:
