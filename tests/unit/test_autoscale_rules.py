@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.control.autoscale import horizontal, keda, limits, replicas
-from penstock.control.autoscale.arithmetic import INT32_MAX, INT64_MAX, ceiling, quotient, ratio
+from penstock.control.autoscale.arithmetic import INT32_MAX, INT32_MIN, INT64_MAX, ceiling, quotient, ratio
 from penstock.control.autoscale.interface import MetricUnavailable, Settings, Tolerances
 from penstock.control.autoscale.pods import Container, Pod, Sample, ready_count, request
 
@@ -40,6 +40,7 @@ def test_doubles_are_part_of_the_rules() -> None:
 
 def test_quotients_lose_their_fraction_towards_zero_and_ratios_may_be_infinite() -> None:
     assert (quotient(7, 2), quotient(-7, 2), quotient(0, 3), quotient(-6, 3)) == (3, -3, 0, -2)
+    assert (INT32_MAX, INT32_MIN, INT64_MAX) == (2147483647, -2147483648, 9223372036854775807)
     assert (ratio(1, 0.0), ratio(-1, 0.0)) == (float("inf"), float("-inf"))
     assert ratio(0, 0.0) != ratio(0, 0.0)
     assert (ceiling(2.0), ceiling(2.1), ceiling(float(INT32_MAX) + 1)) == (2, 3, INT32_MAX)
@@ -254,3 +255,34 @@ def test_keda_wakes_the_first_replica_and_ends_the_last(
 ) -> None:
     last_active_t = None if idle_s is None else NOW - idle_s
     assert keda.wake(replicas, active, last_active_t, waking, NOW) == expected
+
+
+def test_tolerances_and_samples_have_their_defaults() -> None:
+    assert (Tolerances().down, Tolerances().up) == (0.1, 0.1)
+    assert (Settings().downscale_stabilization_s, Settings().scale_to_zero) == (300.0, True)
+    assert (Sample(value_m=1).t, Sample(value_m=1).window_s) == (0.0, 60.0)
+    assert horizontal.Autoscaler(largest=1).smallest == 1
+    assert horizontal.ObjectMetric().value_m == 0
+    plain = Pod(name="p")
+    assert (plain.phase, plain.ready, plain.deleted, plain.start_t) == ("Running", True, False, None)
+    assert not Container().restart_always
+    assert horizontal.Memory() == horizontal.Memory(recommendations=None, scaled_to_zero=False)
+    assert not horizontal.Memory().scaled_to_zero
+    assert limits.Event(1, 0.0) == limits.Event(1, 0.0, outdated=False)
+    trigger = keda.Trigger()
+    flags = (trigger.allow_idle_consumers, trigger.only_partitions_with_lag, trigger.exclude_persistent_lag)
+    assert flags == (False, False, False)
+    assert (trigger.scale_to_zero_on_invalid_offset, trigger.activation_lag, keda.Waking().smallest) == (False, 0, 0)
+
+
+def test_a_count_that_is_wanted_as_it_is_is_left_as_it_is() -> None:
+    up, down = limits.Behavior().filled(300.0)
+    assert limits.limit_rate(5, 5, 1, 3, up, down, limits.Events(), NOW) == (5, "DesiredWithinRange")
+    assert limits.limit_rate(5, 5, 7, 9, up, down, limits.Events(), NOW) == (5, "DesiredWithinRange")
+    assert limits.remember(3, 3, up, down, limits.Events(), NOW) == limits.Events(down=(limits.Event(0, NOW),))
+
+
+def test_without_policies_every_older_event_is_outdated() -> None:
+    none = limits.Rules(policies=())
+    before = limits.Events(up=(limits.Event(7, NOW - 0.5),))
+    assert limits.remember(1, 3, none, none, before, NOW).up == (limits.Event(2, NOW),)

@@ -244,6 +244,40 @@ def test_karpenter_buys_the_cheapest_node_that_a_batch_fits_on() -> None:
     assert bought([PodShape(cpu_m=1000)], pool=msgspec.structs.replace(POOL, types=(SPOT, SMALL))) == ["spot"]
 
 
+def test_karpenter_places_the_largest_first_and_fills_what_is_there() -> None:
+    small, large = PodShape(cpu_m=400, memory_b=100), PodShape(cpu_m=1900, memory_b=100)
+    # 1900 fills a small node; the two small pods share what is left of the other one.
+    there = karpenter.Claim(name="a", type=SMALL, pods=(PodShape(cpu_m=1000),))
+    assert bought([small, small, large], there) == ["small"]
+    assert bought([small, small, small], there) == ["small"]
+    # Were the small ones first, they would take the room and the large one's node as well.
+    only = msgspec.structs.replace(POOL, types=(SMALL,))
+    assert bought([PodShape(cpu_m=1000), PodShape(cpu_m=1000), PodShape(cpu_m=2000)], there, pool=only) == [
+        "small",
+        "small",
+    ]
+    wide = karpenter.InstanceType(name="wide", shape=NodeShape(cpu_m=2000, memory_b=1000), usd_h=0.1)
+    narrow = msgspec.structs.replace(POOL, types=(wide,))
+    by_memory = [PodShape(cpu_m=100, memory_b=each) for each in (300, 300, 700, 700)]
+    assert bought(by_memory, pool=narrow) == ["wide", "wide"]
+    by_cpu = [PodShape(cpu_m=each, memory_b=1) for each in (600, 600, 1400, 1400)]
+    assert bought(by_cpu, pool=narrow) == ["wide", "wide"]
+    devices = karpenter.InstanceType(name="two", shape=NodeShape(cpu_m=2000, memory_b=1000, gpu=3), usd_h=0.1)
+    by_gpu = [PodShape(gpu=each) for each in (1, 1, 2, 2)]
+    assert bought(by_gpu, pool=msgspec.structs.replace(POOL, types=(devices,))) == ["two", "two"]
+
+
+def test_karpenter_passes_over_a_batch_that_its_limits_refuse() -> None:
+    pool = karpenter.Pool(types=(LARGE, SMALL), cpu_m_limit=6000)
+    both = [PodShape(cpu_m=8000), PodShape(cpu_m=2000), PodShape(cpu_m=2000)]
+    assert bought(both[:1], pool=pool) == []
+    assert bought([PodShape(cpu_m=8000), PodShape(cpu_m=2000)], pool=pool) == ["small"]
+    exact = karpenter.Pool(types=(SMALL,), cpu_m_limit=4000)
+    assert bought([PodShape(cpu_m=2000)] * 3, pool=exact) == ["small", "small"]
+    devices = karpenter.Pool(types=(DEVICE,), gpu_limit=2)
+    assert bought([PodShape(cpu_m=4000, gpu=1)] * 4, pool=devices) == ["gpu", "gpu"]
+
+
 def test_karpenters_limits_end_the_growth() -> None:
     claim = karpenter.Claim(name="a", type=SMALL, pods=(PodShape(cpu_m=2000),))
     for limit, expected in ((4000, ["small"]), (3999, [])):
@@ -266,6 +300,8 @@ def test_karpenter_consolidates_empty_nodes_first_and_replaces_only_by_cheaper_o
     none = msgspec.structs.replace(POOL, disruption_budget=0.0)
     assert karpenter.consolidate(empty, none) == []
     assert karpenter.consolidate(empty[2:], none) == []
+    full = [claim("a", SMALL, PodShape(cpu_m=800), PodShape(cpu_m=800)), claim("b", SMALL, PodShape(cpu_m=900))]
+    assert karpenter.consolidate(full, msgspec.structs.replace(POOL, types=(SMALL,))) == []
     pair = [claim("a", LARGE, tiny), claim("b", SMALL, tiny)]
     assert karpenter.consolidate(pair, POOL) == [karpenter.Disruption(name="a", reason="underutilized")]
     lone = [claim("a", LARGE, tiny)]
@@ -288,3 +324,40 @@ def test_karpenter_starts_a_replacement_when_a_spot_node_is_to_go() -> None:
     assert karpenter.interrupted("a", roomy, pool) == []
     with pytest.raises(StopIteration):
         karpenter.interrupted("x", there, pool)
+
+
+def test_the_flags_have_the_defaults_of_the_cluster_autoscaler() -> None:
+    assert msgspec.structs.asdict(Settings()) == {
+        "scan_interval_s": 10.0,
+        "expanders": ("least-waste",),
+        "priorities": {},
+        "utilization_threshold": 0.5,
+        "gpu_utilization_threshold": 0.5,
+        "unneeded_time_s": 600.0,
+        "unready_time_s": 1200.0,
+        "delay_after_add_s": 600.0,
+        "delay_after_delete_s": 0.0,
+        "delay_after_failure_s": 180.0,
+        "max_provision_time_s": 900.0,
+        "max_nodes_per_scale_up": 1000,
+        "max_nodes_total": None,
+        "max_gpus_total": None,
+        "max_removals": 10,
+        "max_drains": 1,
+        "first_backoff_s": 300.0,
+        "max_backoff_s": 1800.0,
+        "backoff_reset_s": 10_800.0,
+        "expendable_priority": -10,
+        "ignore_daemonsets": False,
+    }
+    bare = NodeGroup(name="a", shape=SHAPE)
+    assert (bare.smallest, bare.largest, bare.target) == (0, 10, 0)
+    there = Node(name="a", group=None, shape=SHAPE)
+    assert (there.ready, there.disabled, there.being_deleted) == (True, False, False)
+    assert (Resident(shape=HALF).daemonset, Resident(shape=HALF).mirror, Resident(shape=HALF).movable) == (
+        False,
+        False,
+        True,
+    )
+    assert (Decision(memory=Memory()).add, Decision(memory=Memory()).waiting) == (0, 0)
+    assert (karpenter.Pool(types=()).disruption_budget, SMALL.spot) == (0.1, False)

@@ -84,6 +84,7 @@ def test_fifty_one_thousand_pods_need_2595_nodes() -> None:
 
 def test_a_port_of_the_host_is_one_pods_alone() -> None:
     assert pack([alike(8, 100, host_port=5555)], NODE).nodes == 8
+    assert pack([alike(3, 100, host_port=5555), alike(2, 50, host_port=5555)], NODE).nodes == 5
     other = Alike(pod=PodShape(cpu_m=100, owner="b", host_port=80), count=8)
     assert pack([alike(8, 100, host_port=5555), other], NODE).nodes == 8
 
@@ -113,6 +114,14 @@ def test_spread_counts_the_replicas_that_are_there() -> None:
     stranger = Placed(name="old", shape=OLD)
     stranger.put(PodShape(owner="b"), 3)
     assert pack([alike(3, 300, spread=Spread(max_skew=1))], NODE, existing=[stranger]).nodes == 3
+
+
+def test_spread_uses_the_room_that_other_pods_left() -> None:
+    plain = Alike(pod=PodShape(cpu_m=600, owner="b"), count=3)
+    found = pack([plain, alike(3, 100, spread=Spread(max_skew=1))], NODE)
+    assert (found.nodes, found.placed) == (3, (3, 3))
+    fewer = pack([plain, alike(1, 100, spread=Spread(max_skew=1))], NODE)
+    assert (fewer.nodes, fewer.placed) == (3, (3, 1))
 
 
 def test_spread_ends_at_the_limit_and_where_nothing_fits() -> None:
@@ -165,6 +174,7 @@ def test_the_expanders() -> None:
     assert expanders.waste(option("none", cpu_m=0)) == float("inf")
     assert expanders.waste(option("none", memory_b=0)) == float("inf")
     assert names(expanders.least_nodes(options(a=6, b=2, c=2, d=0))) == ["b", "c"]
+    assert names(expanders.least_nodes(options(a=1, b=2))) == ["a"]
     assert expanders.least_nodes(options(a=0)) == []
     assert names(expanders.most_pods([option("a", pods=3), option("b", pods=4), option("c", pods=4)])) == ["b", "c"]
     dear, cheap = option("dear", usd_h=3.0, pods=2), option("cheap", usd_h=1.0, pods=2)
@@ -202,3 +212,24 @@ def test_filters_follow_one_another_and_a_seed_breaks_the_tie() -> None:
     assert expanders.choose(options(a=0), ["least-nodes"], seed=0) is None
     for name in ("least-waste", "most-pods", "price"):
         assert expanders.choose(options(a=1), [name], seed=0) is not None  # type: ignore[list-item]
+
+
+def test_defaults() -> None:
+    pod, node = PodShape(), NodeShape(cpu_m=1, memory_b=1)
+    assert (pod.cpu_m, pod.memory_b, pod.gpu, pod.priority, node.gpu, node.max_pods) == (0, 0, 0, 0, 0, 110)
+    empty = Placed(name="", shape=node)
+    assert (empty.cpu_m, empty.memory_b, empty.gpu, empty.pods) == (0, 0, 0, 0)
+    assert Spread(max_skew=1).min_domains == 1
+    option = expanders.Option(group="a", nodes=1)
+    sizes = (option.pods, option.cpu_m, option.memory_b, option.asked_cpu_m, option.asked_memory_b)
+    assert sizes == (0, 0, 0, 0, 0)
+
+
+def test_what_is_taken_away_leaves_the_node_as_it_was() -> None:
+    node = Placed(name="a", shape=NodeShape(cpu_m=1000, memory_b=1000, gpu=2))
+    pod = PodShape(cpu_m=100, memory_b=10, gpu=1, owner="a", host_port=80)
+    node.put(PodShape(cpu_m=5, owner="a"), 2)
+    node.put(pod)
+    assert (node.cpu_m, node.memory_b, node.gpu, node.pods, node.owners, node.ports) == (110, 10, 1, 3, {"a": 3}, {80})
+    node.take(pod)
+    assert (node.cpu_m, node.memory_b, node.gpu, node.pods, node.owners, node.ports) == (10, 0, 0, 2, {"a": 2}, set())

@@ -106,3 +106,13 @@ def test_why_a_candidate_stays(node: Candidate, why: str | None) -> None:
 )
 def test_empty_nodes_go_first(empty: int, drain: int, size: int, in_progress: int, expected: tuple[int, int]) -> None:
     assert removal.removable(empty, drain, smallest=1, size=size, in_progress=in_progress) == expected
+
+
+def test_defaults() -> None:
+    assert (Candidate(unneeded_for_s=0.0, group_size=1).unneeded_time_s, Resident().cpu_m) == (600.0, 0)
+    plain = Candidate(unneeded_for_s=0.0, group_size=1)
+    assert (plain.unready_time_s, plain.ready, plain.disabled, plain.in_group) == (1200.0, True, False, True)
+    assert (plain.smallest, plain.cluster_size) == (0, 0)
+    pod = Resident()
+    assert (pod.memory_b, pod.gpu, pod.daemonset, pod.mirror, pod.long_terminating) == (0, 0, False, False, False)
+    assert not Usage(cpu_m=1, memory_b=1).is_labelled_for_devices

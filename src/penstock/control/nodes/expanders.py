@@ -14,6 +14,9 @@ from typing import Literal
 
 import msgspec
 
+LOWEST_PRIORITY = -1
+"""Where the search for the highest priority begins: what is below is never reached."""
+
 Name = Literal["least-waste", "least-nodes", "most-pods", "price", "priority", "random"]
 
 
@@ -84,23 +87,19 @@ def most_pods(options: Sequence[Option]) -> list[Option]:
 
 def cheapest(options: Sequence[Option]) -> list[Option]:
     """Those that cost the least for what is asked of them; where no price is known, all."""
-    priced = [option for option in options if option.usd_h is not None]
-    return _smallest(priced, _cost) if priced else list(options)
+    priced = {option.group: option.usd_h for option in options if option.usd_h is not None}
+    known = [option for option in options if option.group in priced]
+    return _smallest(known, lambda each: each.nodes * priced[each.group] / max(each.pods, 1)) or list(options)
 
 
 def by_priority(options: Sequence[Option], priorities: Mapping[int, Sequence[str]]) -> list[Option]:
     """Those whose group matches a pattern of the highest priority that any matches; where none does, all."""
-    ranks = {
-        option.group: max((rank for rank, patterns in priorities.items() if _matches(option, patterns)), default=-2)
-        for option in options
-    }
-    highest = max(ranks.values(), default=-2)
-    # Ranks below -1 are never reached: that is where the search for the highest begins.
-    return [option for option in options if ranks[option.group] == highest] if highest >= -1 else list(options)
-
-
-def _cost(option: Option) -> float:
-    return option.nodes * (option.usd_h or 0.0) / max(option.pods, 1)
+    reached = [
+        rank
+        for rank, patterns in priorities.items()
+        if rank >= LOWEST_PRIORITY and any(_matches(option, patterns) for option in options)
+    ]
+    return [option for option in options if _matches(option, priorities[max(reached)])] if reached else list(options)
 
 
 def _matches(option: Option, patterns: Sequence[str]) -> bool:
@@ -108,6 +107,5 @@ def _matches(option: Option, patterns: Sequence[str]) -> bool:
 
 
 def _smallest(options: Sequence[Option], measure: Callable[[Option], float]) -> list[Option]:
-    values = [measure(option) for option in options]
-    lowest = min(values, default=0.0)
-    return [option for option, value in zip(options, values, strict=True) if value == lowest]
+    lowest = min(map(measure, options), default=None)
+    return [option for option in options if measure(option) == lowest]

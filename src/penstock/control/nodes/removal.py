@@ -21,8 +21,6 @@ Blocked = Literal[
     "MinimalResourceLimitExceeded",
     "UnexpectedError",
 ]
-LONG_TERMINATING_S = 600.0
-"""A pod that has been ending for longer than its grace period, and never less than this, no longer counts."""
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +32,7 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
     daemonset: bool = False
     mirror: bool = False
     long_terminating: bool = False
+    """Ending for much longer than its grace; such a pod no longer counts."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
