@@ -115,6 +115,8 @@ def count_for_pods(metric: World, world: World, tol: tuple[float, float]) -> int
 def count_for_whole(metric: World, world: World, tol: tuple[float, float]) -> int:
     if metric["series"] is None:
         total = metric["value"]
+    elif not metric["series"]:
+        raise Unreadable
     else:
         total = 0
         for value in metric["series"]:

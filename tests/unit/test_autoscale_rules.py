@@ -81,8 +81,12 @@ def test_errors_name_what_is_missing() -> None:
         wanted(cpu(50, 100), 1, ())
     with pytest.raises(MetricUnavailable, match="no pods returned by selector"):
         ready_count(())
+    with pytest.raises(MetricUnavailable, match="no metrics returned from custom metrics API"):
+        wanted(horizontal.PodsMetric(target_average_m=1), 1, pods(1))
+    with pytest.raises(MetricUnavailable, match="no metrics returned from external metrics API"):
+        wanted(horizontal.ExternalMetric(target_average_m=1), 1, pods(1))
     no_target = horizontal.ResourceMetric(samples=cpu(1, 1).samples)
-    for metric in (no_target, horizontal.ObjectMetric(), horizontal.ExternalMetric()):
+    for metric in (no_target, horizontal.ObjectMetric(), horizontal.ExternalMetric(values_m=(1,))):
         with pytest.raises(MetricUnavailable, match="neither a value target nor an average value target"):
             wanted(metric, 1, pods(1))
     with pytest.raises(MetricUnavailable, match="unknown metric source type"):

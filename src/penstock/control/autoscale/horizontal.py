@@ -16,6 +16,7 @@ from penstock.control.autoscale.interface import MetricUnavailable, Proposal, Se
 from penstock.control.autoscale.limits import Behavior, Events, Recommendation
 from penstock.control.autoscale.pods import Pod, Sample
 
+_NONE = "no metrics returned from"
 _NO_TARGET = "neither a value target nor an average value target was set"
 
 
@@ -212,11 +213,13 @@ def _of_pods(
     metric: ResourceMetric | PodsMetric, target: Target, allowed: Tolerances, now: float, settings: Settings
 ) -> Proposal:
     is_cpu, target_pct = False, None
-    if isinstance(metric, ResourceMetric):
-        if not metric.samples:
+    if not metric.samples:
+        if isinstance(metric, ResourceMetric):
             raise MetricUnavailable(
-                f"unable to get metrics for resource {metric.resource}: no metrics returned from resource metrics API"
+                f"unable to get metrics for resource {metric.resource}: {_NONE} resource metrics API"
             )
+        raise MetricUnavailable(f"unable to get metric of pods: {_NONE} custom metrics API")
+    if isinstance(metric, ResourceMetric):
         is_cpu, target_pct = metric.resource == "cpu", metric.target_pct
     if metric.target_average_m is not None:
         return replicas.by_average(
@@ -248,6 +251,8 @@ def _of_whole(metric: ObjectMetric | ExternalMetric, target: Target, allowed: To
     there = target.replicas if target.status_replicas is None else target.status_replicas
     whole, average = metric.target_m, metric.target_average_m
     if isinstance(metric, ExternalMetric):
+        if not metric.values_m:
+            raise MetricUnavailable(f"unable to get external metric: {_NONE} external metrics API")
         usage_m = replicas.sum_of_series(metric.values_m)
         usage_per_replica_m = replicas.sum_of_series_per_replica(metric.values_m)
         prefers_average = average is not None
