@@ -27,7 +27,7 @@ from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.steps import Erasure, Reached, RecordedSteps, StepJournal, nothing
 from penstock.publish.environment import this_environment
 from penstock.publish.erasing import Found, Whose, find
-from penstock.publish.rebuild import Rebuild, Site, Start, highest_version, prepare
+from penstock.publish.rebuild import Rebuild, Site, Start, highest_version, prepare, withdrawn_consolidations
 from penstock.publish.succession import state_hash
 from penstock.spec import Spec
 
@@ -96,7 +96,14 @@ def resume(data: Path, service: str) -> bool:
         return finish(data, service)
 
 
-def erase(data: Path, service: str, whose: Whose, told: Told, reached: Reached = nothing) -> ErasureReceipt:
+def erase(
+    data: Path,
+    service: str,
+    whose: Whose,
+    told: Told,
+    reached: Reached = nothing,
+    now: Callable[[], float] = time.time,
+) -> ErasureReceipt:
     """Remove these events from a service that does not run, and all that was made of them.
 
     Raises UnknownService, UnknownSubject where there are none, NotErasable with the reason, FolderInUse while anybody
@@ -111,7 +118,7 @@ def erase(data: Path, service: str, whose: Whose, told: Told, reached: Reached =
             found, ends = _find(reader, spec, whose, told), reader.ends()
             reader.close()
             start = Start(folder, spec, found)
-            plan, is_prepared = _plan(data, spec, whose, ends, start)
+            plan, is_prepared = _plan(data, spec, whose, ends, start, now())
             work = erasing_folder(data, service)
             site = Site(old=folder, new=work / "new", spec=spec, found=found, erasure=plan.erasure, reached=reached)
             # 2. The log without them, and what never knew of them.
@@ -171,7 +178,9 @@ def _find(reader: LocalLogReader, spec: Spec, whose: Whose, told: Told) -> Found
     return found
 
 
-def _plan(data: Path, spec: Spec, whose: Whose, ends: dict[Partition, Offset], start: Start) -> tuple[_Plan, bool]:
+def _plan(
+    data: Path, spec: Spec, whose: Whose, ends: dict[Partition, Offset], start: Start, at: float
+) -> tuple[_Plan, bool]:
     """What is to be built, and whether an interrupted call was about the very same and has prepared it."""
     folder, work = data / spec.name, erasing_folder(data, spec.name)
     environment = this_environment(spec).name
@@ -185,7 +194,7 @@ def _plan(data: Path, spec: Spec, whose: Whose, ends: dict[Partition, Offset], s
     sync_folder(data)
     salt = secrets.token_bytes(16)
     number = 1 + max([0, *(receipt.number for receipt in receipts_of(folder))])
-    erasure = Erasure(number=number, at=time.time(), withdrawn=highest_version(folder, spec.name))
+    erasure = Erasure(number=number, at=at, withdrawn=highest_version(folder, spec.name))
     name = whose.hashed(salt)
     plan = _Plan(erasure=erasure, name=name, salt=salt.hex(), ends=ends, last=start.last, environment=environment)
     return plan, False
@@ -209,7 +218,7 @@ def _receipt(site: Site, start: Start, plan: _Plan, whose: Whose, version: Versi
         steps=start.last,
         version=version,
         state="" if state is None else state_hash(state),
-        consolidations=sorted({e.shadow.number for e in behind if e.shadow and e.number >= start.first_taken}),
+        consolidations=withdrawn_consolidations(site, start),
         seconds=round(seconds, 3),
     )
 

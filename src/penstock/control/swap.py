@@ -25,6 +25,9 @@ def finish(data: Path, service: str, reached: Reached = nothing) -> bool:
     work, place = erasing_folder(data, service), data / service
     whole, old = work / "whole", work / "old"
     if not whole.exists() and not old.exists():
+        if work.exists() and not (work / "new").exists():
+            # Of one that was killed at its very beginning, or its very end.
+            shutil.rmtree(work)
         return False
     if whole.exists():
         # 1. The service goes aside. From here on there is none of its name, and nothing but this goes on.
@@ -40,6 +43,7 @@ def finish(data: Path, service: str, reached: Reached = nothing) -> bool:
         reached("erase.moved_in")
     # 3. What servers read of the old one in memory goes, then all of it on the disk.
     remove_live(live_path(data, service))
+    (work / "plan.json").unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)
     reached("erase.removed")
     shutil.rmtree(work)

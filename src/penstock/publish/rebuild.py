@@ -155,7 +155,7 @@ def prepare(site: Site, start: Start) -> None:
         for version in (version for version in old.versions() if version <= start.version):
             _carry_over(old.place(version), new.place(version))
         bases |= old.bases() & new.bases()
-    for base in bases:
+    for base in bases - {""}:
         _carry_over(site.old / "bases" / base, site.new / "bases" / base)
     site.reached("erase.prepared")
 
@@ -163,10 +163,23 @@ def prepare(site: Site, start: Start) -> None:
 def _candidates(site: Site, start: Start) -> list[int]:
     """Consolidations whose candidates were put in shadow before any of the events was taken, and that are still
     there."""
+    return sorted(_settled_before(site, start) & _standing(site))
+
+
+def withdrawn_consolidations(site: Site, start: Start) -> list[int]:
+    """Those that were put in shadow or refused since then, or wait for that."""
     steps = RecordedSteps(site.old / "steps").entries()
-    settled = {entry.shadow.number for entry in steps if entry.shadow is not None and entry.number < start.first_taken}
-    kept = {*ready_numbers(site.old / "consolidation"), *shelved_numbers(site.old / "consolidation")}
-    return sorted(settled & kept)
+    settled = {entry.shadow.number for entry in steps if entry.shadow is not None}
+    return sorted((settled | _standing(site)) - _settled_before(site, start))
+
+
+def _settled_before(site: Site, start: Start) -> set[int]:
+    steps = RecordedSteps(site.old / "steps").entries()
+    return {entry.shadow.number for entry in steps if entry.shadow is not None and entry.number < start.first_taken}
+
+
+def _standing(site: Site) -> set[int]:
+    return {*ready_numbers(site.old / "consolidation"), *shelved_numbers(site.old / "consolidation")}
 
 
 def _begin_journal(site: Site, start: Start) -> None:
@@ -251,7 +264,7 @@ class Rebuild:
     def _run(self, replay: Replay, taken: Taken) -> Version:
         site = self._site
         journal = StepJournal(site.new / "steps", site.reached)
-        receipts = SqliteReceipts(site.new / "versions.sqlite", site.spec.name, reached=site.reached)
+        receipts = SqliteReceipts(site.new / "versions.sqlite", site.spec.name)
         checkpoints = Checkpoints(site.new / "checkpoints", site.spec.learn.checkpoints_kept, site.reached)
         snapshots = LocalSnapshots(site.new / "snapshots", site.spec.name, site.reached)
         try:

@@ -56,11 +56,14 @@ def publisher_of(folder: Path, kept: int = ALL) -> Publisher:
 class Traffic:
     """Examples, predictions and feedback in two partitions; some labels lie, so that the gate has something to do."""
 
-    def __init__(self, folder: Path, seed: int, segment_bytes: int = 200_000) -> None:
+    def __init__(self, folder: Path, seed: int, segment_bytes: int = 200_000, asked: int = 0) -> None:
+        """``asked`` is the number with which the ids of predictions begin."""
         self._writers = [LocalLogWriter(folder / "log", Partition(p), segment_bytes=segment_bytes) for p in (0, 1)]
         self._rng = np.random.default_rng(seed)
-        self._asked = 0
+        self._asked = asked
         self.examples = self.repeated = self.feedback = 0
+        self.subjects: tuple[str, ...] = ()
+        """Whose events they are, in turn; feedback never says it."""
 
     def send(self) -> None:
         n = int(self._rng.integers(1, 40))
@@ -78,6 +81,9 @@ class Traffic:
             strings=(),
             labels=None if kind is Kind.PREDICTION else [ClassName(str(label)) for label in labels],
             versions=np.ones(n, np.uint64) if kind is Kind.PREDICTION else None,
+            subjects=[self.subjects[i % len(self.subjects)] for i in range(n)]
+            if self.subjects and kind is not Kind.FEEDBACK
+            else None,
         )
         self._writers[int(self._rng.integers(0, 2))].append([Entry(kind=kind, count=n, payload=encode(batch))])
         self._asked += n * (kind is Kind.PREDICTION)
