@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import penstock.eventlog.reader as reader_module
-from penstock.eventlog.doorbell import Doorbell, Doorbells, Roster
+from penstock.eventlog.doorbell import Doorbell, Doorbells, Roster, call
 from penstock.eventlog.interface import Counts
 from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.eventlog.mark import Mark, MarkFile
@@ -34,6 +34,15 @@ def echo_every_event(folder: Path, conn: Connection, events: int) -> None:
             for frame in reader.read(partition, position.get(partition, Offset(0)), end):
                 conn.send((partition, bytes(frame.payload)))
             position[partition] = end
+    reader.close()
+
+
+def sleep_until_called(folder: Path, conn: Connection) -> None:
+    reader_module._LISTEN_MAX_S = FOREVER_S
+    reader = LocalLogReader(folder)
+    reader.wait({}, 0.0)  # hangs up its doorbell
+    conn.send("ready")
+    conn.send(reader.wait({}, FOREVER_S))
     reader.close()
 
 
@@ -161,3 +170,15 @@ def test_a_mark_that_was_seen_is_never_taken_back(tmp_path: Path) -> None:
     assert reader.read() == mark_number(2)
     marks.close()
     reader.close()
+
+
+def test_a_reader_without_news_sleeps_until_somebody_calls(tmp_path: Path) -> None:
+    ours, theirs = spawn.Pipe()
+    sleeper = spawn.Process(target=sleep_until_called, args=(tmp_path, theirs))
+    sleeper.start()
+    assert ours.poll(60)
+    assert ours.recv() == "ready"
+    call(tmp_path)
+    assert ours.poll(60), "the reader sleeps on"
+    assert ours.recv() is False
+    sleeper.join()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,10 +18,12 @@ from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.interface import Block
 from penstock.learn.steps import Step, StepJournal, read_steps
 from penstock.publish.live import SharedLiveReader
+from penstock.publish.orders import Order
 from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_house import SPEC, build_publisher, filled_log, small_events
+from penstock.testing.small_learner import SmallModel
 
 
 class Watched:
@@ -107,6 +111,28 @@ def test_a_rollback_serves_the_last_good_weights_under_a_new_number_and_learning
     receipt = receipts.receipt(Version(6))
     assert (receipt.cause, receipt.restores, receipt.parent) == ("rollback", 3, 5)
     receipts.close()
+
+
+def test_what_a_rollback_by_hand_withdrew_is_not_learned_again_when_a_source_is_taken_out(tmp_path: Path) -> None:
+    house = Watched(tmp_path, ("probation", "publish", "good", "publish", "apart"))
+    for _ in range(4):
+        house.step()
+    line = house.publisher._succession.line
+    good = line._good
+    assert good is not None
+    (tmp_path / "orders").mkdir()
+    order = Order(what="roll_back", by="ann")
+    (tmp_path / "orders" / "1.order").write_bytes(msgspec.json.encode(order))
+    assert house.publisher.obey()
+    withdrawn = list(line._withdrawn)
+    assert withdrawn == [(good.block.head.position, {0: 20})]
+    expected = SmallModel(columns=2)
+    expected.load(good.model)
+    rng = copy.deepcopy(house.rng)
+    house.step()
+    expected.learn(small_events(Kind.EXAMPLE, rng, 5, 20))
+    assert weights(house.served()) == weights(expected.freeze(Version(0), {}))
+    assert line._withdrawn == withdrawn, "nor by a consolidation"
 
 
 def test_a_rollback_before_any_version_was_good_goes_back_to_the_beginning(tmp_path: Path) -> None:

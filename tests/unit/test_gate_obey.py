@@ -133,3 +133,30 @@ def test_a_gate_that_was_saved_during_a_hold_goes_on_holding() -> None:
     other.has_good = True
     assert other.step().reason == watched.step().reason == "hold by ann."
     assert other.obey("resume") == watched.obey("resume")
+
+
+def test_a_source_that_contradicts_all_others_is_taken_out_after_a_hold_and_not_during_it() -> None:
+    losses = np.array([0.1, 0.1, 0.1, 1.0] * 4)
+    flood = Evidence(
+        candidate=losses,
+        served=losses,
+        good=losses,
+        sources=["a", "b", "c", "stranger"] * 4,
+        finite=True,
+        jump=0.0,
+        probation=losses,
+    )
+
+    free, held = Watched(), Watched()
+    free.until_good()
+    held.until_good()
+    held.obey("hold")
+    for _ in range(60):
+        free_out, held_out = free.gate.judge(flood).take_out, held.gate.judge(flood).take_out
+        assert held_out == ()
+        if free_out:
+            break
+    assert free_out == ("stranger",)
+    told = held.obey("resume")
+    assert (told.action, "stranger" in told.reason) == ("hold", True), "nothing is published that it has taught"
+    assert held.gate.judge(flood).take_out == ("stranger",)
