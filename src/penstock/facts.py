@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from penstock.events import Version
+from penstock.events import Offset, Partition, Version
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="fact"):
@@ -99,6 +99,18 @@ class Erased(Fact, tag="erased", frozen=True, kw_only=True):
     first: Version
     """The first of the versions that were withdrawn."""
     last: Version
+
+
+class Corrected(Fact, tag="corrected", frozen=True, kw_only=True):
+    """Labels that had been learned were corrected or taken back: the model is as if that had been known at first."""
+
+    version: Version
+    """The first that is right; where updates are held back, the one that is served meanwhile."""
+    events: int
+    again: int
+    """Events that were learned again for it."""
+    named: tuple[tuple[Partition, Offset], ...]
+    """The events, or the first of them."""
 
 
 class Restarted(Fact, tag="restarted", frozen=True, kw_only=True):

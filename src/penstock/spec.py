@@ -113,6 +113,13 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Seconds between checkpoints while events arrive: what a restart has to replay at most."""
     checkpoints_kept: Annotated[int, Meta(ge=1)] = 3
     """How many checkpoints stay on disk; the log is kept back to the oldest of them."""
+    corrections: Literal["at_once", "next_consolidation"] = "at_once"
+    """What a label that is corrected or taken back changes of what was learned. ``at_once``: the heads become what they
+    would be had it been known at first; ``next_consolidation``: they stay as they are until a new base is promoted,
+    whose heads are learned from the labels as they are then."""
+    corrections_within: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    """Of so many of the newest labelled events corrections are made good at once, by learning about twice as many again
+    at most; those of older ones reach the slow tier alone. Two copies of the model are kept for it."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     """Where the random features come from; two services with the same seed and events are equal to the byte."""
 

@@ -67,7 +67,7 @@ def run_to_the_end(
     publisher = build_publisher(folder, log, reached, script=script)
     publisher.start()
     while obeyed(publisher, folder, orders) or (
-        publisher.take_up() or publisher.step() or publisher.has_backlog() or publisher.grant()
+        publisher.take_up() or publisher.correct() or publisher.step() or publisher.has_backlog() or publisher.grant()
     ):
         pass
     publisher.checkpoint()
@@ -371,6 +371,37 @@ def test_killed_at_any_action_while_orders_are_obeyed_and_refused(memory_path: P
         found = outcome(folder) | {"answers": said}
         for part, value in expected.items():
             assert found[part] == value, f"after {point}: {part}"
+
+
+def test_killed_at_any_action_while_labels_are_corrected_and_taken_back(memory_path: Path) -> None:
+    log = filled_log(14, sources=("a", "b", None), corrected=True)
+    script = (*SCRIPT, *APART_SCRIPT)
+    whole = memory_path / "whole"
+    whole.mkdir()
+    recorder = Recorder()
+    orders: Orders = (
+        (20, Order(what="roll_back", by="ann")),
+        (26, Order(what="hold", by="ben")),
+        (32, Order(what="resume", by="ben")),
+    )
+    run_to_the_end(whole, log, recorder, script, orders)
+    expected = outcome(whole)
+    facts = [fact for fact in expected["facts"] if type(fact).__name__ == "Corrected"]  # type: ignore[attr-defined]
+    assert sum(fact.events for fact in facts) >= 8
+    assert any(receipt.cause == "correction" for receipt in expected["receipts"])  # type: ignore[attr-defined]
+
+    near = [i for i, point in enumerate(recorder.points) if point.action.startswith("correction.")]
+    around = {recorder.points[i] for at in near for i in (at - 1, at, at + 1)}
+    lives = [[point] for point in sorted({*around, *chosen(recorder.points, per_action=2)})]
+    for number, points in enumerate(lives):
+        folder = memory_path / f"life-{number}"
+        folder.mkdir()
+        at = KillAt(points[0])
+        assert not run_in_child(lambda at=at, folder=folder: run_to_the_end(folder, log, at, script, orders))
+        assert run_in_child(lambda folder=folder: run_to_the_end(folder, log, script=script, orders=orders))
+        found = outcome(folder)
+        for part, value in expected.items():
+            assert found[part] == value, f"after {points[0]}: {part}"
 
 
 def test_replaying_the_whole_journal_gives_the_state_of_the_run_that_wrote_it(memory_path: Path) -> None:

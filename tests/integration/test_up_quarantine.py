@@ -79,3 +79,27 @@ def test_impossible_events_are_set_aside_until_somebody_decides(house: Up, tmp_p
     with running(tmp_path / "orders.yaml", house.data) as again:
         until(lambda: counts(again)["released"] == 2, "the wish was not granted")
         assert (counts(again)["learned"], counts(again)["waiting"], listed()) == (22, 0, [])
+
+
+def test_the_label_of_what_is_set_aside_is_corrected_and_taken_back(house: Up, tmp_path: Path) -> None:
+    def listed() -> dict[str, Any]:
+        done = penstock("quarantine", "list", "orders", "--json", "--data", str(house.data), home=tmp_path)
+        return {row["told"].partition(" ")[0]: row["label"] for row in json.loads(done.stdout)}
+
+    bad = [
+        {"id": "dear", "features": {"price": 1e6, "country": "FR"}, "label": 2},
+        {"id": "far", "features": {"price": 3, "country": "XX"}, "label": 3},
+        {"id": "past", "features": {"price": 4}, "label": -1},
+    ]
+    with house.client() as client:
+        client.examples("orders", [{"features": {"price": 1, "country": "DE"}, "label": 1}, *bad])
+        until(lambda: counts(house)["impossible"] == 3, "the learner did not take the events")
+        client.feedback("orders", [{"id": "past", "label": 4}, {"id": "dear", "retract": True}])
+    until(lambda: counts(house)["waiting"] == 2, "the learner did not take the feedback")
+    assert listed() == {"country": 3.0, "days": 4.0}
+    done = penstock("quarantine", "release", "orders", "0:3", "--data", str(house.data), home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    until(lambda: counts(house)["released"] == 1, "the event was not released")
+    with house.client() as client:
+        client.feedback("orders", {"id": "past", "label": 5})
+        until(lambda: client.status("orders")["feedback"]["made_good"] == 1, "what was released was not corrected")

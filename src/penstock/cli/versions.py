@@ -97,6 +97,8 @@ def sentence(service: str, receipt: dict[str, Any]) -> str:
             return f"{version} is the beginning: {verdict}."
         case "rollback":
             return f"{version} restores version {receipt['restores']:,}: {verdict}."
+        case "correction":
+            return f"{version} makes good what was learned with other labels: {verdict}."
         case "promotion":
             old = "no base" if not receipt["parent_base"] else f"base {receipt['parent_base'][:12]}"
             return (

@@ -44,6 +44,12 @@ class Amendments:
             near |= (origins[:, 0] == partition) & np.isin(origins[:, 1], known)
         return [int(place) for place in np.flatnonzero(near)]
 
+    def origins(self, batch: Batch) -> set[Origin]:
+        """The origins of events that something is known of."""
+        if batch.origins is None:
+            return set()
+        return {(partition, offset) for partition, offset in batch.origins[self.places(batch)].tolist()}
+
     def label(self, batch: Batch, place: int) -> Told | None:
         """The label that this event has by what is known; None where it has none."""
         assert batch.origins is not None, "nothing is known of events without an origin"

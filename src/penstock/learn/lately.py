@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Batch, Offset, Partition, Position, Strings, concatenate
-from penstock.learn.quarantine import Aside, Reason
+from penstock.join.interface import Told
+from penstock.learn.quarantine import Aside, Place, Reason, origin_of
 
 Fetch = Callable[[Partition, Sequence[Offset]], Batch]
 """Reads events of one partition at ascending offsets again from the log, as examples without a label."""
@@ -27,11 +28,19 @@ class _Step:
     places: NDArray[np.int64]
     labels: list[Any]
     sources: Strings | None
+    origins: NDArray[np.int64]
+    """(n, 2) of what gave each its label."""
     vouched: bool = False
     """Whether somebody has vouched for them: they are not taken out with their source."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def rows(self, keep: list[int]) -> _Step:
+        """The events in these rows."""
+        sources = self.sources and [self.sources[row] for row in keep]
+        labels = [self.labels[row] for row in keep]
+        return _Step(self.places[keep], labels, sources, self.origins[keep], self.vouched)
 
 
 class LearnedLately:
@@ -57,7 +66,8 @@ class LearnedLately:
             return
         labels: Any = batch.labels
         told = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
-        self._steps.append(_Step(batch.places, told, batch.sources, vouched))
+        origins = np.full((len(batch), 2), -1, np.int64) if batch.origins is None else batch.origins
+        self._steps.append(_Step(batch.places, told, batch.sources, origins, vouched))
         self._events += len(batch)
         while self._events > self._events_max:
             self._forget_until(self._first + 1)
@@ -84,6 +94,16 @@ class LearnedLately:
         """What was learned after a rollback is published: what was withdrawn by it stays out."""
         self._forget_until(self._withdrawn)
 
+    def relabel(self, said: Mapping[Place, Told | None]) -> None:
+        """Events have other labels than those with which they were learned, or none, by what had given them theirs."""
+        for number, step in enumerate(self._steps):
+            origins = [(Partition(p), Offset(o)) for p, o in step.origins.tolist()]
+            if said.keys().isdisjoint(origins):
+                continue
+            labels = [said.get(origin, label) for origin, label in zip(origins, step.labels, strict=True)]
+            self._steps[number] = replace(step, labels=labels).rows([r for r, n in enumerate(labels) if n is not None])
+        self._events = sum(map(len, self._steps))
+
     def without(self, sources: Collection[str | None], told: str, time: float) -> tuple[Aside, ...]:
         """Forget what these sources sent; returns it as rows of the quarantine."""
         gone: list[Aside] = []
@@ -94,12 +114,11 @@ class LearnedLately:
             out = np.array([source in sources and not step.vouched for source in said], np.bool_)
             for row in np.flatnonzero(out).tolist():
                 partition, offset = step.places[row].tolist()
+                origin = origin_of(step.origins[row].tolist())
                 gone.append(
-                    Aside(Partition(partition), Offset(offset), reason, told, said[row], step.labels[row], time)
+                    Aside(Partition(partition), Offset(offset), reason, told, said[row], step.labels[row], time, origin)
                 )
-            keep = np.flatnonzero(~out).tolist()
-            labels = [step.labels[row] for row in keep]
-            kept.append(_Step(step.places[keep], labels, step.sources and [said[row] for row in keep], step.vouched))
+            kept.append(step.rows(np.flatnonzero(~out).tolist()))
         self._steps, self._events = kept, sum(map(len, kept))
         return tuple(gone)
 
@@ -125,7 +144,10 @@ class LearnedLately:
 
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""
-        steps = [[step.places.ravel().tolist(), step.labels, step.sources, step.vouched] for step in self._steps]
+        steps = [
+            [step.places.ravel().tolist(), step.labels, step.sources, step.vouched, step.origins.ravel().tolist()]
+            for step in self._steps
+        ]
         return {"steps": steps, "marks": [self._first, self._good, self._probation, self._withdrawn]}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -136,9 +158,11 @@ class LearnedLately:
                 np.array(flat, np.int64).reshape(-1, 2),
                 [tuple(label) if isinstance(label, list) else label for label in labels],
                 sources,
+                # A checkpoint of before labels were corrected does not say what had given them.
+                np.array(origins[0] if origins else [-1, -1] * len(labels), np.int64).reshape(-1, 2),
                 vouched,
             )
-            for flat, labels, sources, vouched in state["steps"]
+            for flat, labels, sources, vouched, *origins in state["steps"]
         ]
         self._events = sum(map(len, self._steps))
         self._first, self._good, self._probation, self._withdrawn = state["marks"]

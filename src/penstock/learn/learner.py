@@ -19,12 +19,13 @@ from penstock.errors import ReplayDiverged
 from penstock.eventlog.interface import LogReader
 from penstock.eventlog.picked import picked, read_events
 from penstock.events import Batch, Kind, Offset, Partition, Position, Range, concatenate, decode, placed
+from penstock.join.interface import Amendment
 from penstock.join.window import JoinWindow
 from penstock.learn.amendments import Amendments
 from penstock.learn.interface import Heard, Learned, Model, Predictor, Sieve, State
 from penstock.learn.lately import labelled_again
 from penstock.learn.pace import Pace
-from penstock.learn.quarantine import Aside, AsideStep, Reason, Spans
+from penstock.learn.quarantine import Aside, AsideStep, Reason, Spans, origin_of
 from penstock.spec import Spec
 
 PENDING_EVENTS_PER_STEP_MAX = 64
@@ -106,6 +107,7 @@ class Learner:
         self._opened: dict[Partition, _Opened] = {}
         self._pending: list[Range] = []
         self._pending_events = 0
+        self._amended: list[Amendment] = []
         join.fetch = self.fetch
 
     def wait(self, timeout_s: float) -> bool:
@@ -134,8 +136,13 @@ class Learner:
         self._pending_events += sum(stop - start for _, start, stop in ranges)
         if batch is not None:
             return self._sift_and_learn(batch)
-        many = self._pending_events >= PENDING_EVENTS_PER_STEP_MAX * self._step_max
+        many = self._pending_events >= PENDING_EVENTS_PER_STEP_MAX * self._step_max or bool(self._amended)
         return self.flush() if many or len(self._pending) >= PENDING_RANGES_MAX else None
+
+    def take_amended(self) -> list[Amendment]:
+        """What was said since the last call of events that had been passed on before, the newest last."""
+        amended, self._amended = self._amended, []
+        return amended
 
     def flush(self) -> Taken | None:
         """What was taken and not recorded yet."""
@@ -165,6 +172,7 @@ class Learner:
             raise ValueError("events were taken that are not recorded yet")
         places = np.array([row.place for row in rows], np.int64)
         batch = labelled_again(places, [row.label for row in rows], [row.source for row in rows], self.features)
+        batch = replace(batch, origins=np.array([row.origin or (-1, -1) for row in rows], np.int64))
         return self._learn(batch, AsideStep(released=tuple(rows)))
 
     def pass_over(self, step: int, ranges: tuple[Range, ...]) -> None:
@@ -208,6 +216,7 @@ class Learner:
         self.join.load(values["join"], self.fetch)
         self.model.load(model)
         self._pending, self._pending_events = [], 0
+        self._amended = []
         self._opened = {}
 
     def _form(self) -> tuple[Range, ...]:
@@ -253,11 +262,15 @@ class Learner:
                     # Which version answered is known of joined predictions alone, and nothing is learned from it.
                     learnable.append(replace(joined, versions=None))
                 self.log_time = max(self.log_time, appended)
-        said = Amendments(self.join.take_amendments())
+        amended = self.join.take_amendments()
         if not learnable:
+            self._amended += amended
             return None
         # What was corrected before it was learned is learned once, and right.
-        batch = said.applied(concatenate(learnable))
+        whole, said = concatenate(learnable), Amendments(amended)
+        here = said.origins(whole)
+        self._amended += [one for one in amended if one[:2] not in here]
+        batch = said.applied(whole)
         return self._takeable(batch) if len(batch) else None
 
     def _takeable(self, batch: Batch) -> Batch | None:
@@ -304,6 +317,7 @@ class Learner:
             source=None if batch.sources is None else batch.sources[row],
             label=label if isinstance(label, str | tuple) else float(label),
             time=self.log_time,
+            origin=None if batch.origins is None else origin_of(batch.origins[row].tolist()),
         )
 
     def _learn(

@@ -6,7 +6,7 @@ is dropped, or is beyond the room that there is, never will be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Batch, Offset, Partition, Position
+from penstock.join.interface import Told
 
 Reason = Literal["impossible", "suspicious", "flood"]
 """``impossible``: a value outside of what the service file declares; ``suspicious``: its source is not believed;
@@ -25,6 +26,11 @@ NEVER_MAX = 20_000
 """Runs of dropped events that are remembered, so that no base is trained on them either; the oldest go first."""
 
 Place = tuple[Partition, Offset]
+
+
+def origin_of(pair: Sequence[int]) -> Place | None:
+    """A row of `Batch.origins`; None where it says nothing."""
+    return (Partition(pair[0]), Offset(pair[1])) if pair[0] >= 0 else None
 
 
 class Aside(msgspec.Struct, frozen=True, array_like=True):
@@ -40,6 +46,8 @@ class Aside(msgspec.Struct, frozen=True, array_like=True):
     label: str | float | tuple[str, ...]
     time: float
     """Seconds since 1970: the newest frame of the log then."""
+    origin: Place | None = None
+    """The event that gave it its label, where that is known."""
 
     @property
     def place(self) -> Place:
@@ -59,6 +67,10 @@ class AsideStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Events that will never be learned, because somebody said so."""
     expired: int = 0
     """How many were dropped because there was no more room."""
+    relabelled: tuple[Aside, ...] = ()
+    """Events that stay aside with another label, since it was corrected."""
+    retracted: tuple[Place, ...] = ()
+    """Events that are let go of, since their label was taken back."""
 
 
 class AsideCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +84,8 @@ class AsideCounts(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     expired: int = 0
     """Dropped because there was no more room."""
+    retracted: int = 0
+    """Let go of, since their label was taken back."""
 
     @property
     def aside(self) -> int:
@@ -86,7 +100,7 @@ class AsideCounts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def waiting(self) -> int:
         """Those that can still be released."""
-        return self.aside - self.released - self.dropped - self.expired
+        return self.aside - self.released - self.dropped - self.expired - self.retracted
 
 
 class Quarantine:
@@ -108,18 +122,32 @@ class Quarantine:
             del self._kept[row.place]
         for place in step.dropped:
             del self._kept[place]
+        for row in step.relabelled:
+            self._kept[row.place] = row
+        for place in step.retracted:
+            del self._kept[place]
         self._never.add(step.dropped)
         beyond = [place for place, _ in zip(self._kept, range(len(self._kept) - self._kept_max), strict=False)]
         for place in beyond:
             del self._kept[place]
         self._never.add(beyond)
         more |= {"released": len(step.released), "dropped": len(step.dropped), "expired": len(beyond)}
+        more["retracted"] = len(step.retracted)
         self.counts = AsideCounts(**{name: getattr(self.counts, name) + n for name, n in more.items()})
         return msgspec.structs.replace(step, expired=len(beyond))
 
     def find(self, places: Iterable[Place]) -> tuple[Aside, ...]:
         """Those of these events that are set aside now."""
         return tuple(self._kept[place] for place in places if place in self._kept)
+
+    def amended(self, said: Mapping[Place, Told | None]) -> AsideStep:
+        """What is to become of events that are set aside and whose labels, by their origins, are other ones now."""
+        rows = [row for row in self._kept.values() if row.origin in said]
+        told = [(row, said[row.origin]) for row in rows if row.origin is not None]
+        return AsideStep(
+            relabelled=tuple(msgspec.structs.replace(row, label=label) for row, label in told if label is not None),
+            retracted=tuple(row.place for row, label in told if label is None),
+        )
 
     @property
     def kept(self) -> list[Aside]:

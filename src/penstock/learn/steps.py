@@ -20,7 +20,7 @@ import msgspec
 from penstock.errors import StepsCorrupt, StepsUnavailable
 from penstock.eventlog.folders import lock_folder, sync_folder
 from penstock.events import Offset, Partition, Range, Version
-from penstock.learn.quarantine import AsideStep
+from penstock.learn.quarantine import AsideStep, Place
 
 StepAction = Literal["start", "publish", "hold", "roll_back", "advance"]
 
@@ -100,6 +100,15 @@ class Erasure(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     that take their place follow it."""
 
 
+class CorrectedStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What an entry of the step journal says of labels that were made good in what had been learned."""
+
+    places: tuple[Place, ...]
+    """The events that have other labels now than those with which they were learned, or none."""
+    again: int
+    """Events that were learned again for it."""
+
+
 class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One entry of the journal. Replaying the ranges of all entries in order gives every number in it again."""
 
@@ -157,6 +166,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """The order that this entry obeys; it has no ranges then."""
     erasure: Erasure | None = None
     """In the first entry that is not what was first recorded there."""
+    corrected: CorrectedStep | None = None
+    """What an entry without ranges has made good."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from penstock.events import Offset, Partition, Range, Version
 from penstock.facts import (
     Consolidated,
+    Corrected,
     Drifted,
     Dropped,
     Erased,
@@ -38,6 +39,8 @@ ALPHA = 0.05
 SOURCES_TOLD_MAX = 32
 """Sources that a receipt names at most, each with SOURCE_TOLD_MAX characters."""
 SOURCE_TOLD_MAX = 100
+PLACES_NAMED_MAX = 100
+"""Events that a fact names at most; the journal names all."""
 SOURCES_COUNTED_MAX = 256
 """Reasons and sources whose events are counted for facts; the ones that came the longest ago begin anew."""
 RANGES_MAX = 1024
@@ -159,7 +162,13 @@ class Account:
         since.loss_sum += step.loss_sum
         since.served_sum += step.served_sum
         since.cpu_s += step.cpu_s
-        facts = [*self._ordered(step), *self._drift(step), *self._shadow(step), *self._set_aside(step)]
+        facts = [
+            *self._ordered(step),
+            *self._drift(step),
+            *self._shadow(step),
+            *self._set_aside(step),
+            *self._corrected(step),
+        ]
         if step.action == "advance":
             return [], facts
         if step.action == "hold":
@@ -179,7 +188,7 @@ class Account:
         return Receipt(
             version=step.version,
             parent=self.highest,
-            cause="promotion" if promoted else _CAUSES[step.action],
+            cause="promotion" if promoted else "correction" if step.corrected else _CAUSES[step.action],
             restores=step.restored,
             ranges=tuple(since.ranges),
             events=since.events,
@@ -228,6 +237,21 @@ class Account:
             return []
         before, after, events = step.drifted
         return [Drifted(at=step.time, service=self._service, before=before, after=after, events=events)]
+
+    def _corrected(self, step: Step) -> list[Fact]:
+        if step.corrected is None:
+            return []
+        places = step.corrected.places
+        return [
+            Corrected(
+                at=step.time,
+                service=self._service,
+                version=step.version,
+                events=len(places),
+                again=step.corrected.again,
+                named=places[:PLACES_NAMED_MAX],
+            )
+        ]
 
     def _set_aside(self, step: Step) -> list[Fact]:
         aside, at, service = step.aside, step.time, self._service

@@ -60,7 +60,7 @@ class Earlier:
         """This one of them as it was, or the last known good. Raises UnknownVersion, SnapshotDamaged."""
         wanted = version or self.good
         assert wanted is not None, "there is a good version, as was looked before"
-        kept = self.remembered.get(wanted) or self._line.kept(wanted)
+        kept = self._line.kept(wanted) or self.remembered.get(wanted)
         if kept is None:
             assert self._snapshots is not None, "it is one of them, as was looked before"
             kept = Kept(self._snapshots.get(wanted), self._snapshots.state(wanted))

@@ -56,6 +56,20 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970."""
 
 
+class CorrectionCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of feedback that corrected or took back the label of an event that had come before."""
+
+    applied: int = 0
+    """Events of which the model is as if the label had been known at first."""
+    waiting: int = 0
+    """It will be; the events that it learned lately are learned again then."""
+    beyond: int = 0
+    """What was learned stays as it is, since the event is too long ago or the service file wants it so; the slow tier
+    learns with the new label all the same."""
+    aside: int = 0
+    """The event is set aside."""
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far the learner is. Counts are since the log's beginning and survive restarts exactly."""
 
@@ -114,6 +128,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     time: float = 0.0
     """Seconds since 1970 of the last step."""
     slow: SlowTier = SlowTier()
+    corrections: CorrectionCounts = CorrectionCounts()
 
     @property
     def labelled(self) -> int:
@@ -154,7 +169,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     version: Version
     parent: Version
-    cause: Literal["update", "rollback", "start", "promotion", "erasure"]
+    cause: Literal["update", "rollback", "start", "promotion", "correction", "erasure"]
     """``erasure``: not the version of this number alone, but all since the parent were withdrawn."""
     restores: Version | None = None
     """The version that a rollback went back to."""

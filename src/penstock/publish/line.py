@@ -4,8 +4,8 @@ back."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from penstock.events import Batch, Offset, Partition, Position, Version
 from penstock.gate.interface import Verdict
+from penstock.join.interface import Amendment
 from penstock.learn.block import pack, unpack
+from penstock.learn.correctable import Correctable, Made
 from penstock.learn.interface import Block, Learned, Predictor, State
 from penstock.learn.lately import LearnedLately
 from penstock.learn.learner import Learner
@@ -31,6 +33,8 @@ class Kept:
 
     block: Block
     model: State
+    learned: int = -1
+    """How many steps the model had learned, as `Correctable` counts them; -1 where that is not known."""
 
     def save(self, name: str) -> tuple[dict[str, Any], Arrays]:
         """Plain values, and arrays whose names begin with ``name``."""
@@ -38,9 +42,9 @@ class Kept:
         return self.model.values, {**arrays, f"{name}/block": _packed(self.block)}
 
     @classmethod
-    def load(cls, name: str, values: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Kept:
+    def load(cls, name: str, values: dict[str, Any], arrays: Mapping[str, NDArray[Any]], learned: int) -> Kept:
         block = unpack(arrays[f"{name}/block"].tobytes())
-        return cls(block, cls.state(f"{name}/model", values, arrays))
+        return cls(block, cls.state(f"{name}/model", values, arrays), learned)
 
     @staticmethod
     def state(name: str, values: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> State:
@@ -53,11 +57,19 @@ class Line:
     """Follows the gate's verdicts in memory, and tells the learner whom to score."""
 
     def __init__(
-        self, learner: Learner, predictor: Callable[[Block], Predictor], *, restore: bool, lately_max: int
+        self,
+        learner: Learner,
+        predictor: Callable[[Block], Predictor],
+        *,
+        restore: bool,
+        lately_max: int,
+        corrected_within: int,
     ) -> None:
-        """``lately_max``: how many events are learned again at most where some are taken out."""
+        """``lately_max``: how many events are learned again at most where some are taken out; ``corrected_within``: how
+        many of the newest can be corrected."""
         self._learner = learner
         self._lately = LearnedLately(lately_max)
+        self._correctable = Correctable(corrected_within)
         self._predictor = predictor
         self._restore = restore
         """Whether learning goes on from the restored version's state after a rollback."""
@@ -92,11 +104,42 @@ class Line:
         self._block = self._freeze(version)
         self._beginning = Kept(self._block, self._learner.model.save())
         self._classes = self._block.head.classes
+        self._correctable.begin(self._learner.model)
         return self._block
 
-    def learned(self, batch: Batch, *, vouched: bool) -> None:
-        """These events were learned with the step that is judged now; with ``vouched`` somebody has released them."""
+    def learned(self, batch: Batch, *, vouched: bool) -> int:
+        """These events were learned with the step that is judged now; with ``vouched`` somebody has released them.
+        Gives how many events waited to be corrected and are too long ago now."""
         self._lately.add(batch, vouched=vouched)
+        return self._correctable.learned(batch, self._learner.model)
+
+    def hear(self, said: Sequence[Amendment]) -> int:
+        """Labels of events that were learned are other ones now. Gives how many are of events too long ago."""
+        self._lately.relabel({(partition, offset): label for partition, offset, label in said})
+        return self._correctable.hear(said)
+
+    @property
+    def wrong(self) -> int:
+        """Events that the model has learned with labels that are other ones now."""
+        return self._correctable.wrong
+
+    def correct(self, version: Version) -> tuple[Made, Block | None]:
+        """Make the model as if all labels had been at first what they are now, and so what can be gone back to, where
+        it had learned any of them; ``version`` being the newest, the block to publish, if updates are not held."""
+        kept = [one for one in (self._good, self._probation) if one is not None]
+        made = self._correctable.make_good(self._learner.model, self._learner.features, [one.learned for one in kept])
+        # What was served of them stays what it was; where learning goes on from them, it goes on without the mistakes.
+        self._good, self._probation = (
+            one and replace(one, model=made.states.get(one.learned, one.model)) for one in (self._good, self._probation)
+        )
+        if not made.is_finite and self._learner.served is None:
+            # The next step's guard goes back; until then what was served stays.
+            self._learner.served = self._predictor(self.block)
+        if self._learner.served is not None:
+            return made, None
+        self._block = self._freeze(Version(version + 1))
+        self._classes = self._block.head.classes
+        return made, self._block
 
     def take_out(self, verdict: Verdict) -> tuple[Aside, ...]:
         """Make the model as if what the verdict's sources sent since the last known good version had never been
@@ -107,6 +150,7 @@ class Line:
         self._learner.model.load(copy.deepcopy(self._good.model))
         for batch in self._lately.again(self._learner.features):
             self._learner.model.learn(batch)
+        self._correctable.begin(self._learner.model)
         # What a rollback has withdrawn since then is learned again, too: it had fallen to these sources' doings.
         start = dict(self._good.block.head.position)
         self._withdrawn = [span for span in self._withdrawn if span[0] != start or self._is_settled(span)]
@@ -139,6 +183,7 @@ class Line:
     def follow(self, verdict: Verdict, version: Version) -> tuple[Block | None, Version | None]:
         """Do what the verdict says, ``version`` being the newest that there ever was: the block to publish, and the
         version that it restores."""
+        self._correctable.follow(self._learner.model)
         if verdict.good and self._probation is not None:
             self._good, self._probation = self._probation, None
             self._lately.become_good()
@@ -152,7 +197,7 @@ class Line:
             self._learner.served = None
             self._lately.resume()
             if verdict.probation:
-                self._probation = Kept(block, self._learner.model.save())
+                self._probation = Kept(block, self._learner.model.save(), self._correctable.count)
                 self._lately.begin_probation()
         else:
             block, restored = self._go_back(Version(version + 1))
@@ -173,7 +218,8 @@ class Line:
 
     def needed(self) -> Position:
         """The oldest offsets that learning the latest steps again would read."""
-        return self._lately.needed()
+        lately, correctable = self._lately.needed(), self._correctable.needed()
+        return lately | {p: min(offset, lately.get(p, offset)) for p, offset in correctable.items()}
 
     def save(self) -> tuple[dict[str, Any], Arrays]:
         """Plain values, and arrays."""
@@ -190,13 +236,20 @@ class Line:
             if kept is not None:
                 values[name], more = kept.save(name)
                 arrays.update(more)
+        values["learned"] = {name: kept.learned for name, kept in self._all_kept() if kept is not None}
+        values["correctable"], more = self._correctable.save()
+        arrays |= {f"correctable/{name}": array for name, array in more.items()}
         return values, arrays
 
     def load(self, values: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Become what was saved."""
         self._block = unpack(arrays["served/block"].tobytes())
         self._beginning, self._good, self._probation = (
-            Kept.load(name, values[name], arrays) if name in values else None for name, _ in self._all_kept()
+            Kept.load(name, values[name], arrays, values.get("learned", {}).get(name, -1)) if name in values else None
+            for name, _ in self._all_kept()
+        )
+        self._correctable.load(
+            values.get("correctable", {}), Kept.state("correctable", {}, arrays).arrays, self._learner.model
         )
         self._classes = tuple(values["classes"])
         self._withdrawn = from_values(values.get("withdrawn", ()))
@@ -219,6 +272,7 @@ class Line:
         if self._restore:
             # The state is copied, since the model goes on to change what it is given.
             self._learner.model.load(copy.deepcopy(kept.model))
+            self._correctable.go_back(kept.learned, self._learner.model)
             span = dict(kept.block.head.position), dict(self._learner.position)
             self._withdrawn = [*self._withdrawn, span][-REMEMBERED_MAX:]
             self._lately.roll_back()

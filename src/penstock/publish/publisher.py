@@ -36,6 +36,9 @@ ROUND_S = 0.02
 """How long steps of a backlog are gathered before they are recorded and exposed: each on its own would wait for the
 disk as long as it takes to learn."""
 ROUND_STEPS = 64
+CORRECTING_SHARE = 0.2
+"""Of the time, for learning again what was learned with labels that are other ones now: a flood of corrections leaves
+four fifths of it to what is new."""
 PAST_FILE_BYTES = 4 * 1024 * 1024
 """Size of the journal's files while it is kept whole: a restart reads the newest, a year has a few thousand."""
 logger = logging.getLogger(__name__)
@@ -74,6 +77,8 @@ class Publisher:
         self._checkpoint_at = 0.0
         self._cpu_at = 0.0
         self._cpu_since_checkpoint_s = 0.0
+        self._correct_after = 0.0
+        """When corrections are made good again."""
         self._sealed = ""
         """The hash of the newest checkpoint's state, until an entry says it."""
         self._environment = environment
@@ -109,7 +114,9 @@ class Publisher:
             self._reached("step.judged")
             now = self._clocks.elapsed()
             self._learner.pace.cost(taken.events, now - at)
-            ordinary = entry.action == "publish" and not entry.checkpoint_due
+            ordinary = (
+                entry.action == "publish" and not entry.checkpoint_due and not self._succession.corrections.are_due
+            )
             if not (ordinary and self._learner.behind and now - began < ROUND_S and len(entries) < ROUND_STEPS):
                 break
         if not entries:
@@ -147,6 +154,35 @@ class Publisher:
         self._rooms.live.report(self._enter(entry))
         self.checkpoint()
         self._reached("shadow.taken_up")
+        return True
+
+    def correct(self) -> bool:
+        """Make good what was learned with labels that are other ones now. Returns whether there was something to do and
+        it was time for it: of all time this takes at most CORRECTING_SHARE, however many corrections come."""
+        began = self._clocks.elapsed()
+        if not self._succession.corrections.are_due or began < self._correct_after:
+            return False
+        # 1. What was taken stands before it.
+        self._record_pending()
+        # 2. Learn again, in memory.
+        number = self._rooms.journal.last + 1
+        entry, block = self._succession.correct(lambda _: self._stamp(number, self._is_checkpoint_due()))
+        self._reached("correction.decided")
+        # 3. Record it. From here on it has happened.
+        self._rooms.journal.append(entry)
+        self._reached("correction.recorded")
+        # 4. Expose the result, and account for it.
+        progress = self._enter(entry)
+        if block is None:
+            self._rooms.live.report(progress)
+        else:
+            self._rooms.live.publish(block, progress)
+        self._reached("correction.exposed")
+        # 5. Write a checkpoint when one is due.
+        if entry.checkpoint_due:
+            self.checkpoint()
+        now = self._clocks.elapsed()
+        self._correct_after = now + (now - began) * (1.0 / CORRECTING_SHARE - 1.0)
         return True
 
     def grant(self) -> bool:
@@ -303,6 +339,7 @@ class Publisher:
             self.take_up()
             self.obey()
             self.grant()
+            self.correct()
             if self._learner.wait(0.0 if self._shadows.is_catching_up else IDLE_S):
                 while not self.step() and self.has_backlog() and not stop.is_set():
                     # Events without a label need no record each, so they are taken as fast as they can be read.

@@ -26,6 +26,7 @@ from penstock.learn.prequential import Prequential
 from penstock.learn.quarantine import AsideStep, Quarantine
 from penstock.learn.steps import Erasure, HandStep, ShadowStep, Step, StepAction, Steps, difference
 from penstock.publish.account import Account
+from penstock.publish.corrections import Corrections, told
 from penstock.publish.evidence import evidence_of
 from penstock.publish.hand import Earlier, Hand, again, words_for
 from penstock.publish.interface import Progress, Receipt, Snapshots
@@ -91,9 +92,16 @@ class Succession:
         self.gate = gate
         self.sieve = Sieve(spec)
         learner.sieve = self.sieve
-        lately_max = AGAIN_PROBATIONS * spec.gate.good_after_events
-        self.line = Line(learner, predictor, restore=spec.gate.after_rollback == "restore", lately_max=lately_max)
         self.quarantine = Quarantine()
+        lately_max = AGAIN_PROBATIONS * spec.gate.good_after_events
+        self.line = Line(
+            learner,
+            predictor,
+            restore=spec.gate.after_rollback == "restore",
+            lately_max=lately_max,
+            corrected_within=spec.learn.corrections_within if spec.learn.corrections == "at_once" else 0,
+        )
+        self.corrections = Corrections(spec.label, self.line, self.quarantine)
         self.hand = Hand()
         self.earlier = Earlier(self.line, snapshots)
         self._predictor = predictor
@@ -137,7 +145,8 @@ class Succession:
             self.learner.model = promoted or self.learner.model
         aside = taken.aside
         if taken.batch is not None:
-            self.line.learned(taken.batch, vouched=aside is not None and bool(aside.released))
+            self.corrections.learned(taken.batch, vouched=aside is not None and bool(aside.released))
+        aside = self.corrections.hear(self.learner.take_amended(), aside)
         if verdict is not None and verdict.take_out:
             aside = msgspec.structs.replace(aside or AsideStep(), taken_out=self.line.take_out(verdict))
         if verdict is not None:
@@ -217,6 +226,31 @@ class Succession:
             return self.decide(self.learner.release(rows), stamps)
         stamp = stamps(False)
         return self._drop(AsideStep(dropped=tuple(row.place for row in rows)), stamp), None
+
+    def correct(self, stamps: Stamps) -> tuple[Step, Block | None]:
+        """The entry that makes good what was learned with labels that are other ones now, and the block that comes of
+        it, unless updates are held."""
+        corrected, block = self.corrections.make_good(self.account.highest)
+        stamp = stamps(False)
+        self.time = stamp.time
+        entry = Step(
+            number=stamp.number,
+            action="advance" if block is None else "publish",
+            ranges=(),
+            version=self.account.version if block is None else block.head.version,
+            verdict=told(corrected),
+            checkpoint_due=stamp.checkpoint_due,
+            weights=digest(block) if stamp.checkpoint_due and block is not None else "",
+            cpu_s=stamp.cpu_s,
+            log_time=self.learner.log_time,
+            time=stamp.time,
+            base=self.line.base,
+            sealed=stamp.sealed,
+            environment=stamp.environment,
+            corrected=corrected,
+            erasure=stamp.erasure,
+        )
+        return entry, block
 
     def _drop(self, aside: AsideStep | None, stamp: Stamp) -> Step:
         self.time = stamp.time
@@ -336,6 +370,8 @@ class Succession:
             self.shadows.ended(recorded, self.progress.labelled)
             self.time = recorded.time
             return self._adopted_again(recorded), None
+        if recorded.corrected is not None:
+            return self.correct(lambda _: Stamp.of(recorded))
         # Of another log, other events may be set aside by now.
         aside = recorded.aside or AsideStep()
         if dropped := self.quarantine.find(aside.dropped):
@@ -366,7 +402,7 @@ class Succession:
         """How far the learner is, what is not recorded yet included."""
         slow = self.shadows.progress(self.line.base, self.gate.shadow_so_far())
         progress = progress_of(self.learner, self.account, self._prequential, slow, self.quarantine.counts, self.time)
-        return msgspec.structs.replace(progress, hold=self.hand.hold) if self.hand.hold else progress
+        return msgspec.structs.replace(progress, hold=self.hand.hold, corrections=self.corrections.counts)
 
     def checkpoint(self, step: int) -> Checkpoint:
         """Everything that decides what happens next, as it is after this step."""
@@ -390,6 +426,7 @@ class Succession:
                 "shadow": shadow,
                 "sieve": self.sieve.save(),
                 "quarantine": self.quarantine.save(),
+                "corrections": self.corrections.save(),
                 "time": self.time,
                 **({"hand": hand} if (hand := self.hand.save()) else {}),
             },
@@ -414,6 +451,8 @@ class Succession:
             # Nor has one of before events were set aside.
             self.sieve.load(values["sieve"])
             self.quarantine.load(values["quarantine"])
+        if "corrections" in values:
+            self.corrections.load(values["corrections"])
         self.hand.load(values.get("hand", {}))
         self.learner.doubted = self.gate.doubted
 

@@ -70,6 +70,12 @@ class FeedbackCounts(msgspec.Struct, frozen=True):
     """Gave another label to what had one."""
     retracted: int
     """Took a label back."""
+    made_good: int
+    """Events whose label was corrected or taken back, of which the model is as if that had been known at first."""
+    to_make_good: int
+    """Events of which it will be soon."""
+    too_long_ago: int
+    """Corrections and retractions that reach the slow tier alone."""
     delay_p50_s: float | None
     """Seconds from a prediction within which half of the answers came, by the log's time."""
     delay_p90_s: float | None
@@ -275,6 +281,9 @@ def _feedback(accepted: int, progress: Progress) -> FeedbackCounts:
         late_learned=progress.feedback_late_learned,
         corrected=progress.feedback_corrected,
         retracted=progress.feedback_retracted,
+        made_good=progress.corrections.applied,
+        to_make_good=progress.corrections.waiting,
+        too_long_ago=progress.corrections.beyond,
         delay_p50_s=p50,
         delay_p90_s=p90,
         delay_p99_s=p99,

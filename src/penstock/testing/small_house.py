@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,10 +62,11 @@ def small_events(
     )
 
 
-def filled_log(rounds: int, sources: Sequence[str | None] = (None,)) -> MemoryLog:
+def filled_log(rounds: int, sources: Sequence[str | None] = (None,), *, corrected: bool = False) -> MemoryLog:
     """Two partitions with frames of all kinds: answered, unanswered and repeated predictions, answers that come before
     their question in the other partition, examples that are sent twice, and long runs without a label. Answers are sent
-    by the sources."""
+    by the sources. Where it is ``corrected``, they and examples get other labels later, or are taken back, some of them
+    after many others."""
     ticks = itertools.count()
     log = MemoryLog(clock=lambda: 1000.0 + 0.1 * next(ticks))
     writers = [log.writer(Partition(0)), log.writer(Partition(1))]
@@ -78,7 +81,16 @@ def filled_log(rounds: int, sources: Sequence[str | None] = (None,)) -> MemoryLo
         append(0, small_events(Kind.FEEDBACK, rng, 4, 20 * i + (i % 3), sources))
         append(1, small_events(Kind.EXAMPLE, rng, 3, 10 * i))
         append(1, small_events(Kind.FEEDBACK, rng, 3, 20 * i + 7, sources))
+        if corrected and i:
+            append(i % 2, second_thoughts(rng, [f"p{20 * i + 1}", f"p{20 * (i - 1) + 2}", f"e{10 * (i // 2)}"]))
     return log
+
+
+def second_thoughts(rng: np.random.Generator, ids: Sequence[str]) -> Batch:
+    """Other labels for what has these ids, or none."""
+    labels: Any = [ClassName(str(n)) if n < 3 else None for n in rng.integers(0, 4, len(ids))]
+    told = small_events(Kind.FEEDBACK, rng, len(ids), 0)
+    return replace(told, ids=list(ids), labels=labels)
 
 
 def build_publisher(
@@ -90,10 +102,12 @@ def build_publisher(
     script: Sequence[str] = SCRIPT,
     keeps_past: bool = False,
     witness: Witness | None = None,
+    spec: Spec = SPEC,
+    clocks: Clocks | None = None,
 ) -> Publisher:
     """A publisher over files in the folder, whose clocks are the log's time, so that nothing depends on when it
     runs."""
-    learner = small_learner(log)
+    learner = learner_over(log.reader(), spec)
     rooms = Rooms(
         journal=StepJournal(folder / "steps", reached),
         checkpoints=Checkpoints(folder / "checkpoints", kept, reached),
@@ -105,21 +119,23 @@ def build_publisher(
         orders=folder / "orders",
         keeps_past=lambda: keeps_past,
     )
-    clocks = Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)
+    clocks = clocks or Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)
     slow = SlowRooms(
         consolidation=folder / "consolidation", bases=folder / "bases", follower=lambda: small_learner(log)
     )
-    return Publisher(SPEC, learner, ScriptedGate(script), SmallPredictor, rooms, clocks, reached, slow)
+    return Publisher(spec, learner, ScriptedGate(script), SmallPredictor, rooms, clocks, reached, slow)
 
 
-def build_succession(folder: Path, reader: LogReader, *, script: Sequence[str] = SCRIPT) -> Succession:
+def build_succession(
+    folder: Path, reader: LogReader, *, script: Sequence[str] = SCRIPT, spec: Spec = SPEC
+) -> Succession:
     """What a publisher over this folder decides with, over another reader: for whoever repeats its steps."""
     slow = SlowRooms(
         consolidation=folder / "consolidation", bases=folder / "bases", follower=lambda: learner_over(reader)
     )
     gate = ScriptedGate(script)
     snapshots = LocalSnapshots(folder / "snapshots", SPEC.name)
-    return Succession(SPEC, learner_over(reader), gate, SmallPredictor, Shadows(slow), snapshots)
+    return Succession(spec, learner_over(reader, spec), gate, SmallPredictor, Shadows(slow), snapshots)
 
 
 def small_learner(log: MemoryLog) -> Learner:
@@ -127,9 +143,9 @@ def small_learner(log: MemoryLog) -> Learner:
     return learner_over(log.reader())
 
 
-def learner_over(reader: LogReader) -> Learner:
+def learner_over(reader: LogReader, spec: Spec = SPEC) -> Learner:
     """The same over any reader."""
-    return Learner(SPEC, reader, JoinWindow.of(SPEC.label), SmallModel(columns=2))
+    return Learner(spec, reader, JoinWindow.of(spec.label), SmallModel(columns=2))
 
 
 def leave_candidate(
