@@ -290,3 +290,9 @@ def test_without_policies_every_older_event_is_outdated() -> None:
     none = limits.Rules(policies=())
     before = limits.Events(up=(limits.Event(7, NOW - 0.5),))
     assert limits.remember(1, 3, none, none, before, NOW).up == (limits.Event(2, NOW),)
+
+
+def test_of_two_containers_of_one_name_the_first_counts() -> None:
+    twin = Container("c", 50, restart_always=True)
+    assert request(Pod(name="p", containers=(Container("c", 100),), init_containers=(twin,)), "cpu", "c") == 100
+    assert request(Pod(name="p", containers=(Container("c", 100),), init_containers=(twin,)), "cpu", None) == 150

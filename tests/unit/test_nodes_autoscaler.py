@@ -171,10 +171,14 @@ def test_thresholds_of_devices_are_their_own() -> None:
     gpus = group(2, name="gpu", shape=GPU)
     busy = [node("g", GPU_POD, group="gpu", shape=GPU), node("h", group="gpu", shape=GPU)]
     assert unneeded(busy, [gpus]) == ["h"]
-    relaxed = Settings(gpu_utilization_threshold=1.0)
-    assert unneeded(busy, [gpus], settings=relaxed) in (["g"], ["h"])
-    strict = Settings(utilization_threshold=0.2)
-    assert unneeded([node("a", PodShape(cpu_m=300)), node("b")], [group(2)], settings=strict) == ["b"]
+    two = NodeShape(cpu_m=1000, memory_b=1000, gpu=2, labels=LABEL)
+    half = [node(name, PodShape(gpu=1), group="gpu", shape=two) for name in "ab"]
+    pair = [group(2, name="gpu", shape=two)]
+    assert unneeded(half, pair) == ["a"]
+    assert unneeded(half, pair, settings=Settings(gpu_utilization_threshold=0.4)) == []
+    third = [node("a", PodShape(cpu_m=300)), node("b", PodShape(cpu_m=300))]
+    assert unneeded(third, [group(2)]) == ["a"]
+    assert unneeded(third, [group(2)], settings=Settings(utilization_threshold=0.2)) == []
 
 
 def test_unneeded_nodes_go_after_their_time_unless_something_has_just_happened() -> None:

@@ -219,6 +219,23 @@ def test_spot_nodes_that_are_taken_lose_no_request() -> None:
     assert outcome.freshness.down_s > 0.0
 
 
+def test_what_is_scaled_down_finishes_its_work_within_its_grace() -> None:
+    busy, quiet = load(12.0, 1800.0, 10.0), load(3.0, 5000.0, 10.0, seed=2)
+    arrivals = np.concatenate([busy[0], 1800.0 + quiet[0]])
+    services = np.concatenate([busy[1], quiet[1]])
+
+    def retried(grace_s: float) -> tuple[int, int]:
+        serving = msgspec.structs.replace(elastic().serving, grace_s=grace_s)
+        outcome = simulate(elastic(serving=serving), arrivals, services, seed=3)
+        assert any("fewer" in moment.decided for moment in outcome.moments)
+        return outcome.retried, outcome.requests - outcome.served
+
+    assert retried(1000.0) == (0, 0)
+    cut_off, lost = retried(0.0)
+    assert cut_off > 0
+    assert lost == 0
+
+
 def test_nodes_that_never_come_are_given_up() -> None:
     late = Pool(group=NodeGroup(name="cpu", shape=NODE, largest=9), usd_h=0.2, provision=Delay(median_s=1e6))
     outcome = run(elastic(pools=(late,), scaling=None))

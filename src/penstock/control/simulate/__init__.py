@@ -2,4 +2,5 @@
 early, and every second is paid for.
 
 ``scenario`` says what is simulated, ``traffic`` where requests come from, ``queue`` serves them, ``cluster`` holds
-nodes and pods, ``run`` lets time pass, ``outcome`` is what is told. The same seed gives the same bytes."""
+nodes and pods, ``backlog`` what waits for the learner, ``run`` lets time pass, ``outcome`` is what is told. The same
+seed gives the same bytes."""

@@ -52,7 +52,6 @@ class Pod:
     shape: PodShape
     created_t: float
     node: SimulatedNode | None = None
-    started_t: float | None = None
     ready_t: float | None = None
     leaving: bool = False
     gone: bool = False

@@ -9,8 +9,9 @@ import numpy as np
 
 from penstock.control.autoscale import horizontal, pods
 from penstock.control.nodes import autoscaler
+from penstock.control.simulate.backlog import Backlog
 from penstock.control.simulate.cluster import Cluster, Pod, SimulatedNode
-from penstock.control.simulate.outcome import Freshness, Moment, Outcome, digest, latency
+from penstock.control.simulate.outcome import Moment, Outcome, digest, latency
 from penstock.control.simulate.queue import Floats, Queue
 from penstock.control.simulate.scenario import Scenario
 
@@ -42,7 +43,7 @@ class _Run:
         self.ready_s = 0.0
         self.counts = dict.fromkeys(("nodes_bought", "cold_starts", "reclaimed", "crashed"), 0)
         self.replicas_max = self.nodes_max = 0
-        self.backlog = _Backlog(scenario)
+        self.backlog = Backlog(scenario.learning)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = self._pods = 0
         self._decided_at = -1
@@ -145,7 +146,7 @@ class _Run:
     def _ready(self, pod: Pod) -> None:
         if pod.gone or pod.leaving or pod.node is None:
             return
-        pod.started_t, pod.ready_t = pod.created_t, self.now
+        pod.ready_t = self.now
         if pod.role != "serving":
             return
         self.queue.open(pod.number, self.now)
@@ -379,40 +380,4 @@ class _Run:
                 waiting=self.queue.waiting(self.now),
                 decided=decided,
             )
-        )
-
-
-class _Backlog:
-    """Events that wait for the learner, as a fluid: so many a second come, so many are learned."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self.learning = scenario.learning
-        self.events, self.came, self.t, self.down_s = 0.0, 0, 0.0, 0.0
-        self.seen: list[float] = []
-        self.late_s: list[float] = []
-
-    def look(self, now: float, came: int, *, learning: bool) -> None:
-        """Note how things stand."""
-        assert self.learning is not None
-        passed_s, self.t = now - self.t, now
-        self.events += (came - self.came) * self.learning.events_per_request
-        self.came = came
-        if learning:
-            self.events = max(0.0, self.events - passed_s * self.learning.rate_eps)
-        else:
-            self.down_s += passed_s
-        self.seen.append(self.events)
-        self.late_s.append(self.events / self.learning.rate_eps + self.learning.publish_s)
-
-    def freshness(self) -> Freshness | None:
-        """A summary; None without a learner."""
-        if self.learning is None or not self.seen:
-            return None
-        p50, p99 = np.quantile(self.late_s, [0.5, 0.99])
-        return Freshness(
-            backlog_max=max(self.seen),
-            backlog_end=self.events,
-            p50_s=float(p50),
-            p99_s=float(p99),
-            down_s=self.down_s,
         )
