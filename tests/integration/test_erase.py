@@ -161,6 +161,21 @@ def test_it_answers_as_a_service_that_never_saw_the_subject(home: Path, tmp_path
     assert status["health"]["status"] == "ok", status
 
 
+def test_beside_a_service_that_runs_nothing_is_erased_and_nobody_goes_back_to_what_is_withdrawn(
+    home: Path, tmp_path: Path
+) -> None:
+    copied(home / "data", tmp_path / "data")
+    with running(home / "shop.yaml", tmp_path / "data") as up:
+        done = penstock("erase", NAME, "--subject", "c1", "--data", "data", home=tmp_path)
+        assert (done.returncode, "is in use by process" in done.stderr) == (1, True), done.stderr
+        address = up.state.address
+        done = penstock("rollback", NAME, "2", "--data", "data", home=tmp_path)
+        assert (done.returncode, "Version 2 is not kept" in done.stderr) == (1, True), done.stderr
+        done = penstock("why", NAME, "2", home=tmp_path, url=address)
+        assert "were withdrawn by erasure 1" in done.stderr
+        assert up.stop() == 0
+
+
 def copied(source: Path, target: Path) -> Path:
     target.mkdir()
     shutil.copytree(source / NAME, target / NAME)

@@ -26,6 +26,7 @@ from penstock.publish.assembly import parts_of
 from penstock.publish.erasing import Erasing, Found, Whose, find
 from penstock.publish.line import Kept
 from penstock.publish.live import SharedLiveWeights
+from penstock.publish.orders import Order, ask
 from penstock.publish.publisher import Publisher
 from penstock.publish.rebuild import STARTS_ANEW
 from penstock.publish.receipts import SqliteReceipts
@@ -210,6 +211,25 @@ def test_a_candidate_that_may_have_known_of_the_events_is_withdrawn_and_one_that
     demand_sound(data, receipt.version)
 
 
+def test_a_version_that_was_gone_back_to_by_hand_is_the_one_that_takes_its_place(data: Path) -> None:
+    folder = data / NAME
+    wanted = LocalSnapshots(folder / "snapshots", NAME).versions(with_state=True)[1]
+    ask(folder / "orders", Order(what="roll_back", by="ann", version=wanted))
+    publisher = with_slow_tier(folder)
+    publisher.start()
+    publisher.close()
+    (before,) = [step for step in read_steps(folder / "steps") if step.hand]
+    published = next(step for step in read_steps(folder / "steps") if step.version == wanted)
+    assert before.restored == wanted
+
+    receipt = erased(data, "always")
+    (after,) = [step for step in read_steps(folder / "steps") if step.hand]
+    takes_its_place = next(step for step in read_steps(folder / "steps") if step.number == published.number).version
+    assert after.number == before.number
+    assert after.restored == takes_its_place > before.version
+    demand_sound(data, receipt.version)
+
+
 def with_slow_tier(folder: Path) -> Publisher:
     """The service's publisher as a learner's process makes it."""
     parts = parts_of(SPEC, folder, LocalLogReader(folder / "log"), LocalLogReader(folder / "log"))
@@ -219,6 +239,7 @@ def with_slow_tier(folder: Path) -> Publisher:
         live=SharedLiveWeights(folder / "live"),
         snapshots=LocalSnapshots(folder / "snapshots", NAME),
         receipts=SqliteReceipts(folder / "versions.sqlite", NAME),
+        orders=folder / "orders",
     )
     return Publisher(SPEC, parts.learner, parts.gate, parts.predictor, rooms, slow=parts.slow)
 

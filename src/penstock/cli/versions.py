@@ -95,6 +95,8 @@ def sentence(service: str, receipt: dict[str, Any]) -> str:
     match receipt["cause"]:
         case "start":
             return f"{version} is the beginning: {verdict}."
+        case "erasure":
+            return f"{verdict}."
         case "rollback":
             return f"{version} restores version {receipt['restores']:,}: {verdict}."
         case "correction":
