@@ -370,8 +370,11 @@ class Succession:
             self.shadows.ended(recorded, self.progress.labelled)
             self.time = recorded.time
             return self._adopted_again(recorded), None
-        if recorded.corrected is not None:
+        if recorded.corrected is not None and self.corrections.are_due:
             return self.correct(lambda _: Stamp.of(recorded))
+        if recorded.corrected is not None:
+            # Of another log, there may be nothing to make good by now.
+            return self._drop(None, Stamp.of(recorded)), None
         # Of another log, other events may be set aside by now.
         aside = recorded.aside or AsideStep()
         if dropped := self.quarantine.find(aside.dropped):
