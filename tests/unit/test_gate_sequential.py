@@ -40,6 +40,9 @@ def test_the_recursion_is_the_sum_over_all_starts_however_the_events_are_cut_int
         process.take(part)
     if process.value < CAPITAL_MAX / len(STAKES):
         assert process.value == pytest.approx(capital(x), rel=1e-9)
+        course = HarmProcess().course(x)
+        one_by_one = HarmProcess()
+        assert course == pytest.approx([one_by_one.take(x[i : i + 1]) for i in range(len(x))], rel=1e-9)
 
 
 @pytest.mark.parametrize("outcomes", [(-1.0, 1.0), (-0.25, 0.25), (-1.0, 0.5, 0.5)])

@@ -24,13 +24,8 @@ differences = arrays(np.float64, st.integers(0, 60), elements=st.floats(-1, 1))
 
 
 def e_value(x: Array) -> float:
-    """The formula, event by event."""
-    total = squares = 0.0
-    for i, difference in enumerate(x.tolist()):
-        guess = min(0.0, total / (i + 1))
-        squares += (difference - guess) ** 2
-        total += difference
-    return math.fsum(math.exp(t * total + (math.log1p(-t) + t) * squares) for t in STAKED) / len(STAKED)
+    """The formula: the mean capital of gamblers who stake their shares of it at every event."""
+    return float(np.mean([np.prod(1.0 + stake * x) for stake in STAKED]))
 
 
 @given(differences, st.lists(st.integers(0, 60), max_size=4))
@@ -39,6 +34,8 @@ def test_evidence_is_what_its_formula_says_however_the_events_are_cut_into_steps
     for part in np.split(x, sorted(cuts)):
         process.take(part)
     assert process.value == pytest.approx(e_value(x), rel=1e-9)
+    course = GainProcess().course(x)
+    assert course == pytest.approx([e_value(x[: i + 1]) for i in range(len(x))], rel=1e-9)
 
 
 @given(differences)
@@ -58,6 +55,26 @@ def test_evidence_is_not_expected_to_grow_where_there_is_no_gain(outcomes: tuple
         process = GainProcess()
         values.append(process.take(np.array(path)))
     assert np.mean(values) <= 1.0 + 1e-12
+
+
+@pytest.mark.parametrize("means", [(-0.5, 0.5), (-0.2, -0.2, 0.2, 0.2), (-0.8, 0.1, 0.4, 0.3), (0.0, -0.6, 0.6, 0.0)])
+def test_evidence_is_not_expected_to_grow_where_a_gain_only_makes_up_for_a_loss(means: tuple[float, ...]) -> None:
+    # Every path of differences of one with these means, by its chance: on the whole no gain was expected.
+    total = 0.0
+    for path in itertools.product((-1.0, 1.0), repeat=len(means)):
+        chance = math.prod(0.5 * (1.0 + x * mean) for x, mean in zip(path, means, strict=True))
+        total += chance * GainProcess().take(np.array(path))
+    assert total <= 1.0 + 1e-12
+
+
+def test_a_state_of_another_kind_of_evidence_begins_again() -> None:
+    process = GainProcess()
+    process.load([100, 5.0, 20.0])
+    assert (process.events, process.value) == (0, 1.0)
+    process.take(np.full(9, 0.5))
+    again = GainProcess()
+    again.load(process.save())
+    assert (again.events, again.mean, again.value) == (9, 0.5, process.value)
 
 
 def claim(gained: int = 0, lost: int = 0, forgotten: float = 0.0, **more: Any) -> HeldOut:

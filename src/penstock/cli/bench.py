@@ -231,6 +231,7 @@ def recover(as_json: bool, quick: bool, kills: int | None, seed: int | None, ids
     return 0 if report.is_sound else 1
 
 
+_STREAMS = "Folder with elec2/, drift/ and mnist/ [default: without electricity and interchanging_rbf]"
 _TASKS = "Folder with mnist/ and clinc150/ [default: data or ../shared/data; without MNIST the bundled digits]"
 
 
@@ -281,6 +282,43 @@ def forget(
     settings = msgspec.structs.replace(settings, **{name: value for name, value in given.items() if value is not None})
     with _progress() as (note, started):
         report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), note, started)
+    if as_json:
+        show_json(report)
+        return
+    for title, rows in tables(report).items():
+        click.echo(f"\n{title}")
+        show(rows, [(name, name) for name in rows[0]])
+    click.echo()
+    for sentence in words(report):
+        click.echo(sentence)
+
+
+@bench.command()
+@json_option
+@click.option("--quick", is_flag=True, help="A minute or two: a tenth of the streams. For a look, not for a claim.")
+@click.option("--streams", type=click.IntRange(min=10), help="Simulated streams of each row [default: 1000]")
+@click.option("--seed", type=click.IntRange(min=0), help="Of all that is drawn [default: 0]")
+@click.option("--parts", multiple=True, metavar="NAMES", help="Which of alarms,power,harm,cost,steady,streams.")
+@click.option("--data", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help=_STREAMS)
+def gate(
+    as_json: bool, quick: bool, streams: int | None, seed: int | None, parts: Sequence[str], folder: Path | None
+) -> None:
+    """What the gate lets through, what it stops wrongly, and what it costs.
+
+    Its deciders on simulated streams with late labels, looked at after every event, beside a t-test, a fixed-sample
+    test and a bound on a moving average; then all of it around the real learner, on real streams and on poisoned ones.
+    Takes some fifteen minutes; progress goes to stderr.
+    """
+    import msgspec
+
+    from penstock.cli.benchmarks.gate import PARTS, QUICK, Settings, measure
+    from penstock.cli.benchmarks.gate_report import tables, words
+
+    given = {"streams": streams, "seed": seed, "folder": folder, "parts": _known("--parts", parts, PARTS)}
+    settings = msgspec.structs.replace(
+        QUICK if quick else Settings(), **{name: value for name, value in given.items() if value is not None}
+    )
+    report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), say)
     if as_json:
         show_json(report)
         return

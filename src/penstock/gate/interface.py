@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Strings
-from penstock.learn.interface import Heard, HeldOut
+from penstock.learn.interface import Forgotten, Heard, HeldOut
 
 Action = Literal["publish", "hold", "roll_back"]
 Order = Literal["roll_back", "promote", "hold", "resume"]
@@ -45,6 +45,8 @@ class Evidence:
     """Labelled events of the step, of which these n are a sample."""
     doubted: Heard | None = None
     """Events of the step that are set aside: they say whether their sources are to be believed again."""
+    forgotten: Forgotten | None = None
+    """What the updated model has lost of what it knew; None where nobody looked at this step."""
     released: bool = False
     """Whether they had been set aside and somebody has vouched for them: no source is looked at."""
 
@@ -90,6 +92,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     shadow: ShadowVerdict | None = None
     """What becomes of the shadow; None while that is open. A promotion comes with ``publish`` and ``probation``, and it
     is the shadow that is published then."""
+    accepts: str | None = None
+    """The class (empty for all) of which what is lost stays lost, because the world has changed or nobody knows it
+    better: how often it is answered right is known anew from here."""
     take_out: tuple[str | None, ...] = ()
     """Sources whose events since the last known good version the model is to be without: it goes back to that version's
     state and learns the others again, and this is published. Only with ``publish`` and ``probation``."""

@@ -14,12 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.gate.forgetting import ForgettingWatch
 from penstock.gate.guards import SourceWatch, weights_fault
 from penstock.gate.interface import Evidence, Interval, Order, ShadowVerdict, Verdict
 from penstock.gate.sequential import HarmProcess, MeanInterval
 from penstock.gate.shadow import ShadowWatch
 from penstock.gate.shadow import signed as _signed
-from penstock.learn.interface import Heard, HeldOut
+from penstock.learn.interface import Forgotten, Heard, HeldOut
 from penstock.spec import Gate as GateSettings
 
 Array = NDArray[np.float64]
@@ -59,6 +60,7 @@ class HarmGate:
         self._restore = settings.after_rollback == "restore"
         self._watch = SourceWatch(settings.alpha, PATIENCE * settings.good_after_events)
         self._resume_margin = max(settings.harm_margin, RESUME_MARGIN)
+        self._forgetting = ForgettingWatch(settings)
         self._apart: list[str | None] = []
         """Floods whose events are set aside. One that is found before any version is good only holds updates back."""
         self._holding = ""
@@ -188,7 +190,19 @@ class HarmGate:
         flood = self._watch.described(self._apart)
         if fault or flood:
             return self._begin_holding(f"The update is held back: {fault or flood}.")
+        if evidence.forgotten is not None:
+            return self._judge_forgetting(evidence.forgotten, losses)
         return self._publish(losses)
+
+    def _judge_forgetting(self, forgotten: Forgotten, losses: _Losses) -> Verdict:
+        """What the anchors say of the update, which does no harm on the live stream."""
+        gain = self._gain.interval
+        found = self._forgetting.judge(forgotten, gain, has_good=losses.good is not None)
+        if found.what == "refuse":
+            return self._roll_back(f"What is served has forgotten: {found.told}.", gain)
+        verdict = self._publish(losses)
+        accepts = forgotten.of_class if found.what == "accept" else None
+        return msgspec.structs.replace(verdict, reason=f"{verdict.reason[:-1]}; {found.told}.", accepts=accepts)
 
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""
@@ -198,6 +212,7 @@ class HarmGate:
             "holding": self._holding,
             "by_hand": self._by_hand,
             "broken_steps": self._broken_steps,
+            "forgetting": self._forgetting.save(),
             "harm": self._harm.save(),
             "gain": self._gain.save(),
             "on_probation": self._on_probation,
@@ -217,6 +232,9 @@ class HarmGate:
         self._holding = state["holding"]
         self._by_hand = state.get("by_hand", "")
         self._broken_steps = state["broken_steps"]
+        if "forgetting" in state:
+            # Nor was it looked at what is forgotten.
+            self._forgetting.load(state["forgetting"])
         self._harm.load(state["harm"])
         self._gain.load(state["gain"])
         self._on_probation = state["on_probation"]
@@ -291,6 +309,7 @@ class HarmGate:
     def _begin_probation(self, verdict: Verdict, *, good: bool = False) -> Verdict:
         self._on_probation = True
         self._probation_events = self._probation_steps = 0
+        self._forgetting.begin_probation()
         self._probation_harm = HarmProcess()
         if good:
             # The comparison with the old good version ends here. Evidence of harm goes on: which version it is measured
@@ -308,6 +327,7 @@ class HarmGate:
         long_enough = self._probation_events >= self._good_after and self._probation_steps >= PROBATION_STEPS
         # Half of the evidence that would show harm, counted in nats, is waited for until it has gone or harm is shown.
         doubt = self._alpha**-0.5
+        long_enough = long_enough and self._forgetting.may_become_good
         if long_enough and self._probation_harm.value < doubt and self._harm.value < doubt:
             return self._begin_probation(verdict, good=True)
         return verdict

@@ -25,8 +25,8 @@ CAPITAL_MAX = 1e6
 one when capital is given away."""
 FEW = 6
 """Events up to which a loop is faster than arrays are."""
-CHUNK = 1000
-"""Events taken by one product: 1e6 * 1.95^1000 is below 1e308."""
+CHUNK = 64
+"""Events whose products are formed at once: neither 0.05^-64 nor 1e6 * 1.95^64 is near the largest number."""
 
 
 class HarmProcess:
@@ -66,27 +66,33 @@ class HarmProcess:
 
     def take(self, differences: Array) -> float:
         """(n,) loss of the suspect minus that of what it is compared with, in [-1, 1]; returns the value after them."""
-        for at in range(0, len(differences), CHUNK):
-            self._take(differences[at : at + CHUNK])
+        if len(differences) > FEW:
+            return float(self.course(differences)[-1])
+        for difference in differences.tolist():
+            weight = _weight(self._events, self._start_scale)
+            self._events += 1
+            self._bets = [
+                min((bet + weight) * (1.0 + stake * difference), CAPITAL_MAX)
+                for bet, stake in zip(self._bets, _STAKE_LIST, strict=True)
+            ]
         return self.value
 
-    def _take(self, x: Array) -> None:
-        n = len(x)
-        if n <= FEW:
-            for difference in x.tolist():
-                weight = _weight(self._events, self._start_scale)
-                self._events += 1
-                self._bets = [
-                    min((bet + weight) * (1.0 + stake * difference), CAPITAL_MAX)
-                    for bet, stake in zip(self._bets, _STAKE_LIST, strict=True)
-                ]
-            return
-        weights = _weights(self._events, n, self._start_scale)
-        self._events += n
-        # Growth from each event to the last, itself included, so that nothing is divided by a vanishing product.
-        growth = np.cumprod(1.0 + np.outer(STAKES, x[::-1]), axis=1)
-        bets = np.array(self._bets) * growth[:, -1] + growth @ weights[::-1]
-        self._bets = np.minimum(bets, CAPITAL_MAX).tolist()
+    def course(self, differences: Array) -> Array:
+        """The same, with the value after each of them, (n,)."""
+        parts = [self._take(differences[at : at + CHUNK]) for at in range(0, len(differences), CHUNK)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _take(self, x: Array) -> Array:
+        weights = _weights(self._events, len(x), self._start_scale)
+        self._events += len(x)
+        growth = np.cumprod(1.0 + np.outer(STAKES, x), axis=1)
+        # What is staked at an event is worth, in capital of the beginning, so much more as had been lost before it.
+        before = np.concatenate([np.ones((len(STAKES), 1)), growth[:, :-1]], axis=1)
+        bets = growth * (np.array(self._bets)[:, None] + np.cumsum(weights / before, axis=1))
+        self._bets = np.minimum(bets[:, -1], CAPITAL_MAX).tolist()
+        values: Array = bets.mean(axis=0)
+        values[-1] = self.value
+        return values
 
     def save(self) -> dict[str, Any]:
         return {"bets": list(self._bets), "events": self._events}
@@ -166,29 +172,28 @@ class MeanInterval:
         self._events, self._sum, self._squares = int(state[0]), state[1], state[2]
 
 
-def _radius(
-    squares: float, bound: float, tilts: tuple[float, ...] = TILTS, costs: tuple[float, ...] = _PENALTIES
-) -> float:
+def _radius(squares: float, bound: float) -> float:
     """Where the logarithm of sum over l of exp(l r - psi(l) squares) reaches the bound: Newton from the right."""
-    penalties = [cost * squares for cost in costs]
+    penalties = [penalty * squares for penalty in _PENALTIES]
     # One l alone reaches the bound at or beyond the root; the function is convex and increasing, so that the steps from
     # there go down to the root without passing it, and stopping early only widens the interval.
-    r = min((bound + penalty) / tilt for tilt, penalty in zip(tilts, penalties, strict=True))
+    r = min((bound + penalty) / tilt for tilt, penalty in zip(TILTS, penalties, strict=True))
     for _ in range(20):
-        exponents = [tilt * r - penalty for tilt, penalty in zip(tilts, penalties, strict=True)]
+        exponents = [tilt * r - penalty for tilt, penalty in zip(TILTS, penalties, strict=True)]
         top = max(exponents)
         parts = [math.exp(e - top) for e in exponents]
         total = math.fsum(parts)
-        step = (top + math.log(total) - bound) * total / sum(map(mul, tilts, parts))
+        step = (top + math.log(total) - bound) * total / sum(map(mul, TILTS, parts))
         r -= step
         if step < 1e-4 * r:
             break
     return r
 
 
-STAKED = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5)
-"""Tilts of the evidence for a gain: from gains that take a hundred thousand events to see to those seen in tens."""
-_COSTS = tuple(-math.log1p(-tilt) - tilt for tilt in STAKED)
+STAKED = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 0.95)
+"""Shares of the capital that are bet on a gain: from gains that take a hundred thousand events to see to those seen in
+tens, and to small ones that come at every event."""
+_STAKED = np.array(STAKED)
 EXPONENT_MAX = 600.0
 """An exponential beyond it would not be a number; evidence of so many nats has long been acted upon."""
 
@@ -196,31 +201,33 @@ EXPONENT_MAX = 600.0
 class GainProcess:
     """An e-process against "on average over the events so far, no gain was expected".
 
-    For differences x in [-1, 1], positive where the newcomer lost less, a guess g_i <= 0 that is known before event i
-    (the mean of what came before, where that is negative), and psi(l) = -ln(1 - l) - l,
+    For differences x in [-1, 1], positive where the newcomer lost less, and stakes s that stay what they are,
 
-        E_t = mean over l of exp(l sum x_i - psi(l) sum (x_i - g_i)^2).
+        E_t = mean over s of product over i <= t of (1 + s x_i).
 
-    Each term is at most exp(-l sum of the conditional means) times a non-negative supermartingale that begins at 1
-    (Howard, Ramdas, McAuliffe and Sekhon 2021, "Time-uniform, nonparametric, nonasymptotic confidence sequences",
-    Theorem 4: x_i - g_i is never below -1). So wherever the running mean of the conditional means is at most 0, E_t is
-    below a supermartingale, and the chance that it ever reaches 1 / alpha at such a moment is at most alpha, at every
-    look and whatever drifts (Choe and Ramdas 2022, "Comparing sequential forecasters").
+    With m_i = E[x_i | past], each product is M_t times the product of (1 + s m_i), where M_t, the product of
+    (1 + s x_i) / (1 + s m_i), is a non-negative martingale that begins at 1; and 1 + s m <= exp(s m). So
 
-    Bets that are multiplied (`HarmProcess`) are a little quicker, but test that *no* event was expected to bring a
-    gain: what was better for a while only, and is worse on the whole, would be let through. Eight numbers an event,
-    three of state."""
+        product of (1 + s x_i) <= M_t exp(s sum m_i),
+
+    and wherever the sum of the conditional means is at most 0, E_t is below a mixture of such martingales: the chance
+    that it ever reaches 1 / alpha at such a moment is at most alpha (Ville), at every look and whatever drifts. What
+    was better for a while only, and is worse on the whole, is therefore not let through; this takes stakes that do not
+    depend on what came before. (The null is that of Choe and Ramdas 2022, "Comparing sequential forecasters"; the
+    product is never below their empirical-Bernstein exponential with centre 0, by Fan's inequality.)
+
+    The same inequality bounds the sum of the conditional means from below (`least`). Eight numbers of state."""
 
     def __init__(self) -> None:
         self._events = 0
         self._sum = 0.0
-        self._squares = 0.0
+        self._logs = [0.0] * len(STAKED)
+        """Of the capital of each stake."""
 
     @property
     def value(self) -> float:
         """Evidence for a gain, to 1; 1 before the first event."""
-        exponents = [tilt * self._sum - cost * self._squares for tilt, cost in zip(STAKED, _COSTS, strict=True)]
-        return math.fsum(math.exp(min(e, EXPONENT_MAX)) for e in exponents) / len(STAKED)
+        return math.fsum(math.exp(min(log, EXPONENT_MAX)) for log in self._logs) / len(STAKED)
 
     @property
     def events(self) -> int:
@@ -234,31 +241,52 @@ class GainProcess:
 
     def least(self, alpha: float) -> float:
         """What the running mean of the conditional means is not below, with 1 - alpha at every look at once: positive
-        where the evidence for a gain has reached 1 / alpha (within the 0.01 % at which Newton stops)."""
+        where the evidence for a gain has reached 1 / alpha.
+
+        It is the r / n at which the mean over s of exp(log of the capital - s r) is 1 / alpha: Newton from the left,
+        where every step stays left of the root, so that stopping early only lowers the bound."""
         if not self._events:
             return -1.0
-        radius = _radius(self._squares, math.log(len(STAKED) / alpha), STAKED, _COSTS)
-        return max(-1.0, (self._sum - radius) / self._events)
+        bound = math.log(len(STAKED) / alpha)
+        r = max((log - bound) / stake for log, stake in zip(self._logs, STAKED, strict=True))
+        for _ in range(20):
+            exponents = [log - stake * r for log, stake in zip(self._logs, STAKED, strict=True)]
+            top = max(exponents)
+            parts = [math.exp(e - top) for e in exponents]
+            total = math.fsum(parts)
+            step = (top + math.log(total) - bound) * total / sum(map(mul, STAKED, parts))
+            r += step
+            if step < 1e-7 * self._events:
+                break
+        return max(-1.0, r / self._events)
 
     def take(self, differences: Array) -> float:
         """(n,) loss of what is compared with minus that of the newcomer, in [-1, 1]; returns the value after them."""
-        n = len(differences)
-        if n <= FEW:
-            for x in differences.tolist():
-                self._squares += (x - min(0.0, self._sum / (self._events + 1))) ** 2
-                self._sum += x
-                self._events += 1
-            return self.value
-        sums = self._sum + np.cumsum(differences)
-        before = np.concatenate(([self._sum], sums[:-1]))
-        guesses = np.minimum(0.0, before / np.arange(self._events + 1, self._events + n + 1))
-        self._squares += float(np.square(differences - guesses).sum())
-        self._sum = float(sums[-1])
-        self._events += n
+        if len(differences) > FEW:
+            return float(self.course(differences)[-1])
+        for x in differences.tolist():
+            self._logs = [log + math.log1p(stake * x) for log, stake in zip(self._logs, STAKED, strict=True)]
+            self._sum += x
+            self._events += 1
         return self.value
 
+    def course(self, differences: Array) -> Array:
+        """The same, with the value after each of them, (n,)."""
+        if not len(differences):
+            return np.empty(0)
+        logs = np.cumsum(np.log1p(np.outer(_STAKED, differences)), axis=1) + np.array(self._logs)[:, None]
+        self._logs = logs[:, -1].tolist()
+        self._sum += float(differences.sum())
+        self._events += len(differences)
+        values: Array = np.exp(np.minimum(logs, EXPONENT_MAX)).mean(axis=0)
+        return values
+
     def save(self) -> list[float]:
-        return [self._events, self._sum, self._squares]
+        return [self._events, self._sum, *self._logs]
 
     def load(self, state: list[float]) -> None:
-        self._events, self._sum, self._squares = int(state[0]), state[1], state[2]
+        events, total, *logs = state
+        if len(logs) != len(STAKED):
+            # A state of before stakes were bet, whose evidence was another number: the comparison begins again.
+            events, total, logs = 0, 0.0, [0.0] * len(STAKED)
+        self._events, self._sum, self._logs = int(events), total, logs

@@ -151,6 +151,27 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
     forgotten_class: str = ""
 
 
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model has lost of what it once knew, by anchors: events that nobody learns."""
+
+    anchors: int
+    lost: float = 0.0
+    """Accuracy (or, of numbers and sets of classes, loss) on the class that it lost most of, and whose loss is shown
+    where any is."""
+    of_class: str = ""
+    """Empty for all anchors together."""
+    of_anchors: int = 0
+    """Anchors of that class that had been answered before."""
+    is_shown: bool = False
+    """Whether luck would lose as much with a chance of at most 0.05, over all classes and looks."""
+    than_good: float | None = None
+    """What the last known good version is right on more of them, where there is one."""
+    live_events: int = 0
+    """Events of that class in the stream since the last look."""
+    live_gain: float = 0.0
+    """Loss of the last known good version on them minus that of what is served, an event."""
+
+
 class Predictor(Protocol):
     """Answers from one frozen block."""
 

@@ -22,6 +22,7 @@ from penstock.events import Batch, Kind, Offset, Partition, Position, Range, con
 from penstock.join.interface import Amendment
 from penstock.join.window import JoinWindow
 from penstock.learn.amendments import Amendments
+from penstock.learn.anchors import Anchors, kept_back
 from penstock.learn.interface import Heard, Learned, Model, Predictor, Sieve, State
 from penstock.learn.lately import labelled_again
 from penstock.learn.pace import Pace
@@ -95,11 +96,14 @@ class Learner:
         self.probation: Predictor | None = None
         self.sieve: Sieve | None = None
         """Says which events are not to be learned; None where others have decided that already."""
+        self.anchors: Anchors | None = None
+        """Takes the events that are not learned so that forgetting is seen; None where nobody looks."""
         self.doubted: Collection[str | None] = ()
         """Sources that are not believed at the moment."""
         self.behind = False
         """Whether the newest step left events for later that were durable when it was formed."""
         self.pace = Pace(spec.learn.step_max, spec.learn.catch_up_s)
+        self._spec = spec
         self._reader = reader
         self._step_max = spec.learn.step_max
         self._interval_s = spec.learn.step_interval_ms / 1000.0
@@ -263,6 +267,8 @@ class Learner:
                     learnable.append(replace(joined, versions=None))
                 self.log_time = max(self.log_time, appended)
         amended = self.join.take_amendments()
+        if self.anchors is not None and amended:
+            self.anchors.amend(Amendments(amended))
         if not learnable:
             self._amended += amended
             return None
@@ -284,8 +290,11 @@ class Learner:
 
     def _sift_and_learn(self, batch: Batch) -> Taken:
         sifted = None if self.sieve is None else self.sieve.look(batch, self.doubted)
+        back = kept_back(self._spec, batch)
         if sifted is None:
-            return self._learn(batch)
+            kept = np.arange(len(batch)) if back is None else self._anchored(batch, np.arange(len(batch)), back)
+            return self._learn(batch if back is None else batch.rows(kept)) if len(kept) else self._unlearned()
+        kept = sifted.kept if back is None else self._anchored(batch, sifted.kept, back)
         rows = [self._aside(batch, *one) for one in sifted.aside]
         aside = AsideStep(aside=tuple(rows))
         # A sample of the whole step is compared, so that what is set aside has its share of what the gate hears.
@@ -293,10 +302,21 @@ class Learner:
         heard = np.array([row for row, reason, _ in sifted.aside if reason != "impossible"], np.intp)
         if compared is not None:
             heard = np.intersect1d(heard, compared)
-            compared = np.flatnonzero(np.isin(sifted.kept, compared))
+            compared = np.flatnonzero(np.isin(kept, compared))
         doubted = batch.rows(heard) if len(heard) else None
-        if len(sifted.kept):
-            return self._learn(batch.rows(sifted.kept), aside, doubted, compared)
+        if len(kept):
+            return self._learn(batch.rows(kept), aside, doubted, compared)
+        return self._unlearned(aside, doubted)
+
+    def _anchored(self, batch: Batch, kept: NDArray[np.intp], back: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Those of the rows that are to be learned; the others become anchors."""
+        held = kept[back[kept]]
+        if self.anchors is not None and len(held):
+            self.anchors.take(batch.rows(held))
+        return kept[~back[kept]]
+
+    def _unlearned(self, aside: AsideStep | None = None, doubted: Batch | None = None) -> Taken:
+        """A step whose labelled events are all set aside or anchors."""
         ranges, events = self._hand_over()
         return Taken(ranges=ranges, events=events, log_time=self.log_time, aside=aside, doubted=self._heard(doubted))
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.interface import Evidence
+from penstock.learn.interface import Forgotten
 from penstock.learn.learner import Taken
 
 
@@ -21,7 +22,7 @@ class ShadowLosses:
     """What is wrong with it, where something is."""
 
 
-def evidence_of(taken: Taken, shadow: ShadowLosses | None) -> Evidence | None:
+def evidence_of(taken: Taken, shadow: ShadowLosses | None, forgotten: Forgotten | None = None) -> Evidence | None:
     """The losses on the events that are compared; None for a step without a labelled event."""
     if taken.learned is None or taken.batch is None or taken.served is None:
         return None
@@ -44,5 +45,6 @@ def evidence_of(taken: Taken, shadow: ShadowLosses | None) -> Evidence | None:
         shadow_fault="" if shadow is None else shadow.fault,
         labelled=len(taken.batch),
         doubted=taken.doubted,
+        forgotten=forgotten,
         released=taken.aside is not None and bool(taken.aside.released),
     )

@@ -11,7 +11,7 @@ from penstock.events import Offset, Partition, Version
 from penstock.events import Range as Range
 from penstock.facts import Fact
 from penstock.gate.interface import Interval
-from penstock.learn.interface import Block, State
+from penstock.learn.interface import Block, Forgotten, State
 from penstock.learn.quarantine import AsideCounts
 
 
@@ -125,6 +125,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Whether updates are held back for the moment."""
     hold: Hold | None = None
     """Who holds them back, where somebody does by hand."""
+    forgotten: Forgotten | None = None
+    """What the newest look at the anchors showed; None before the first."""
     time: float = 0.0
     """Seconds since 1970 of the last step."""
     slow: SlowTier = SlowTier()

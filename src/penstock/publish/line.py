@@ -90,6 +90,11 @@ class Line:
         return self._block
 
     @property
+    def good_block(self) -> Block | None:
+        """Of the last known good version; None while there is none."""
+        return None if self._good is None else self._good.block
+
+    @property
     def base(self) -> str:
         """Id of the base of what is served; empty without one, and before the start."""
         return "" if self._block is None else self._block.head.base

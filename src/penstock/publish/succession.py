@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from penstock.errors import BaseMissing, LibraryMissing, ReplayDiverged, SnapshotDamaged, UnknownVersion
 from penstock.events import Position, Version
 from penstock.facts import Fact
 from penstock.gate.interface import Gate, Verdict
 from penstock.gate.sieve import Sieve
+from penstock.learn.anchors import Anchors, scores_of
 from penstock.learn.block import digest
 from penstock.learn.checkpoint import Checkpoint, fingerprint
 from penstock.learn.drift import DriftDetector
-from penstock.learn.interface import Block, Predictor
+from penstock.learn.interface import Block, Forgotten, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
 from penstock.learn.quarantine import AsideStep, Quarantine
@@ -92,6 +96,8 @@ class Succession:
         self.gate = gate
         self.sieve = Sieve(spec)
         learner.sieve = self.sieve
+        self.anchors = Anchors(spec)
+        learner.anchors = self.anchors
         self.quarantine = Quarantine()
         lately_max = AGAIN_PROBATIONS * spec.gate.good_after_events
         self.line = Line(
@@ -136,7 +142,7 @@ class Succession:
         if taken.learned is not None and taken.batch is not None:
             self._prequential.add(taken.learned, taken.batch, self.line.classes_before(taken.learned))
         drift = None if taken.learned is None else self._drift.take(taken.learned.losses)
-        evidence = evidence_of(taken, self.shadows.learn(taken))
+        evidence = evidence_of(taken, self.shadows.learn(taken), self._forgotten(taken))
         verdict = None if evidence is None else self.gate.judge(evidence)
         action: StepAction = "advance" if verdict is None else verdict.action
         version, block, restored, shadow = self.account.version, None, None, None
@@ -149,6 +155,9 @@ class Succession:
         aside = self.corrections.hear(self.learner.take_amended(), aside)
         if verdict is not None and verdict.take_out:
             aside = msgspec.structs.replace(aside or AsideStep(), taken_out=self.line.take_out(verdict))
+            self.anchors.without(verdict.take_out)
+        if verdict is not None and verdict.accepts is not None:
+            self.anchors.accept(verdict.accepts)
         if verdict is not None:
             block, restored = self.line.follow(verdict, self.account.highest)
         elif taken.doubted is not None:
@@ -193,6 +202,32 @@ class Succession:
         if drift is not None:
             self.shadows.drifted(self.progress.labelled)
         return entry, block
+
+    def _forgotten(self, taken: Taken) -> Forgotten | None:
+        """What the updated model has lost of what it knew, where it is time to look; None otherwise."""
+        learner, events = self.learner, self.anchors.kept
+        if taken.learned is None or taken.batch is None or events is None:
+            return None
+        if taken.good is not None and taken.served is not None:
+            rows = slice(None) if taken.compared is None else taken.compared
+            labels: Any = taken.batch.labels
+            told = labels if taken.compared is None else [labels[row] for row in taken.compared.tolist()]
+            self.anchors.compared(told, taken.good - taken.served[rows])
+        if not self.anchors.learned(len(taken.batch)):
+            return None
+        if learner.served is not None or not taken.learned.finite:
+            # While updates are held back, nobody is answered by what is learned.
+            return None
+        scale = taken.learned.scale
+
+        def of_good() -> NDArray[np.float64] | None:
+            good = self.line.good_block
+            if good is None or learner.good is None:
+                return None
+            return scores_of(learner.good, good.head.classes, events, scale)
+
+        block = learner.model.freeze(self.line.block.head.version, {})
+        return self.anchors.look(scores_of(self._predictor(block), block.head.classes, events, scale), of_good)
 
     def adopt(self, caught_up: CaughtUp, stamp: Stamp) -> Step:
         """The entry that puts a candidate in shadow, or refuses it for what it has forgotten."""
@@ -405,13 +440,16 @@ class Succession:
         """How far the learner is, what is not recorded yet included."""
         slow = self.shadows.progress(self.line.base, self.gate.shadow_so_far())
         progress = progress_of(self.learner, self.account, self._prequential, slow, self.quarantine.counts, self.time)
-        return msgspec.structs.replace(progress, hold=self.hand.hold, corrections=self.corrections.counts)
+        return msgspec.structs.replace(
+            progress, hold=self.hand.hold, corrections=self.corrections.counts, forgotten=self.anchors.newest
+        )
 
     def checkpoint(self, step: int) -> Checkpoint:
         """Everything that decides what happens next, as it is after this step."""
         learner, model = self.learner.save()
         line, arrays = self.line.save()
         shadow, more = self.shadows.save()
+        anchors, kept = self.anchors.save()
         bases = {*self.line.bases(), self.shadows.base, str(model.values.get("base", ""))} - {""}
         return Checkpoint(
             step=step,
@@ -428,12 +466,13 @@ class Succession:
                 "drift": self._drift.save(),
                 "shadow": shadow,
                 "sieve": self.sieve.save(),
+                "anchors": anchors,
                 "quarantine": self.quarantine.save(),
                 "corrections": self.corrections.save(),
                 "time": self.time,
                 **({"hand": hand} if (hand := self.hand.save()) else {}),
             },
-            arrays={**{f"model/{name}": array for name, array in model.arrays.items()}, **arrays, **more},
+            arrays={**{f"model/{name}": array for name, array in model.arrays.items()}, **arrays, **more, **kept},
             bases=tuple(sorted(bases)),
         )
 
@@ -457,6 +496,9 @@ class Succession:
         if "corrections" in values:
             self.corrections.load(values["corrections"])
         self.hand.load(values.get("hand", {}))
+        if "anchors" in values:
+            # Nor has one of before events were kept back.
+            self.anchors.load(values["anchors"], checkpoint.arrays)
         self.learner.doubted = self.gate.doubted
 
 

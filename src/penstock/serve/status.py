@@ -129,6 +129,13 @@ class ModelState(msgspec.Struct, frozen=True):
     """The harmonic mean of precision and recall over all classes, where events have several together."""
     error: float | None
     """Mean absolute error of a regression, in the label's unit."""
+    forgotten: float | None
+    """Accuracy (or, of numbers and sets of classes, loss) that is gone on what it knew once, by anchors that nobody
+    learns: of the class that lost the most, as the newest look saw it."""
+    forgotten_class: str | None
+    """That class; null for all anchors together."""
+    anchors: int
+    """Events kept for that."""
     updated: float | None
     """Seconds since 1970 of the last step."""
     left_out: dict[str, str]
@@ -254,6 +261,9 @@ def status_of(service: Service) -> Status:
             hamming_loss=_known(progress.hamming_loss),
             micro_f1=_known(progress.micro_f1),
             error=_known(progress.error),
+            forgotten=None if progress.forgotten is None else progress.forgotten.lost,
+            forgotten_class=(progress.forgotten and progress.forgotten.of_class) or None,
+            anchors=0 if progress.forgotten is None else progress.forgotten.anchors,
             updated=progress.time or None,
             left_out=service.answers.left_out,
         ),
@@ -402,6 +412,7 @@ def readings(services: Iterable[Service]) -> list[Reading]:
             "held_by_hand", "Whether somebody holds updates back", {n: float(p.hold is not None) for n, _, p, _ in seen}
         ),
         reading("loss", "Prequential loss in [0, 1]", {n: p.loss for n, _, p, _ in seen}),
+        reading("forgotten", "Lost on anchors, of the worst class", {n: _lost(p) for n, _, p, _ in seen}),
         reading("ready", "Whether it answers", {n: float(is_ready(s)) for n, _, _, s in seen}),
     ]
 
@@ -411,6 +422,10 @@ def _learned(progress: Progress) -> int:
     repeated += progress.feedback_corrected + progress.feedback_retracted
     unlearned = progress.set_aside + progress.aside.unlearned
     return progress.examples_learned + progress.feedback_learned - unlearned + repeated
+
+
+def _lost(progress: Progress) -> float:
+    return math.nan if progress.forgotten is None else progress.forgotten.lost
 
 
 def _known(value: float) -> float | None:

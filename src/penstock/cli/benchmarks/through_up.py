@@ -89,10 +89,11 @@ def through(stream: Stream, folder: Path, note: Callable[[str], None], rate: flo
 
 
 def plain(spec: Spec) -> Spec:
-    """The service with no base, which the bench has not, and with a journal that is kept whole."""
+    """The service with no base and no anchors, which the bench has not, and with a journal that is kept whole."""
     learn = msgspec.structs.replace(spec.learn, checkpoints_kept=100_000)
     consolidate = msgspec.structs.replace(spec.consolidate, when="never")
-    return msgspec.structs.replace(spec, learn=learn, consolidate=consolidate)
+    gate = msgspec.structs.replace(spec.gate, anchors=0)
+    return msgspec.structs.replace(spec, learn=learn, consolidate=consolidate, gate=gate)
 
 
 def compared(stream: Stream, spec: Spec, steps: list[Step], said: float) -> Through:

@@ -14,6 +14,7 @@ from penstock.eventlog.picked import read_events
 from penstock.events import Batch, Offset, Partition, Position, decode, placed
 from penstock.join.window import JoinWindow
 from penstock.learn.amendments import Amendments
+from penstock.learn.anchors import kept_back
 from penstock.learn.quarantine import Spans
 from penstock.learn.slow.reservoir import as_example
 from penstock.learn.withdrawn import Withdrawn, parts
@@ -40,6 +41,7 @@ class History:
     ) -> None:
         """Events that a rollback has withdrawn, or that are set ``apart``, are passed over. Events have the labels that
         ``amendments`` say."""
+        self._spec = spec
         self._reader = reader
         self._apart = apart
         self._withdrawn = withdrawn
@@ -88,6 +90,9 @@ class History:
     def _parts(self, joined: Batch) -> Iterator[tuple[Batch, bool]]:
         """The batch, cut where events that are set apart begin or end."""
         apart = None if self._apart is None else self._apart.holds(joined)
+        anchors = kept_back(self._spec, joined)
+        if anchors is not None:
+            apart = anchors if apart is None else apart | anchors
         if apart is None:
             yield joined, False
             return
