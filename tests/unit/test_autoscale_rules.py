@@ -64,6 +64,9 @@ def test_who_is_silent_makes_every_change_smaller() -> None:
     assert wanted(cpu(50, 100), 2, pods(2)) == 2  # taken for busy: 55 %
     assert wanted(cpu(120, 100), 2, pods(2)) == 2  # and as busy as the target where that is above 100 %
     assert wanted(cpu(50, 4000), 2, pods(2)) == 8
+    assert wanted(cpu(50, 500), 2, pods(2)) == 2  # exactly on target: nothing is guessed
+    # Two silent ones of three at 100 % each are 66 % of a target of 67 %, and not 67 %.
+    assert wanted(cpu(67, 0), 4, pods(3), down=0.0, up=0.0) == 3
 
 
 def test_errors_name_what_is_missing() -> None:

@@ -49,7 +49,7 @@ def by_average(
     tolerances: Tolerances,
     settings: Settings,
     now: float,
-    is_cpu: bool = False,
+    is_cpu: bool,
 ) -> Proposal:
     """A value of every pod against a target for the average of them."""
     groups, counted = _counted(pods, samples, settings, is_cpu=is_cpu, now=now)
