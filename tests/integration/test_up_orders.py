@@ -60,7 +60,7 @@ def test_what_is_served_follows_orders_and_says_who_gave_them(house: Up, tmp_pat
     code, said = order("rollback", "orders")
     assert (code, "last known good yet" in said) == (1, True), said
     teach(house, 400, 1)
-    until(lambda: len(snapshots(house.data)) > 1, "no snapshot was written")
+    _await_snapshots(house, 2)
     oldest = snapshots(house.data)[1]
     teach(house, 200, 2)
 
@@ -107,6 +107,17 @@ def test_what_is_served_follows_orders_and_says_who_gave_them(house: Up, tmp_pat
             "verify", "orders", str(served + 1), "--from-start", "--data", str(house.data), home=tmp_path
         )
         assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def _await_snapshots(up: Up, count: int) -> None:
+    """Taught on until there are so many: they come with checkpoints, and those by the processor's time."""
+    seeds = iter(range(1000, 2000))
+
+    def are_there() -> bool:
+        teach(up, 200, next(seeds))
+        return len(snapshots(up.data)) >= count
+
+    until(are_there, "no snapshot was written")
 
 
 def _await_publication(up: Up, served: int) -> None:
