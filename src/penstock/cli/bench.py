@@ -5,18 +5,20 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from penstock.cli.show import Row, say, show, show_json
 from penstock.cli.show import as_json as json_option
-from penstock.cli.show import say, show, show_json
 
 if TYPE_CHECKING:
     from penstock.cli.benchmarks.learn import Settings
+
+Told = TypeVar("Told")
 
 _DATA = "Folder with elec2/ and drift/ [default: without electricity, interchanging_rbf and transient_chessboard]"
 
@@ -159,15 +161,7 @@ def learn(
         _through_up(settings, as_json)
         return
     report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), say)
-    if as_json:
-        show_json(report)
-        return
-    for title, rows in tables(report).items():
-        click.echo(f"\n{title}")
-        show(rows, [(name, name) for name in rows[0]])
-    click.echo()
-    for sentence in words(report):
-        click.echo(sentence)
+    _tell(report, as_json, tables, words)
 
 
 def _through_up(settings: Settings, as_json: bool) -> None:
@@ -282,15 +276,7 @@ def forget(
     settings = msgspec.structs.replace(settings, **{name: value for name, value in given.items() if value is not None})
     with _progress() as (note, started):
         report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), note, started)
-    if as_json:
-        show_json(report)
-        return
-    for title, rows in tables(report).items():
-        click.echo(f"\n{title}")
-        show(rows, [(name, name) for name in rows[0]])
-    click.echo()
-    for sentence in words(report):
-        click.echo(sentence)
+    _tell(report, as_json, tables, words)
 
 
 @bench.command()
@@ -319,15 +305,7 @@ def gate(
         QUICK if quick else Settings(), **{name: value for name, value in given.items() if value is not None}
     )
     report = measure(settings, " ".join(["penstock", *sys.argv[1:]]), say)
-    if as_json:
-        show_json(report)
-        return
-    for title, rows in tables(report).items():
-        click.echo(f"\n{title}")
-        show(rows, [(name, name) for name in rows[0]])
-    click.echo()
-    for sentence in words(report):
-        click.echo(sentence)
+    _tell(report, as_json, tables, words)
 
 
 @bench.command()
@@ -454,6 +432,24 @@ def _control_figures(as_json: bool) -> int:
         for sentence in words(report):
             click.echo(sentence)
     return 0 if report.holds else 1
+
+
+def _tell(
+    report: Told,
+    as_json: bool,
+    tables: Callable[[Told], Mapping[str, Sequence[Row]]],
+    words: Callable[[Told], Sequence[str]],
+) -> None:
+    """A report as JSON, or as its tables and sentences."""
+    if as_json:
+        show_json(report)
+        return
+    for title, rows in tables(report).items():
+        click.echo(f"\n{title}")
+        show(rows, [(name, name) for name in rows[0]])
+    click.echo()
+    for sentence in words(report):
+        click.echo(sentence)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ after a crash is answered from there. An order whose asker has gone leaves an an
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +14,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from penstock.eventlog.doorbell import call
-from penstock.eventlog.folders import sync_folder
 from penstock.events import Version
-from penstock.learn.checkpoint import write_durably
 from penstock.learn.steps import OrderName
+from penstock.publish.letters import leave
 
 ANSWERS_KEPT_S = 86_400.0
 BY_MAX, REASON_MAX = 200, 2000
@@ -51,14 +48,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 def ask(folder: Path, order: Order) -> Path:
     """Leave an order in this ``orders`` folder and wake the learner; it is there for good when this returns."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{time.time_ns():020d}-{os.getpid()}"
-    beside = folder / f"tmp-{name}"
-    write_durably(beside, msgspec.json.encode(order))
-    file = beside.rename(folder / f"{name}.order")
-    sync_folder(folder)
-    call(folder.parent / "log")
-    return file
+    return leave(folder, order, ".order")
 
 
 def next_order(folder: Path) -> tuple[Path, Order] | None:

@@ -8,21 +8,19 @@ journal and the newest checkpoint, so that it can be looked at whether the servi
 from __future__ import annotations
 
 import logging
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from penstock.errors import StepsCorrupt
-from penstock.eventlog.doorbell import call
 from penstock.eventlog.folders import sync_folder
 from penstock.eventlog.local import LocalLogReader
 from penstock.events import Offset, Schema, decode
-from penstock.learn.checkpoint import Checkpoints, write_durably
+from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.quarantine import Place, Quarantine
 from penstock.learn.steps import read_steps
+from penstock.publish.letters import leave
 from penstock.spec import Spec
 
 logger = logging.getLogger(__name__)
@@ -38,14 +36,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 def ask(folder: Path, wish: Wish) -> Path:
     """Leave a wish in this ``quarantine`` folder and wake the learner; it is there for good when this returns."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{time.time_ns():020d}-{os.getpid()}"
-    beside = folder / f"tmp-{name}"
-    write_durably(beside, msgspec.json.encode(wish))
-    file = beside.rename(folder / f"{name}.wish")
-    sync_folder(folder)
-    call(folder.parent / "log")
-    return file
+    return leave(folder, wish, ".wish")
 
 
 def next_wish(folder: Path) -> tuple[Path, Wish] | None:
