@@ -41,7 +41,7 @@ COMMANDS = {
     "quarantine": ("quarantine:quarantine", "What is set aside instead of learned."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
     "prices": ("prices:prices", "What machines cost an hour."),
-    "bench": ("bench:bench", "Measure this machine, with floors and peers beside."),
+    "bench": ("bench.group:bench", "Measure this machine, with floors and peers beside."),
 }
 """Name, place of the command, and what the list says of it: the list is shown without importing any of them."""
 HIDDEN = {

@@ -155,9 +155,9 @@ def summed_up(stretches: list[Stretch], step: int, command: str) -> SteadyReport
     )
 
 
-def rows(report: SteadyReport) -> list[dict[str, object]]:
+def tables(report: SteadyReport) -> dict[str, list[dict[str, object]]]:
     """A stretch a row."""
-    return [
+    rows: list[dict[str, object]] = [
         {
             "events": stretch.events,
             "events/s": round(stretch.events_per_s),
@@ -168,6 +168,7 @@ def rows(report: SteadyReport) -> list[dict[str, object]]:
         }
         for stretch in report.stretches
     ]
+    return {"As the stream goes on": rows}
 
 
 def words(report: SteadyReport) -> list[str]:

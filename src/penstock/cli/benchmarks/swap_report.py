@@ -183,9 +183,9 @@ def torn(seen: Sequence[Seen], rollbacks: Sequence[Rollback]) -> int:
     return different
 
 
-def rows(report: SwapReport) -> list[dict[str, object]]:
+def tables(report: SwapReport) -> dict[str, list[dict[str, object]]]:
     """Latencies, a condition a row."""
-    return [
+    rows: list[dict[str, object]] = [
         {"predictions": name, "answers": count, "p50 ms": found["p50"], "p99 ms": found["p99"]}
         for name, count, found in (
             ("while versions are swapped", report.predictions_swapping, report.predict_ms_swapping),
@@ -193,6 +193,7 @@ def rows(report: SwapReport) -> list[dict[str, object]]:
             ("no events", report.predictions_quiet, report.predict_ms_quiet),
         )
     ]
+    return {"Predictions, as their clients see them": rows}
 
 
 def words(report: SwapReport) -> list[str]:
