@@ -246,6 +246,64 @@ def _descend(bins: Bins, at: int, is_code: bool, places: Bins) -> None:
             places[i] = (places[i] << 1) | np.uint8(bins[i] > bound)
 
 
+@compiled("i8(i8, i8, f8, i8[::1])")
+def _draw_rows(key: int, tree: int, share: float, rows: Places) -> int:
+    """Writes the rows that a tree sees in front of (n,) ``rows``, ascending; how many they are."""
+    count = 0
+    for i in range(len(rows)):
+        if share >= 1.0 or _uniform(key, tree, i) < share:
+            rows[count] = i
+            count += 1
+    return count
+
+
+@compiled("void(i8, i8, i8[::1], i8)")
+def _draw_columns(key: int, tree: int, order: Places, chosen: int) -> None:
+    """Shuffles so many columns to the front of all of them."""
+    d = len(order)
+    if chosen < d:
+        for c in range(chosen):
+            other = c + int(_uniform(key, tree, -2 - c) * (d - c))
+            order[c], order[other] = order[other], order[c]
+
+
+@compiled("void(u1[::1], i8, b1, i8[::1], i8[::1])")
+def _tell_apart(bins: Bins, at: int, is_code: bool, rows: Places, leaf: Places) -> None:
+    """Moves the chosen rows of (n,) bins one level down, to the far side where the answer is yes."""
+    for j in range(len(rows)):
+        b = bins[rows[j]]
+        leaf[j] = 2 * leaf[j] + (1 if (b == at if is_code else b > at) else 0)
+
+
+@compiled("void(i8[::1], f8[:,::1], f8[:,::1], f8, f8, f8[:,::1])")
+def _settle(leaf: Places, pull: Array, curvature: Array, rate: float, ridge: float, leaves: Array) -> None:
+    """Writes what each of (leaves, outputs) says: a Newton step on the rows that ended there."""
+    outputs = pull.shape[1]
+    sums = np.zeros((len(leaves), outputs, 2))
+    for j in range(len(leaf)):
+        for k in range(outputs):
+            sums[leaf[j], k, 0] += pull[j, k]
+            sums[leaf[j], k, 1] += curvature[j, k]
+    leaves[:] = rate * sums[:, :, 0] / (sums[:, :, 1] + ridge)
+
+
+@compiled("void(u1[:,::1], b1[::1], i8[::1], i8[::1], f8[:,::1], u1[::1], f8[:,::1])")
+def _add_answers(
+    bins: Bins, category: Flags, asked: Places, beyond: Places, leaves: Array, places: Bins, scores: Array
+) -> None:
+    """Adds what one tree says of every event to (n, outputs) scores; (n,) ``places`` is overwritten."""
+    n, outputs = scores.shape
+    places[:] = 0
+    for level in range(len(asked)):
+        if asked[level] < 0:
+            places[:] = places << 1
+        else:
+            _descend(bins[asked[level]], beyond[level], category[asked[level]], places)
+    for i in range(n):
+        for k in range(outputs):
+            scores[i, k] += leaves[places[i], k]
+
+
 @compiled("(u1[:,::1], f8[::1], f8[:,::1], i8[::1], b1[::1], b1, i8, i8, f8, f8, f8, i8, i8)")
 def grow(
     bins: Bins,
@@ -287,17 +345,10 @@ def grow(
     pull_of, curvature_of = np.empty((n, outputs)), np.empty((n, outputs))
     order, places = np.arange(d), np.empty(n, np.uint8)
     for t in range(trees):
-        count = 0
-        for i in range(n):
-            if share >= 1.0 or _uniform(key, t, i) < share:
-                rows_of[count] = i
-                count += 1
+        count = _draw_rows(key, t, share, rows_of)
         rows, pull, curvature, leaf = rows_of[:count], pull_of[:count], curvature_of[:count], leaf_of[:count]
         _gradients(scores, targets, rows, numeric, pull, curvature)
-        if chosen < d:
-            for c in range(chosen):
-                other = c + int(_uniform(key, t, -2 - c) * (d - c))
-                order[c], order[other] = order[other], order[c]
+        _draw_columns(key, t, order, chosen)
         columns = order[:chosen]
         for c in range(chosen):
             kept[c] = 0.0 if category[columns[c]] else 1.0
@@ -313,30 +364,12 @@ def grow(
                 for at in range((1 << (level - 1)) - 1, -1, -1):
                     _halve(flat_before[at], flat_now[at], flat_before[2 * at], flat_before[2 * at + 1])
             place, at_bin = _best_question(before, 1 << level, columns, sizes, kept, ridge, near, gains)
-            column = columns[place] if place >= 0 else -1
-            asked[t, level], beyond[t, level] = column, at_bin
-            if column < 0:
-                for j in range(count):
-                    leaf[j] *= 2
+            beyond[t, level] = at_bin
+            if place < 0:
+                leaf *= 2
             else:
-                is_code, of_column = category[column], bins[column]
-                for j in range(count):
-                    b = of_column[rows[j]]
-                    leaf[j] = 2 * leaf[j] + (1 if (b == at_bin if is_code else b > at_bin) else 0)
-        sums = np.zeros((1 << depth, outputs, 2))
-        for j in range(count):
-            for k in range(outputs):
-                sums[leaf[j], k, 0] += pull[j, k]
-                sums[leaf[j], k, 1] += curvature[j, k]
-        leaves[t] = rate * sums[:, :, 0] / (sums[:, :, 1] + ridge)
-        places[:] = 0
-        for level in range(depth):
-            column, at_bin = asked[t, level], beyond[t, level]
-            if column < 0:
-                places[:] = places << 1
-            else:
-                _descend(bins[column], at_bin, category[column], places)
-        for i in range(n):
-            for k in range(outputs):
-                scores[i, k] += leaves[t, places[i], k]
+                asked[t, level] = columns[place]
+                _tell_apart(bins[columns[place]], at_bin, category[columns[place]], rows, leaf)
+        _settle(leaf, pull, curvature, rate, ridge, leaves[t])
+        _add_answers(bins, category, asked[t], beyond[t], leaves[t], places, scores)
     return asked, beyond, leaves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,40 +240,21 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
         champion, network = None, frozen(spec, replay.batch)
     encoder = _encoder(spec, champion, replay, recent)
     centre, unit = _scale(spec, champion, replay.batch)
+    tokenizer = b""
+    if reads == "tokens":
+        read, width, tokenizer = _tokens(spec)
+    elif network is not None:
+        read, width = network.read, len(network.shift)
+    else:
+        read, width = (lambda batch: encoder.encode(batch).astype(np.float32)), encoder.width
 
     def rows(kept: Kept) -> Rows:
+        targets: NDArray[np.int64] | Array32
         if spec.task in NUMBER_TASKS:
-            labels = np.clip((np.asarray(kept.batch.labels) - centre) / unit, -1e3, 1e3)
-            targets: NDArray[np.int64] | Array32 = labels.astype(np.float32)
-            logits = ((kept.logits.astype(np.float64) - centre) / unit).astype(np.float32)
+            targets, logits = _measured(kept, centre, unit)
         else:
-            index = {name: place for place, name in enumerate(classes)}
-            labels_of: Any = kept.batch.labels
-            if spec.task == "multilabel":
-                targets = targets_of(labels_of, index, len(classes)).astype(np.float32)
-            else:
-                targets = np.array([index[name] for name in labels_of], np.int64)
-            logits = np.full((len(kept), len(classes)), np.nan, np.float32)
-            logits[:, [index[name] for name in reservoir.classes]] = kept.logits
-        return Rows(
-            batch=kept.batch,
-            read=read,
-            width=width,
-            targets=targets,
-            logits=logits,
-        )
-
-    tokens, tokenizer, width = None, b"", encoder.width if network is None else len(network.shift)
-    if reads == "tokens":
-        from penstock.learn.slow.lora import tokenizer_of
-
-        tokenizer, width = tokenizer_of(spec.consolidate.base.removeprefix(PREFIX))
-        tokens = Tokens(spec, first_text(spec), tokenizer, width)
-
-    def read(batch: Batch) -> NDArray[Any]:
-        if tokens is not None:
-            return tokens.matrix(batch, width)
-        return encoder.encode(batch).astype(np.float32) if network is None else network.read(batch)
+            targets, logits = _placed(kept, spec, classes, reservoir.classes)
+        return Rows(batch=kept.batch, read=read, width=width, targets=targets, logits=logits)
 
     replayed = rows(replay)
     return Task(
@@ -293,6 +274,34 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
         held_out=rows(held_out),
         count=reservoir.count,
     )
+
+
+def _tokens(spec: Spec) -> tuple[Callable[[Batch], NDArray[Any]], int, bytes]:
+    """What reads a text for a transformer, how many tokens of it, and the tokenizer."""
+    from penstock.learn.slow.lora import tokenizer_of
+
+    tokenizer, width = tokenizer_of(spec.consolidate.base.removeprefix(PREFIX))
+    tokens = Tokens(spec, first_text(spec), tokenizer, width)
+    return (lambda batch: tokens.matrix(batch, width)), width, tokenizer
+
+
+def _measured(kept: Kept, centre: float, unit: float) -> tuple[Array32, Array32]:
+    """Labels that are numbers, and what was answered then, from the centre and in units."""
+    labels = np.clip((np.asarray(kept.batch.labels) - centre) / unit, -1e3, 1e3)
+    return labels.astype(np.float32), ((kept.logits.astype(np.float64) - centre) / unit).astype(np.float32)
+
+
+def _placed(
+    kept: Kept, spec: Spec, classes: tuple[ClassName, ...], seen: Sequence[ClassName]
+) -> tuple[NDArray[np.int64] | Array32, Array32]:
+    """Labels by their places among all, and the (n, classes) logits then, NaN where a class was not ``seen``."""
+    index = {name: place for place, name in enumerate(classes)}
+    labels: Any = kept.batch.labels
+    logits = np.full((len(kept), len(classes)), np.nan, np.float32)
+    logits[:, [index[name] for name in seen]] = kept.logits
+    if spec.task == "multilabel":
+        return targets_of(labels, index, len(classes)).astype(np.float32), logits
+    return np.array([index[name] for name in labels], np.int64), logits
 
 
 def first_text(spec: Spec) -> str:
