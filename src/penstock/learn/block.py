@@ -8,6 +8,8 @@ reads whole cache lines without a copy.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import msgspec
@@ -33,13 +35,15 @@ class _Place(msgspec.Struct, array_like=True, frozen=True):
 
 class _Packed(msgspec.Struct, array_like=True, frozen=True):
     head: BlockHead
-    places: list[_Place]
+    places: msgspec.Raw
+    """The places of all arrays, packed."""
     size: int
     """Bytes of all arrays with the padding between them."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Packed).decode
+_decode_places = msgspec.msgpack.Decoder(list[_Place]).decode
 
 
 def _padding(size: int) -> int:
@@ -70,7 +74,7 @@ def pack(block: Block) -> list[bytes | memoryview]:
             buffers.append(_bytes(array))
         if padding:
             buffers.append(bytes(padding))
-    head = _encode(_Packed(block.head, places, size))
+    head = _encode(_Packed(block.head, msgspec.Raw(_encode(places)), size))
     start = MAGIC + len(head).to_bytes(8, "little") + head
     buffers[0] = start + bytes(_padding(len(start)))
     return buffers
@@ -86,30 +90,36 @@ def unpack(buffer: bytes | bytearray | memoryview) -> Block:
         raise BlockDamaged(reason=f"its head ends at byte {end} of {len(view)}")
     try:
         packed = _decode(view[16:end])
+        places = _places(bytes(packed.places), packed.size)
     except (msgspec.MsgspecError, ValueError) as error:
         raise BlockDamaged(reason=f"its head cannot be read: {error}") from error
     start = end + _padding(end)
     if start + packed.size > len(view):
         raise BlockDamaged(reason=f"its arrays end at byte {start + packed.size} of {len(view)}")
-    arrays = {place.name: _view(view, start, packed.size, place) for place in packed.places}
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.ndarray(shape, dtype, view, start + offset) if holds else np.empty(shape, dtype)
+        for name, dtype, shape, offset, holds in places
+    }
     return Block(head=packed.head, arrays=arrays)
 
 
-def _view(view: memoryview, start: int, size: int, place: _Place) -> NDArray[Any]:
-    if place.dtype not in DTYPES or any(extent < 0 for extent in place.shape):
-        raise BlockDamaged(reason=f"array {place.name!r} has type {place.dtype!r} and shape {place.shape}")
-    dtype = np.dtype(place.dtype)
-    count = 1
-    for extent in place.shape:
-        count *= extent
-    if place.offset < 0 or place.offset + count * dtype.itemsize > size:
-        raise BlockDamaged(reason=f"array {place.name!r} lies outside of the buffer")
-    if not count:
+@lru_cache(maxsize=64)
+def _places(packed: bytes, size: int) -> tuple[tuple[str, np.dtype[Any], tuple[int, ...], int, bool], ...]:
+    """Name, type, shape and offset of each array, and whether it has any entry: as good as always those of the version
+    before, and looking at each takes longer than making it."""
+    found = []
+    for place in _decode_places(packed):
+        if place.dtype not in DTYPES or any(extent < 0 for extent in place.shape):
+            raise BlockDamaged(reason=f"array {place.name!r} has type {place.dtype!r} and shape {place.shape}")
+        dtype, count = np.dtype(place.dtype), prod(place.shape)
+        if place.offset < 0 or place.offset + count * dtype.itemsize > size:
+            raise BlockDamaged(reason=f"array {place.name!r} lies outside of the buffer")
         try:
-            return np.empty(place.shape, dtype)
+            np.empty(place.shape if not count else (0,), dtype)
         except ValueError as error:
             raise BlockDamaged(reason=f"array {place.name!r} has shape {place.shape}") from error
-    return np.frombuffer(view, dtype, count, start + place.offset).reshape(place.shape)
+        found.append((place.name, dtype, tuple(place.shape), place.offset, count > 0))
+    return tuple(found)
 
 
 def digest(block: Block) -> str:

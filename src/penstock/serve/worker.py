@@ -21,7 +21,7 @@ from penstock.errors import LogUnavailable
 from penstock.eventlog.commit import GroupCommit
 from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Partition
-from penstock.learn.fast.predictor import BlockPredictor
+from penstock.learn.fast.predictor import NewestPredictor
 from penstock.learn.outside.registry import outside_members
 from penstock.learn.slow.base import LocalBases
 from penstock.publish.live import SharedLiveReader, live_path
@@ -206,7 +206,7 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
         log=log,
         live=live,
         receipts=receipts,
-        thaw=Thaw(lambda block: BlockPredictor(block, spec, bases, outside), bases),
+        thaw=Thaw(NewestPredictor(spec, bases, outside), bases),
         folder=folder,
         loop=asyncio.get_running_loop(),
     )

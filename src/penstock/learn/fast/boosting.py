@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from penstock.events import Batch
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.experts import Arrays
-from penstock.learn.fast.trees import COLUMNS_MAX, Columns, Trees, together, two
+from penstock.learn.fast.trees import COLUMNS_MAX, Columns, Trees, same, together, two
 from penstock.spec import Spec
 
 Array = NDArray[np.float64]
@@ -107,8 +107,12 @@ class Boosted:
 
     def thaw(self, arrays: Arrays) -> None:
         """Answer as the trees among these arrays."""
-        self._grown = [Trees.of(f"trees.{member}", arrays) for member in range(len(SHORTER))]
-        self._together = together(self._grown)
+        before = self._grown
+        grown = [Trees.of(f"trees.{member}", arrays) for member in range(len(SHORTER))]
+        # From one version to the next most trees stay, and those that do need not be put together again.
+        self._grown = [old if same(old, new) else new for old, new in zip(before, grown, strict=True)]
+        if any(new is not old for new, old in zip(self._grown, before, strict=True)):
+            self._together = together(self._grown)
 
 
 def _asked(spec: Spec, encoder: Encoder) -> Columns:

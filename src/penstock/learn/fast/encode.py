@@ -118,8 +118,10 @@ class Places(Buckets):
 
     def load(self, hashes: NDArray[np.uint64]) -> None:
         """Become what was saved."""
-        self._taken = {hashed: place for place, hashed in enumerate(hashes.tolist())}
-        self._known = {}
+        taken = {hashed: place for place, hashed in enumerate(hashes.tolist())}
+        if taken != self._taken:
+            self._taken = taken
+            self._known = {}
 
 
 class Encoder:

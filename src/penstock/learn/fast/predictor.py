@@ -99,8 +99,7 @@ class BlockPredictor:
     Raises BlockDamaged, or BaseMissing where the base that it was made for is not to be found."""
 
     def __init__(self, block: Block, spec: Spec, bases: Bases | None = None, outside: Outside | None = None) -> None:
-        if block.head.schema != Schema.of(spec).fingerprint:
-            raise BlockDamaged(reason="it was made for other columns than the service has")
+        self._schema = Schema.of(spec).fingerprint
         self._encoder = Encoder(spec)
         self._anchor = Anchor(spec)
         self._stable = Stable(found(bases, block.head.base))
@@ -108,10 +107,9 @@ class BlockPredictor:
         if (named := named_outside(spec, outside)) is not None:
             self._experts.extend(named.answering((self._encoder, self._anchor)))
         others = self._stable.members + sum(expert.members for expert in self._experts)
-        layout = Layout.of(spec, others, self._encoder.fixed, self._stable.members)
+        self._layout = layout = Layout.of(spec, others, self._encoder.fixed, self._stable.members)
         self._map = feature_map(spec, self._encoder, layout)
-        self._classes = {name: index for index, name in enumerate(block.head.classes)}
-        arrays: dict[str, NDArray[Any]] = dict(block.arrays)
+        self._classes: dict[ClassName, int] = {}
         self._members: ClassMembers | SetMembers | NumberMembers | CountMembers
         if spec.task == "counts":
             serve = spec.serve
@@ -124,6 +122,20 @@ class BlockPredictor:
         else:
             members = SetMembers if spec.task == "multilabel" else ClassMembers
             self._members = members(layout, 0, 0)
+        self.thaw(block)
+
+    @property
+    def base(self) -> str:
+        """Id of the base that it answers with; empty without one."""
+        return self._stable.id
+
+    def thaw(self, block: Block) -> None:
+        """Answer from another block with the same base, whose numbers replace all that it had. Where that raises
+        BlockDamaged it must not be asked any more, since it may have a part of either."""
+        if block.head.schema != self._schema:
+            raise BlockDamaged(reason="it was made for other columns than the service has")
+        self._classes = {name: index for index, name in enumerate(block.head.classes)}
+        arrays: dict[str, NDArray[Any]] = dict(block.arrays)
         try:
             self._encoder.load(arrays)
             self._anchor.thaw(arrays["anchor"])
@@ -132,7 +144,7 @@ class BlockPredictor:
                 expert.thaw(arrays)
         except KeyError as missing:
             raise BlockDamaged(reason=f"it lacks {missing}") from missing
-        if self._members.weights.shape[2] != layout.heads:
+        if self._members.weights.shape[2] != self._layout.heads:
             raise BlockDamaged(reason="it has other heads than the service")
 
     def predict(self, batch: Batch) -> Predictions:
@@ -174,3 +186,27 @@ class BlockPredictor:
             assert predictions.spread is not None
             return count_losses(predictions.mean, predictions.spread**2, np.asarray(batch.labels))
         return number_losses(predictions.mean, np.asarray(batch.labels), scale or self._members.unit)
+
+
+class NewestPredictor:
+    """Makes predictors of one block after the other, for whoever asks the newest alone: a server, which makes one at
+    the first request after each version.
+
+    What is made of the service's settings is there already: the predictor before the last one takes in the new block's
+    numbers. The last one stays as it is, and can be asked further where the new block turns out to be damaged."""
+
+    def __init__(self, spec: Spec, bases: Bases | None = None, outside: Outside | None = None) -> None:
+        self._spec, self._bases, self._outside = spec, bases, outside
+        self._newest: BlockPredictor | None = None
+        self._spare: BlockPredictor | None = None
+
+    def __call__(self, block: Block) -> BlockPredictor:
+        """Raises BlockDamaged, BaseMissing and LibraryMissing; what was made before the last call is not to be asked
+        any more."""
+        made, self._spare = self._spare, None
+        if made is None or made.base != block.head.base:
+            made = BlockPredictor(block, self._spec, self._bases, self._outside)
+        else:
+            made.thaw(block)
+        self._spare, self._newest = self._newest, made
+        return made

@@ -205,6 +205,21 @@ def two(scores: Array) -> Array:
     return answers
 
 
+def same(one: Trees | None, other: Trees | None) -> bool:
+    """Whether both answer alike, to the last bit."""
+    if one is None or other is None:
+        return one is other
+    return one.spare == other.spare and all(
+        a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        for a, b in (
+            (one.columns, other.columns),
+            (one.bounds, other.bounds),
+            (one.leaves, other.leaves),
+            (one.groups, other.groups),
+        )
+    )
+
+
 def together(members: Sequence[Trees | None]) -> Trees | None:
     """The trees of all members as one, so that all are asked at once; None where one of them has none, they do not tell
     the same two classes apart, or they have more outputs than one.
