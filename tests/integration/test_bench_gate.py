@@ -8,7 +8,8 @@ import sys
 import msgspec
 import pytest
 
-from penstock.cli.benchmarks.gate_real import cost, poisoned, steady_stream
+from penstock.cli.benchmarks.gate_poison import poisoned
+from penstock.cli.benchmarks.gate_real import cost, steady_stream
 from penstock.cli.benchmarks.gate_report import Report, tables, words
 from penstock.cli.benchmarks.gate_service import Ungated, follow
 from penstock.gate.interface import Gate

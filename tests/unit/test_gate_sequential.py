@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from penstock.gate.sequential import CAPITAL_MAX, STAKES, START_SCALE, TILTS, Array, HarmProcess, MeanInterval
+from penstock.gate.sequential import (
+    ALARM_STAKES,
+    CAPITAL_MAX,
+    STAKES,
+    START_SCALE,
+    TILTS,
+    Alarm,
+    Array,
+    HarmProcess,
+    MeanInterval,
+)
 
 differences = arrays(np.float64, st.integers(0, 60), elements=st.floats(-1, 1))
 
@@ -159,3 +169,33 @@ def test_saved_state_goes_on_to_the_byte() -> None:
         interval.take(x)
         other_interval.take(x)
         assert other_interval.interval == interval.interval
+
+
+@given(st.lists(st.floats(0, 6), min_size=1, max_size=90), st.lists(st.integers(1, 20), min_size=90, max_size=90))
+def test_an_alarm_is_the_sum_over_all_starts_however_the_events_are_cut_into_steps(
+    ratios: list[float], sizes: list[int]
+) -> None:
+    alarm, at = Alarm(), 0
+    for size in sizes:
+        part = np.array(ratios[at : at + size])
+        most = alarm.take(part)
+        sums = []
+        for end in range(at + 1, at + len(part) + 1):
+            growths = 1.0 + np.outer(ALARM_STAKES, np.array(ratios[:end]) - 1.0)
+            sums.append(np.mean([np.cumprod(growths[:, ::-1], axis=1).sum(axis=1)]))
+        at += size
+        if max(sums, default=0.0) >= CAPITAL_MAX / 10 or not sums:
+            break
+        assert np.isclose(most, max(sums), rtol=1e-9)
+        assert np.isclose(alarm.value, sums[-1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("chance", [0.05, 0.25, 0.9])
+def test_who_loses_just_what_is_allowed_seldom_raises_an_alarm(chance: float) -> None:
+    """The largest mean that is none yet: within n events the chance is at most n over the bound, here a half."""
+    rng, raised = np.random.default_rng(3), 0
+    for _ in range(200):
+        ratios = (rng.random(1000) < chance) / chance
+        raised += Alarm().take(ratios) >= 2000.0
+    assert raised <= 120
+    assert raised >= 2

@@ -37,6 +37,8 @@ class Evidence:
     """The largest change of a weight in this step, relative to the largest weight before."""
     probation: NDArray[np.float64] | None = None
     """(n,) of the version on probation; None while there is none."""
+    expected: NDArray[np.float64] | None = None
+    """(n,) what the version that is served expected to lose; None where it does not say, or nobody asks."""
     shadow: NDArray[np.float64] | None = None
     """(n,) of the candidate with a new base; None while there is none."""
     shadow_fault: str = ""

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.forgetting import ForgettingWatch
-from penstock.gate.guards import SourceWatch, weights_fault
+from penstock.gate.guards import weights_fault
 from penstock.gate.interface import Evidence, Interval, Order, ShadowVerdict, Verdict
 from penstock.gate.sequential import HarmProcess, MeanInterval
 from penstock.gate.shadow import ShadowWatch
 from penstock.gate.shadow import signed as _signed
+from penstock.gate.sources import SourceWatch
 from penstock.learn.interface import Forgotten, Heard, HeldOut
 from penstock.spec import Gate as GateSettings
 
@@ -98,7 +99,7 @@ class HarmGate:
 
     def hear(self, heard: Heard) -> None:
         """The events of a step that were all set aside: whether their sources are to be believed again."""
-        self._watch.take(heard.sources, _bounded(heard.losses))
+        self._watch.take(heard.sources, _bounded(heard.losses), None if heard.good is None else _bounded(heard.good))
         self._forget_quiet()
 
     def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:
@@ -258,7 +259,7 @@ class HarmGate:
             probation=None if evidence.probation is None else _bounded(evidence.probation),
             shadow=None if evidence.shadow is None else _bounded(evidence.shadow),
         )
-        believed = self._look_at_sources(evidence, served if losses.good is None else losses.good)
+        believed = self._look_at_sources(evidence, losses)
         if believed is None:
             return losses
         return _Losses(
@@ -269,15 +270,19 @@ class HarmGate:
             shadow=None if losses.shadow is None else losses.shadow[believed],
         )
 
-    def _look_at_sources(self, evidence: Evidence, losses: Array) -> NDArray[np.bool_] | None:
+    def _look_at_sources(self, evidence: Evidence, losses: _Losses) -> NDArray[np.bool_] | None:
         """(n,) which events are believed, or None for all of them."""
         if evidence.released:
             return None
-        n, sources = len(losses), evidence.sources
-        if evidence.doubted is not None:
-            sources = [*(sources or [None] * n), *evidence.doubted.sources]
-            losses = np.concatenate([losses, _bounded(evidence.doubted.losses)])
-        believed = self._watch.take(sources, losses)
+        n, sources = len(losses.served), evidence.sources
+        served, good, expected = losses.served, losses.good, evidence.expected
+        if (doubted := evidence.doubted) is not None:
+            sources = [*(sources or [None] * n), *doubted.sources]
+            more = _bounded(doubted.losses)
+            served = np.concatenate([served, more])
+            good = None if good is None else np.concatenate([good, more if doubted.good is None else doubted.good])
+            expected = None if expected is None else np.concatenate([expected, np.zeros(len(more))])
+        believed = self._watch.take(sources, served, good, expected)
         self._forget_quiet()
         return None if believed is None else believed[:n]
 

@@ -119,6 +119,63 @@ def _weights(event: int, n: int, scale: float) -> Array:
     return weights
 
 
+ALARM_STAKES = np.array([0.1, 0.25, 0.5])
+"""No more than half: what looks wholly wrong for ten events may be new."""
+_ALARM_STAKE_LIST: list[float] = ALARM_STAKES.tolist()
+
+
+class Alarm:
+    """Evidence that losses are above what was allowed, which begins anew at every event, at no cost.
+
+    For ratios r >= 0 of a loss to what is allowed, whose conditional means are at most 1 while nothing is wrong,
+
+        R_t = mean over stakes s of R_t(s),    R_t(s) = (R_{t-1}(s) + 1) (1 + s (r_t - 1)).
+
+    Each is the sum, over every event as a start, of a gambler's capital (an e-detector: Shin, Ramdas and Rinaldo 2022).
+    R_t - t is a supermartingale, so that the chance that R reaches A within n events is at most n / A. Unlike
+    HarmProcess it promises nothing for ever, and is many nats sooner for it. Bets on ratios, and not on differences,
+    have what a single event can lose as their limit (Waudby-Smith and Ramdas 2023)."""
+
+    def __init__(self) -> None:
+        self._bets = [0.0] * len(ALARM_STAKES)
+
+    @property
+    def value(self) -> float:
+        """Now, to 1."""
+        return math.fsum(self._bets) / len(self._bets)
+
+    def take(self, ratios: Array) -> float:
+        """The largest value after any of these (n,) events, that of before them where there is none."""
+        if len(ratios) <= FEW:
+            most = self.value
+            for ratio in ratios.tolist():
+                self._bets = [
+                    min((bet + 1.0) * (1.0 + stake * (ratio - 1.0)), CAPITAL_MAX)
+                    for bet, stake in zip(self._bets, _ALARM_STAKE_LIST, strict=True)
+                ]
+                most = max(most, self.value)
+            return most
+        most = 0.0
+        for at in range(0, len(ratios), CHUNK):
+            growth = np.cumprod(1.0 + np.outer(ALARM_STAKES, ratios[at : at + CHUNK] - 1.0), axis=1)
+            before = np.concatenate([np.ones((len(ALARM_STAKES), 1)), growth[:, :-1]], axis=1)
+            course = growth * (np.array(self._bets)[:, None] + np.cumsum(1.0 / before, axis=1))
+            most = max(most, float(course.mean(axis=0).max()))
+            self._bets = np.minimum(course[:, -1], CAPITAL_MAX).tolist()
+        return most
+
+    def save(self) -> list[float]:
+        """Plain values that survive MessagePack."""
+        return list(self._bets)
+
+    @classmethod
+    def of(cls, state: list[float]) -> Alarm:
+        """As it was saved."""
+        alarm = cls()
+        alarm._bets = list(state)
+        return alarm
+
+
 TILTS = tuple(0.002 * 2.0**k for k in range(9))
 """From 0.002, which is best for some million events, doubling to 0.512 for the first few."""
 _PENALTIES = tuple(-math.log1p(-tilt) - tilt for tilt in TILTS)

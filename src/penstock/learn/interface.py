@@ -27,11 +27,13 @@ class Sifted:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """k labelled events from which nothing is learned, and what the last known good version says of them."""
+    """k labelled events from which nothing is learned, and what others have made of them."""
 
     sources: Strings
     losses: NDArray[np.float64]
-    """(k,) in [0, 1]."""
+    """(k,) in [0, 1], of what was served."""
+    good: NDArray[np.float64] | None = None
+    """(k,) of the last known good version; None while there is none."""
 
 
 class Sieve(Protocol):

@@ -7,7 +7,7 @@ ranges in the same order always give the same result, so a recorded step can be 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -61,7 +61,7 @@ class Taken:
     aside: AsideStep | None = None
     """What was set aside instead, or learned although it had been."""
     doubted: Heard | None = None
-    """Of what was set aside: who sent it, and the losses of the last known good version, where there is one."""
+    """Of what was set aside: who sent it, and the losses of those who have not learned it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,8 @@ class Learner:
         """What is served, where that is not the learner's own state before the step."""
         self.good: Predictor | None = None
         self.probation: Predictor | None = None
+        self.answering: Callable[[], Predictor] | None = None
+        """Gives what is served, whatever it is: asked about what is set aside, which the model does not see."""
         self.sieve: Sieve | None = None
         """Says which events are not to be learned; None where others have decided that already."""
         self.anchors: Anchors | None = None
@@ -321,8 +323,12 @@ class Learner:
         return Taken(ranges=ranges, events=events, log_time=self.log_time, aside=aside, doubted=self._heard(doubted))
 
     def _heard(self, doubted: Batch | None, scale: float | None = None) -> Heard | None:
-        losses = None if doubted is None or self.good is None else self._losses(self.good, doubted, scale)
-        return None if doubted is None or losses is None else Heard(doubted.sources or [None] * len(doubted), losses)
+        if doubted is None or self.answering is None:
+            return None
+        losses = self._losses(self.answering(), doubted, scale)
+        assert losses is not None, "something is served"
+        good = self._losses(self.good, doubted, scale)
+        return Heard(doubted.sources or [None] * len(doubted), losses, good)
 
     def _aside(self, batch: Batch, row: int, reason: Reason, told: str) -> Aside:
         """What is kept of an event that is set aside."""

@@ -27,18 +27,21 @@ def evidence_of(taken: Taken, shadow: ShadowLosses | None, forgotten: Forgotten 
     if taken.learned is None or taken.batch is None or taken.served is None:
         return None
     candidate, served, sources = taken.learned.losses, taken.served, taken.batch.sources
+    expected = None if sources is None or served is not candidate else _expected(taken)
     of_shadow = None if shadow is None else shadow.values
     if taken.compared is not None:
         same, candidate = served is candidate, candidate[taken.compared]
         served = candidate if same else served[taken.compared]
         sources = sources and [sources[place] for place in taken.compared]
         of_shadow = None if of_shadow is None else of_shadow[taken.compared]
+        expected = None if expected is None else expected[taken.compared]
     return Evidence(
         candidate=candidate,
         served=served,
         good=taken.good,
         probation=taken.probation,
         sources=sources,
+        expected=expected,
         finite=taken.learned.finite,
         jump=taken.learned.jump,
         shadow=of_shadow,
@@ -48,3 +51,15 @@ def evidence_of(taken: Taken, shadow: ShadowLosses | None, forgotten: Forgotten 
         forgotten=forgotten,
         released=taken.aside is not None and bool(taken.aside.released),
     )
+
+
+def _expected(taken: Taken) -> NDArray[np.float64] | None:
+    """(n,) half the Brier scores that these probabilities expect of themselves, (1 - sum p^2) / 2; None where the
+    answer is not one class."""
+    assert taken.learned is not None, "nothing was learned"
+    assert taken.batch is not None, "nothing was learned"
+    probabilities, labels = taken.learned.predictions.probabilities, taken.batch.labels
+    if probabilities is None or not labels or not isinstance(labels[0], str):
+        return None
+    found: NDArray[np.float64] = 0.5 - 0.5 * np.square(probabilities).sum(axis=1)
+    return found

@@ -79,6 +79,8 @@ class Line:
         self._probation: Kept | None = None
         self._classes: tuple[ClassName, ...] = ()
         self._scored: tuple[Kept | None, Kept | None] = (None, None)
+        self._answering: tuple[Block, Predictor] | None = None
+        learner.answering = self._answer
         self._withdrawn: list[Withdrawn] = []
         self._settled: Position = {}
         """Where the newest rollback by hand stood: what was withdrawn up to there is never learned again."""
@@ -298,6 +300,14 @@ class Line:
         if self._probation is not probation:
             self._learner.probation = None if self._probation is None else self._predictor(self._probation.block)
         self._scored = (self._good, self._probation)
+
+    def _answer(self) -> Predictor:
+        """What is served; made where somebody asks for it, and once."""
+        if self._learner.served is not None:
+            return self._learner.served
+        if self._answering is None or self._answering[0] is not self.block:
+            self._answering = self.block, self._predictor(self.block)
+        return self._answering[1]
 
     def _freeze(self, version: Version) -> Block:
         # In the order that a restart finds them in: a version that is made again is the same to the byte.

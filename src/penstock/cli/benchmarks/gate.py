@@ -16,11 +16,11 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.cli.benchmarks import gate_real, gate_simulated
+from penstock.cli.benchmarks import gate_poison, gate_real, gate_simulated
 from penstock.cli.benchmarks.gate_report import Report
 from penstock.cli.benchmarks.machine import describe
 
-PARTS = ("alarms", "power", "harm", "cost", "steady", "streams")
+PARTS = ("alarms", "power", "harm", "cost", "steady", "sources", "streams")
 Note = Callable[[str], None]
 
 
@@ -83,10 +83,12 @@ def measure(settings: Settings, command: str, note: Note) -> Report:
         report.cost += gate_real.cost(settings.cost_events, settings.cost_repeats, seed, note)
     if "steady" in settings.parts:
         report.steady += gate_real.steady(settings.steady_events, settings.margins, seed, note)
+    if "sources" in settings.parts:
+        report.honest += gate_poison.honest(settings.streams // 4, seed, note)
     if "streams" in settings.parts:
         for stream in gate_real.streams_of(settings.folder, settings.limit, note):
             report.kept.append(gate_real.kept(stream, note))
-            report.poisoned.append(gate_real.poisoned(stream, note))
+            report.poisoned.append(gate_poison.poisoned(stream, note))
     report.load_average = [round(load_before, 2), round(os.getloadavg()[0], 2)]
     report.seconds = round(time.monotonic() - begun, 1)
     return report

@@ -1,16 +1,15 @@
-"""The gate around the real learner: what it costs, what it does to streams that are in order, and to poisoned ones."""
+"""The gate around the real learner: what it costs, and what it does to streams that are in order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from penstock.cli.benchmarks import forget_data, learn_streams, synthetic
-from penstock.cli.benchmarks.gate_service import Followed, accuracy_of, follow, losses_of
+from penstock.cli.benchmarks.gate_service import Followed, follow, losses_of
 from penstock.cli.benchmarks.learn_streams import Stream, make
 from penstock.events import Batch, concatenate
 from penstock.learn.interface import Block, Predictor
@@ -22,15 +21,6 @@ STEEPNESS = 2.0
 """The logit of a steady stream is N(0, 2^2)."""
 JUDGED = 1_000
 """Events that come next, by which it is judged whether what was rolled back did harm."""
-SOURCES = 5
-POISONED_FROM, POISONED_UNTIL = 0.4, 0.6
-"""Shares of the stream between which one source of the five, a fifth of the stream, sends wrong labels alone."""
-CLEAN_EVERY = 512
-"""Events between two looks at clean held-out events."""
-HELD_OUT = 1.0 / 3.0
-"""Share of the stream that nobody learns, and that is clean."""
-COMING = 3_000
-"""A look asks for the held-out ones among so many events that come next: what was long ago may be no more."""
 
 Note = Callable[[str], None]
 
@@ -73,22 +63,6 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     relative: float
     """By which the gated loss is larger, relative to the other."""
     rollbacks: int
-
-
-class Poisoned(msgspec.Struct, frozen=True, kw_only=True):
-    """A source that sends wrong labels for a while."""
-
-    stream: str
-    events: int
-    poisoned: int
-    """Events with a wrong label."""
-    worst_fall: float
-    """The most by which accuracy on clean held-out events fell below that of the same run without wrong labels."""
-    worst_fall_ungated: float
-    aside: dict[str, int]
-    """Events that were set aside or taken out, by source."""
-    named: bool
-    """Whether a receipt's verdict names the source."""
 
 
 # Cost -----------------------------------------------------------------------------------------------------------------
@@ -219,63 +193,3 @@ def kept(stream: Stream, note: Note) -> Kept:
     )
     note(f"{row.stream}: loss {row.loss} with the gate, {row.loss_ungated} without, {row.rollbacks} rollbacks")
     return row
-
-
-def poisoned(stream: Stream, note: Note) -> Poisoned:
-    """One source of five turns its labels into those of the next class for a fifth of the stream."""
-    total = len(stream.events)
-    is_held = np.random.default_rng(9).random(total) < HELD_OUT
-    held, learned = np.flatnonzero(is_held), np.flatnonzero(~is_held)
-    events = stream.events.rows(learned)
-    wrong, is_wrong = _turned(stream, events)
-    falls = {}
-    for gated in (True, False):
-        curves = []
-        for batch in (_named(events), wrong):
-            seen: list[float] = []
-
-            def look(done: int, block: Block, predictor: Callable[[Block], Predictor], _: Succession) -> None:
-                if done % CLEAN_EVERY == 0:
-                    now = min(int(learned[done - 1]), total - COMING)
-                    places = held[(held > now) & (held <= now + COMING)]
-                    seen.append(accuracy_of(block, predictor, stream.events.rows(places)))  # noqa: B023
-
-            run = follow(stream.spec, [batch], gated=gated, look=look)
-            curves.append(seen)
-        falls[gated] = max(a - b for a, b in zip(*curves, strict=True)), run
-    fall, run = falls[True]
-    row = Poisoned(
-        stream=stream.name,
-        events=len(events),
-        poisoned=int(is_wrong.sum()),
-        worst_fall=round(fall, 4),
-        worst_fall_ungated=round(falls[False][0], 4),
-        aside=run.aside,
-        named=any("'s0'" in verdict for verdict in run.verdicts),
-    )
-    note(
-        f"{row.stream}, poisoned: falls by {row.worst_fall:.1%} with the gate, {row.worst_fall_ungated:.1%} without; "
-        f"aside {row.aside}"
-    )
-    return row
-
-
-def _named(events: Batch) -> Batch:
-    """The events with sources that take turns in no even order."""
-    drawn = np.random.default_rng(11).integers(0, SOURCES, len(events))
-    return replace(events, sources=[f"s{source}" for source in drawn.tolist()])
-
-
-def _turned(stream: Stream, events: Batch) -> tuple[Batch, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    named = _named(events)
-    assert named.sources is not None
-    n, classes = len(events), stream.classes
-    place = np.arange(n) / n
-    inside = (place >= POISONED_FROM) & (place < POISONED_UNTIL)
-    is_wrong = inside & (np.array(named.sources) == "s0")
-    following = {name: classes[(at + 1) % len(classes)] for at, name in enumerate(classes)}
-    labels = [
-        following[name] if is_bad else name
-        for name, is_bad in zip(list(events.labels or ()), is_wrong.tolist(), strict=True)
-    ]
-    return replace(named, labels=labels), is_wrong

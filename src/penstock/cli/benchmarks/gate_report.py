@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from penstock.cli.benchmarks.gate_real import Cost, Kept, Poisoned, Steady
+from penstock.cli.benchmarks.gate_poison import Honest, Poisoned
+from penstock.cli.benchmarks.gate_real import Cost, Kept, Steady
 from penstock.cli.benchmarks.gate_simulated import FalseAlarms, LetThrough, Power
 from penstock.cli.benchmarks.machine import Machine
 
@@ -30,6 +31,7 @@ class Report(msgspec.Struct, kw_only=True):
     cost: list[Cost] = []
     steady: list[Steady] = []
     kept: list[Kept] = []
+    honest: list[Honest] = []
     poisoned: list[Poisoned] = []
     streams: int
     """Simulated streams of each row."""
@@ -51,6 +53,7 @@ def tables(report: Report) -> dict[str, list[TableRow]]:
         "Harm until it is taken back": [_harm(row) for row in report.let_through],
         "The learner's processor time": [_cost(row) for row in report.cost],
         "Streams that stay as they are, or turn slowly": [_steady(row) for row in report.steady],
+        "Sources that are different and do not lie": [_honest(row) for row in report.honest],
         "Real streams with and without the gate": [_kept(row) for row in report.kept],
         "Wrong labels from one source of five": [_poisoned(row) for row in report.poisoned],
     }
@@ -124,6 +127,16 @@ def _kept(row: Kept) -> TableRow:
     }
 
 
+def _honest(row: Honest) -> TableRow:
+    return {
+        "source": row.source,
+        "streams": row.streams,
+        "events": row.events,
+        "not believed": f"{row.share:.1%}",
+        "another source": row.other,
+    }
+
+
 def _poisoned(row: Poisoned) -> TableRow:
     return {
         "stream": row.stream,
@@ -131,6 +144,9 @@ def _poisoned(row: Poisoned) -> TableRow:
         "wrong": row.poisoned,
         "worst fall": f"{row.worst_fall:.1%}",
         "without the gate": f"{row.worst_fall_ungated:.1%}",
+        "source silent": f"{row.worst_fall_silent:.1%}",
+        "mean fall": f"{row.mean_fall:.1%}",
+        "found after": row.found_after,
         "set aside": ", ".join(f"{source}: {events:,}" for source, events in sorted(row.aside.items())),
         "source named": row.named,
     }

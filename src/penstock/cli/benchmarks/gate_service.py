@@ -76,6 +76,8 @@ class Followed(msgspec.Struct, kw_only=True):
     """What was said of each rollback, and of what was taken out."""
     aside: dict[str, int] = {}
     """Events that were set aside or taken out, by their source."""
+    taken_out: list[tuple[int, set[str]]] = []
+    """Events before what some sources had taught was taken out, and these sources."""
 
     @property
     def mean_loss(self) -> float:
@@ -134,6 +136,8 @@ def _followed(succession: Succession, predictor: Callable[[Block], Predictor], l
             found.rollbacks.append(done)
         if entry.action == "roll_back" or (entry.aside is not None and entry.aside.taken_out):
             found.verdicts.append(f"after {done:,} events: {entry.verdict}")
+        if entry.aside is not None and entry.aside.taken_out:
+            found.taken_out.append((done, {row.source or "" for row in entry.aside.taken_out}))
         if entry.aside is not None:
             for row in (*entry.aside.aside, *entry.aside.taken_out):
                 found.aside[row.source or ""] = found.aside.get(row.source or "", 0) + 1
@@ -149,13 +153,13 @@ def losses_of(block: Block, predictor: Callable[[Block], Predictor], events: Bat
     return np.concatenate([version.losses(version.predict(part), part) for part in parts])
 
 
-def accuracy_of(block: Block, predictor: Callable[[Block], Predictor], events: Batch) -> float:
-    """The share of these events of which the most probable class is right."""
-    version, right = predictor(block), 0
+def right_of(block: Block, predictor: Callable[[Block], Predictor], events: Batch) -> NDArray[np.bool_]:
+    """(n,) of which events the most probable class is right."""
+    version, right = predictor(block), np.zeros(len(events), np.bool_)
     names = np.array(block.head.classes)
     for at in range(0, len(events), FRAME):
         part = events.rows(slice(at, at + FRAME))
         said = version.predict(part).probabilities
         if said is not None and len(names):
-            right += int((names[said.argmax(axis=1)] == np.array(part.labels)).sum())
-    return right / len(events)
+            right[at : at + FRAME] = names[said.argmax(axis=1)] == np.array(part.labels)
+    return right
