@@ -21,7 +21,8 @@ from penstock.control.house import PENSTOCK
 from penstock.control.record import recorded, recorded_path
 from penstock.control.spare import go_on_in_fork
 from penstock.errors import PenstockError
-from penstock.publish.live import SharedLiveReader, live_path
+from penstock.publish.live import SharedLiveReader
+from penstock.publish.live_files import live_path
 from penstock.specfile.reader import load
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ def run_learner(service: str, data: Path) -> None:
     from penstock.publish.snapshots import LocalSnapshots
 
     _load_machine_code(data)
-    spec = load(recorded_path(data, service))
+    spec, folder = load(recorded_path(data, service)), data / service
+    environment = keep(folder, this_environment(spec))
     stop = go_on_in_fork()
-    folder = data / service
     readers = (LocalLogReader(folder / "log"), LocalLogReader(folder / "log"))
     journal = StepJournal(folder / "steps")
     rooms = Rooms(
@@ -83,7 +84,7 @@ def run_learner(service: str, data: Path) -> None:
         parts.predictor,
         rooms,
         slow=parts.slow,
-        environment=keep(folder, this_environment(spec)),
+        environment=environment,
     )
     try:
         publisher.run(stop)

@@ -16,7 +16,7 @@ from penstock.cli.benchmarks.connection import LoadFailed
 from penstock.cli.benchmarks.report import Report
 from penstock.cli.benchmarks.running import running
 from penstock.events import Kind
-from penstock.publish.live import live_path
+from penstock.publish.live_files import live_path
 from penstock.serve.decode import Decoder, Media
 
 

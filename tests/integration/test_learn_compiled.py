@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from numba import njit
 
-from penstock.learn.fast.kernels import compiled
+from penstock.learn.fast.compiling import compiled
 
 TOLD = "print([name in sys.modules for name in ('numba', 'penstock.learn.fast.kernels')])"
 
@@ -43,15 +44,38 @@ def test_code_that_can_be_kept_nowhere_is_compiled_all_the_same() -> None:
     assert compiled("f8(f8)")(_twice_of("<nowhere>"))(2.0) == 4.0
 
 
-def test_a_second_process_reads_what_the_first_has_compiled() -> None:
-    code = """
+def test_a_second_process_reads_what_the_first_has_compiled_and_loads_no_more_than_that(tmp_path: Path) -> None:
+    (tmp_path / "adding.py").write_text(
+        """
+from penstock.learn.fast.compiling import compiled
+
+@compiled("f8(f8)", part=True)
+def twice(x):
+    return 2 * x
+
+@compiled("f8(f8[::1])")
+def added(numbers):
+    total = 0.0
+    for number in numbers.copy():
+        total += twice(number)
+    return total
+"""
+    )
+    code = f"""
 import sys
-from penstock.learn.fast import kernels
-stats = [f.stats for f in vars(kernels).values() if hasattr(f, "stats")]
-print(len(stats), sum(sum(s.cache_hits.values()) for s in stats), sum(sum(s.cache_misses.values()) for s in stats))
+sys.path.insert(0, {str(tmp_path)!r})
+import numpy, adding
+print(adding.added(numpy.ones(3)), sum(adding.added.stats.cache_hits.values()), len(adding.twice.signatures))
+print([name in sys.modules for name in ("numba.cpython.setobj", "scipy.linalg")])
+"""
+    assert _told(code).splitlines() == ["6.0 0 1", "[True, True]"]
+    assert _told(code).splitlines() == ["6.0 1 0", "[False, False]"]
+
+
+def test_who_learns_with_code_that_is_kept_loads_no_compiler_of_arrays() -> None:
+    code = """
+import sys, penstock.learn.fast.machine_code
+print([name in sys.modules for name in ("numba.cpython.setobj", "scipy.linalg")])
 """
     _told(code)
-    made, hits, misses = map(int, _told(code).split())
-    assert made > 4
-    assert hits == made
-    assert misses == 0
+    assert _told(code) == "[False, False]"

@@ -24,9 +24,9 @@ def note(text):
         notes.write(text + chr(10))
 '''
 
-def child(name, drain, program):
+def child(name, drain, program, waits=False):
     argv = (sys.executable, "-c", PROLOGUE + program)
-    return Child(name=name, argv=argv, group="g", key=name, drain=drain)
+    return Child(name=name, argv=argv, group="g", key=name, drain=drain, waits=waits)
 
 STAYS = '''
 name = NAME
@@ -49,6 +49,7 @@ time.sleep(60)
 children = {
     "late": child("late", 1, STAYS.replace("NAME", "'late'")),
     "early": child("early", 0, STAYS.replace("NAME", "'early'")),
+    "patient": child("patient", 0, STAYS.replace("NAME", "'patient'"), waits=True),
     "deaf": child("deaf", 0, DEAF),
     "usage": child("usage", 0, "print('no such option', flush=True); sys.exit(2)"),
     "misled": child("misled", 0, "note('tried'); sys.exit(2)"),
@@ -82,7 +83,7 @@ class House:
 
 def test_a_child_that_dies_is_started_again_and_its_lines_carry_its_name(tmp_path: Path) -> None:
     house = House(tmp_path, "late")
-    house.wait_for("late")
+    until(lambda: house.errors.read_text().count("late | late runs") == 1, "it did not start")
     os.kill(house.pids("late")[0], signal.SIGKILL)
     until(lambda: house.errors.read_text().count("late | late runs") == 2, "it was not started again")
     assert len(set(house.pids("late"))) == 2
@@ -90,6 +91,18 @@ def test_a_child_that_dies_is_started_again_and_its_lines_carry_its_name(tmp_pat
     assert house.process.wait(20) == 0
     said = house.errors.read_text()
     assert "late | was ended by SIGKILL; it starts again in 0.1 s" in said
+
+
+def test_a_child_that_waits_is_started_when_the_others_are_ready(tmp_path: Path) -> None:
+    never = House(tmp_path, "patient", "late")
+    never.wait_for("late")
+    never.process.terminate()
+    assert never.process.wait(20) == 0
+    assert never.notes()[1:] == ["late drained"]
+    at_once = House(tmp_path, "patient", "late", "ready")
+    at_once.wait_for("patient")
+    at_once.process.terminate()
+    assert at_once.process.wait(20) == 0
 
 
 def test_the_drain_goes_stage_by_stage_and_ends_with_zero(tmp_path: Path) -> None:

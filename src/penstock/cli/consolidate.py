@@ -61,7 +61,8 @@ def consolidate(service: str, data: Path, wait: bool) -> int:
 def _settled(data: Path, service: str) -> int:
     """The number of the newest consolidation that begun before now."""
     from penstock.publish.consolidating import read_consolidating
-    from penstock.publish.live import SharedLiveReader, live_path
+    from penstock.publish.live import SharedLiveReader
+    from penstock.publish.live_files import live_path
 
     reader = SharedLiveReader(live_path(data, service))
     slow, consolidating = reader.progress().slow, read_consolidating(data / service / "consolidation")
@@ -74,7 +75,8 @@ def _follow(data: Path, service: str, before: int) -> int:
     """Say each change, until the first consolidation after number ``before`` has come to its end; the exit code."""
     from penstock.control.folder import read_state
     from penstock.publish.consolidating import read_consolidating
-    from penstock.publish.live import SharedLiveReader, live_path
+    from penstock.publish.live import SharedLiveReader
+    from penstock.publish.live_files import live_path
 
     folder, said = data / service / "consolidation", ""
     asked_at = time.time()

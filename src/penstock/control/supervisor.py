@@ -53,6 +53,8 @@ class Child:
     env: Mapping[str, str] = field(default_factory=dict)
     descriptors: tuple[int, ...] = ()
     """Open files that it inherits under the same numbers."""
+    waits: bool = False
+    """Whether it is started when all others are ready, so that it takes nothing away from their start."""
 
 
 @dataclass(slots=True)
@@ -132,12 +134,15 @@ class Supervisor:
     def _start_due(self) -> None:
         now = time.monotonic()
         for kept in self._kept:
-            if self._stages is None and kept.due_at is not None and now >= kept.due_at:
+            if self._may_start(kept) and kept.due_at is not None and now >= kept.due_at:
                 try:
                     self._start(kept)
                 except OSError as error:
                     self.say(kept.child.name, f"could not be started: {error.strerror}")
                     self._died(kept, 1)
+
+    def _may_start(self, kept: _Kept) -> bool:
+        return self._stages is None and (self.ready or not kept.child.waits)
 
     def _start(self, kept: _Kept) -> None:
         child = kept.child
@@ -161,6 +166,7 @@ class Supervisor:
     def _look_whether_ready(self) -> None:
         if not self.ready and self._stages is None and self._is_ready():
             self.ready = True
+            self._start_due()
             self._on_change(self)
             self._on_ready()
 
@@ -176,7 +182,7 @@ class Supervisor:
 
     def _sleep_s(self) -> float | None:
         now = time.monotonic()
-        times = [kept.due_at for kept in self._kept if kept.due_at is not None and self._stages is None]
+        times = [kept.due_at for kept in self._kept if kept.due_at is not None and self._may_start(kept)]
         if self._stages is not None:
             times.append(self._stage_deadline)
         elif not self.ready:

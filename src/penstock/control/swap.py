@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from penstock.control.folder import erasing_folder
 from penstock.eventlog.folders import sync_folder
-from penstock.learn.steps import Reached, nothing
-from penstock.publish.live import live_path, remove_live
+from penstock.publish.live_files import live_path, remove_live
 
 
 def unfinished(data: Path) -> list[str]:
@@ -20,7 +20,7 @@ def unfinished(data: Path) -> list[str]:
     return sorted({path.parent.name for name in ("whole", "old") for path in data.glob(f".erasing/*/{name}")})
 
 
-def finish(data: Path, service: str, reached: Reached = nothing) -> bool:
+def finish(data: Path, service: str, reached: Callable[[str], None] = lambda _: None) -> bool:
     """Do what is left of the last step, while nobody else works in the data folder; whether anything was."""
     work, place = erasing_folder(data, service), data / service
     whole, old = work / "whole", work / "old"

@@ -17,7 +17,6 @@ outgrows its slot goes into a new data file with a higher generation in its name
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import struct
@@ -36,6 +35,7 @@ from penstock.learn.block import pack, unpack
 from penstock.learn.interface import Block
 from penstock.learn.steps import Reached, nothing
 from penstock.publish.interface import Progress
+from penstock.publish.live_files import data_file, data_files
 
 MAGIC = b"PSTKLV\x00\x01"
 _VERSION_AT = 8
@@ -57,21 +57,6 @@ one."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Progress).decode
-
-
-def live_path(data: Path, service: str) -> Path:
-    """Where the control file of a service of this data folder is; the data files' names begin with it."""
-    key = f"{data.resolve()}\0{service}".encode()
-    name = f"penstock-{hashlib.blake2b(key, digest_size=8).hexdigest()}"
-    memory = Path("/dev/shm")
-    return memory / name if memory.is_dir() and os.access(memory, os.W_OK) else data / "run" / name
-
-
-def remove_live(path: Path) -> None:
-    """Remove the files when the service was shut down; processes that still map them keep what they see."""
-    path.unlink(missing_ok=True)
-    for data in _data_files(path):
-        data.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +94,8 @@ class SharedLiveWeights:
         self._generation = newest.generation if newest else 0
         self._capacity = 0
         self._data: mmap.mmap | None = None
-        if newest and _data_file(path, newest.generation).exists():
-            self._data = _map(_data_file(path, newest.generation), writable=True)
+        if newest and data_file(path, newest.generation).exists():
+            self._data = _map(data_file(path, newest.generation), writable=True)
             self._capacity = len(self._data) // 2
         self._remove_other_generations()
         told = _newest_progress(self._control)
@@ -168,7 +153,7 @@ class SharedLiveWeights:
         """A new data file with room for half as much again. The old one stays until the record points to the new."""
         self._generation += 1
         capacity = -(-max(size + size // 2, CAPACITY_MIN_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
-        path = _data_file(self.path, self._generation)
+        path = data_file(self.path, self._generation)
         path.unlink(missing_ok=True)
         try:
             _reserve(path, 2 * capacity)
@@ -180,8 +165,8 @@ class SharedLiveWeights:
         self._reached("live.grown")
 
     def _remove_other_generations(self) -> None:
-        for path in _data_files(self.path):
-            if path != _data_file(self.path, self._generation):
+        for path in data_files(self.path):
+            if path != data_file(self.path, self._generation):
                 path.unlink(missing_ok=True)
 
 
@@ -283,7 +268,7 @@ class SharedLiveReader:
         """Whether the record's data file is mapped; a file that is gone was replaced a moment ago."""
         if self._data is None or generation != self._generation:
             try:
-                mapped = _map(_data_file(self.path, generation), writable=False)
+                mapped = _map(data_file(self.path, generation), writable=False)
             except (FileNotFoundError, ValueError):
                 return False
             if self._data is not None:
@@ -386,11 +371,3 @@ def _map(path: Path, writable: bool) -> mmap.mmap:
         return mmap.mmap(fd, 0, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
     finally:
         os.close(fd)
-
-
-def _data_file(path: Path, generation: int) -> Path:
-    return path.with_name(f"{path.name}.{generation}")
-
-
-def _data_files(path: Path) -> list[Path]:
-    return [found for found in path.parent.glob(f"{path.name}.*") if found.suffix[1:].isdigit()]

@@ -30,7 +30,8 @@ from penstock.cli.benchmarks.swap_load import Outcome, Plan
 from penstock.cli.benchmarks.swap_report import Rollback, SwapReport, summed_up
 from penstock.client import Client
 from penstock.errors import PenstockError
-from penstock.publish.live import SharedLiveReader, live_path
+from penstock.publish.live import SharedLiveReader
+from penstock.publish.live_files import live_path
 from penstock.publish.orders import Order, answered, ask
 from penstock.spec import Consolidate, Feature, Gate, Learn, Spec
 

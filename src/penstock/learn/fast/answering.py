@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.kernels import compiled
+from penstock.learn.fast.compiling import compiled
 
 # The compiler takes their values as they are: after a change of these, this file must change as well, or the code kept
 # from before is used.
@@ -21,7 +21,7 @@ from penstock.learn.fast.stack import AHEAD, FIRST_KNOT, FLOOR, KNOT_STEP, LAST_
 Array = NDArray[np.float64]
 
 
-@compiled("void(f8[:, :], f8[:, :], f8[::1])")
+@compiled("void(f8[:, :], f8[:, :], f8[::1])", part=True)
 def _softmax(scores: Array, probabilities: Array, steepness: Array) -> None:
     """Writes (C, M) probabilities over the classes for (C, M) scores times (M,) steepness. May be the same array."""
     outputs, members = scores.shape
@@ -43,7 +43,7 @@ def _softmax(scores: Array, probabilities: Array, steepness: Array) -> None:
             probabilities[c, k] /= total
 
 
-@compiled("void(f8[::1], f8[::1], f8[::1])")
+@compiled("void(f8[::1], f8[::1], f8[::1])", part=True)
 def _calibrate(sharp: Array, shifts: Array, answered: Array) -> None:
     """Writes (C,) probabilities whose largest is moved as `stack.Stacks.calibrated` has it."""
     outputs = len(sharp)
@@ -71,7 +71,7 @@ def _calibrate(sharp: Array, shifts: Array, answered: Array) -> None:
     answered[best] = moved
 
 
-@compiled("void(f8[:, ::1], f8[::1], f8[:, ::1], f8[::1], f8, f8[:, ::1], f8[::1])")
+@compiled("void(f8[:, ::1], f8[::1], f8[:, ::1], f8[::1], f8, f8[:, ::1], f8[::1])", part=True)
 def _blend(
     said: Array, mixture: Array, powers: Array, above: Array, sharpness: float, stacked: Array, sharp: Array
 ) -> None:
@@ -105,7 +105,7 @@ def _blend(
         sharp[c] /= total
 
 
-@compiled("void(f8[:, ::1], f8[::1], i8[::1], f8[:, ::1], f8, f8[:, ::1], f8[::1])")
+@compiled("void(f8[:, ::1], f8[::1], i8[::1], f8[:, ::1], f8, f8[:, ::1], f8[::1])", part=True)
 def _outlast(
     said: Array,
     sharp: Array,

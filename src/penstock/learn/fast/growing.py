@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.kernels import compiled
+from penstock.learn.fast.compiling import compiled
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -96,7 +96,7 @@ def place_in_bins(columns: Array, cuts: Array, count: Places) -> Bins:
     return bins
 
 
-@compiled("f8(i8, i8, i8)")
+@compiled("f8(i8, i8, i8)", part=True)
 def _uniform(key: int, tree: int, place: int) -> float:
     """In [0, 1), a function of its arguments alone (Steele, Lea and Flood 2014: SplitMix64's finaliser)."""
     z = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(tree) * np.uint64(0xD1342543DE82EF95)
@@ -107,7 +107,7 @@ def _uniform(key: int, tree: int, place: int) -> float:
     return float(z >> np.uint64(11)) / 9007199254740992.0
 
 
-@compiled("void(f8[:,::1], f8[::1], i8[::1], b1, f8[:,::1], f8[:,::1])")
+@compiled("void(f8[:,::1], f8[::1], i8[::1], b1, f8[:,::1], f8[:,::1])", part=True)
 def _gradients(scores: Array, targets: Array, rows: Places, numeric: bool, pull: Array, curvature: Array) -> None:
     """Of the log loss (targets are classes) or the squared one (targets are numbers) at the chosen rows."""
     outputs = scores.shape[1]
@@ -134,7 +134,7 @@ def _gradients(scores: Array, targets: Array, rows: Places, numeric: bool, pull:
                 curvature[j, k] = max(p * (1.0 - p), 1e-6)
 
 
-@compiled("void(u1[:,::1], i8[::1], i8[::1], f8[:,::1], f8[:,::1], i8[::1], b1, f8[:,:,:,:,::1])")
+@compiled("void(u1[:,::1], i8[::1], i8[::1], f8[:,::1], f8[:,::1], i8[::1], b1, f8[:,:,:,:,::1])", part=True)
 def _add_up(
     bins: Bins,
     rows: Places,
@@ -162,7 +162,7 @@ def _add_up(
                 histogram[at, k, b, 1, c] += h
 
 
-@compiled("void(f8[:,:,::1], i8, f8[::1], f8, f8, f8, f8[:,::1], f8[:,::1])", "numpy")
+@compiled("void(f8[:,:,::1], i8, f8[::1], f8, f8, f8, f8[:,::1], f8[:,::1])", "numpy", part=True)
 def _add_gains(
     histogram: Array, size: int, kept: Array, g: float, h: float, ridge: float, near: Array, gains: Array
 ) -> None:
@@ -189,7 +189,7 @@ def _add_gains(
             gain[c] += both / (near_width * far_width) - whole
 
 
-@compiled("(f8[:,:,:,:,::1], i8, i8[::1], i8[::1], f8[::1], f8, f8[:,::1], f8[:,::1])")
+@compiled("(f8[:,:,:,:,::1], i8, i8[::1], i8[::1], f8[::1], f8, f8[:,::1], f8[:,::1])", part=True)
 def _best_question(
     histogram: Array,
     leaves: int,
@@ -225,7 +225,7 @@ def _best_question(
     return best_place, best_bin
 
 
-@compiled("void(f8[::1], f8[::1], f8[::1], f8[::1])")
+@compiled("void(f8[::1], f8[::1], f8[::1], f8[::1])", part=True)
 def _halve(whole: Array, far: Array, near_half: Array, far_half: Array) -> None:
     """Writes both halves of a leaf's sums; ``near_half`` may be ``whole`` itself."""
     for q in range(len(whole)):
@@ -234,7 +234,7 @@ def _halve(whole: Array, far: Array, near_half: Array, far_half: Array) -> None:
         far_half[q] = far[q]
 
 
-@compiled("void(u1[::1], i8, b1, u1[::1])")
+@compiled("void(u1[::1], i8, b1, u1[::1])", part=True)
 def _descend(bins: Bins, at: int, is_code: bool, places: Bins) -> None:
     """Takes (n,) events one question further down a tree."""
     bound = np.uint8(at)
@@ -246,7 +246,7 @@ def _descend(bins: Bins, at: int, is_code: bool, places: Bins) -> None:
             places[i] = (places[i] << 1) | np.uint8(bins[i] > bound)
 
 
-@compiled("i8(i8, i8, f8, i8[::1])")
+@compiled("i8(i8, i8, f8, i8[::1])", part=True)
 def _draw_rows(key: int, tree: int, share: float, rows: Places) -> int:
     """Writes the rows that a tree sees in front of (n,) ``rows``, ascending; how many they are."""
     count = 0
@@ -257,7 +257,7 @@ def _draw_rows(key: int, tree: int, share: float, rows: Places) -> int:
     return count
 
 
-@compiled("void(i8, i8, i8[::1], i8)")
+@compiled("void(i8, i8, i8[::1], i8)", part=True)
 def _draw_columns(key: int, tree: int, order: Places, chosen: int) -> None:
     """Shuffles so many columns to the front of all of them."""
     d = len(order)
@@ -267,7 +267,7 @@ def _draw_columns(key: int, tree: int, order: Places, chosen: int) -> None:
             order[c], order[other] = order[other], order[c]
 
 
-@compiled("void(u1[::1], i8, b1, i8[::1], i8[::1])")
+@compiled("void(u1[::1], i8, b1, i8[::1], i8[::1])", part=True)
 def _tell_apart(bins: Bins, at: int, is_code: bool, rows: Places, leaf: Places) -> None:
     """Moves the chosen rows of (n,) bins one level down, to the far side where the answer is yes."""
     for j in range(len(rows)):
@@ -275,7 +275,7 @@ def _tell_apart(bins: Bins, at: int, is_code: bool, rows: Places, leaf: Places) 
         leaf[j] = 2 * leaf[j] + (1 if (b == at if is_code else b > at) else 0)
 
 
-@compiled("void(i8[::1], f8[:,::1], f8[:,::1], f8, f8, f8[:,::1])")
+@compiled("void(i8[::1], f8[:,::1], f8[:,::1], f8, f8, f8[:,::1])", part=True)
 def _settle(leaf: Places, pull: Array, curvature: Array, rate: float, ridge: float, leaves: Array) -> None:
     """Writes what each of (leaves, outputs) says: a Newton step on the rows that ended there."""
     outputs = pull.shape[1]
@@ -287,7 +287,7 @@ def _settle(leaf: Places, pull: Array, curvature: Array, rate: float, ridge: flo
     leaves[:] = rate * sums[:, :, 0] / (sums[:, :, 1] + ridge)
 
 
-@compiled("void(u1[:,::1], b1[::1], i8[::1], i8[::1], f8[:,::1], u1[::1], f8[:,::1])")
+@compiled("void(u1[:,::1], b1[::1], i8[::1], i8[::1], f8[:,::1], u1[::1], f8[:,::1])", part=True)
 def _add_answers(
     bins: Bins, category: Flags, asked: Places, beyond: Places, leaves: Array, places: Bins, scores: Array
 ) -> None:
@@ -327,7 +327,10 @@ def grow(
     """
     d, n = bins.shape
     outputs = scores.shape[1]
-    most = sizes.max()
+    # Not `sizes.max()`: who loads the code of that loads SciPy's linear algebra as well, 0.2 s of each start.
+    most = 0
+    for size in sizes:
+        most = max(most, size)
     asked = np.full((trees, depth), -1, np.int64)
     beyond = np.zeros((trees, depth), np.int64)
     leaves = np.zeros((trees, 1 << depth, outputs))

@@ -7,12 +7,12 @@ user's cache folder where that cannot be written, and nowhere where neither can.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar, cast
+from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from penstock.learn.fast.compiling import compiled
 
 # The compiler takes their values as they are: after a change of these, this file must change as well, or the code kept
 # from before is used.
@@ -29,7 +29,6 @@ from penstock.learn.fast.links import (
 )
 
 Array = NDArray[np.float64]
-Code = TypeVar("Code", bound=Callable[..., Any])
 
 CURVATURE_FLOOR = 0.02
 """A head that is certain would otherwise take nothing into its information, and then jump at its first mistake."""
@@ -38,30 +37,7 @@ HUBER = 1.0
 widened by the very outliers, hence the low figure."""
 
 
-SIDE_BY_SIDE = {"reassoc", "contract", "nsz"}
-"""What the compiler may do where a sum's order does not matter. It decides once, so results stay the same; what is
-infinite or no number stays that, too."""
-
-
-def compiled(
-    signature: str, error_model: Literal["python", "numpy"] = "python", *, sums: bool = False
-) -> Callable[[Code], Code]:
-    """Machine code for arguments of these types, made at once or read from where an earlier process kept it. With the
-    error model "numpy" a division by zero raises nothing, and loops of divisions take several side by side; with
-    ``sums`` so do loops of sums."""
-    fastmath = SIDE_BY_SIDE if sums else False
-
-    def made(code: Code) -> Code:
-        try:
-            return cast(Code, njit(signature, cache=True, error_model=error_model, fastmath=fastmath)(code))
-        except RuntimeError:
-            # That is what numba raises where no folder can be written.
-            return cast(Code, njit(signature, error_model=error_model, fastmath=fastmath)(code))
-
-    return made
-
-
-@compiled("UniTuple(f8, 2)(f8, f8)")
+@compiled("UniTuple(f8, 2)(f8, f8)", part=True)
 def _pull_of_two(margin: float, target: float) -> Any:
     """The second class's residual and the curvature, for the second score less the first; the first's is opposite."""
     second = 1.0 / (1.0 + np.exp(-min(max(margin, -STEEP), STEEP)))
@@ -254,7 +230,7 @@ def multiply(matrix: Array, vector: Array, product: Array) -> None:
         i += 1
 
 
-@compiled("void(f8[:, ::1], i8, f8[::1], f8[::1])", sums=True)
+@compiled("void(f8[:, ::1], i8, f8[::1], f8[::1])", sums=True, part=True)
 def _take_off(pending: Array, count: int, row: Array, gain: Array) -> None:
     """Takes what the first ``count`` vectors pending make of ``row`` off its product with the inverse."""
     width = len(row)
@@ -266,7 +242,7 @@ def _take_off(pending: Array, count: int, row: Array, gain: Array) -> None:
             gain[d] -= shared * pending[j, d]
 
 
-@compiled("f8(f8[::1], f8[::1])", sums=True)
+@compiled("f8(f8[::1], f8[::1])", sums=True, part=True)
 def _dot(a: Array, b: Array) -> float:
     total = 0.0
     for i in range(len(a)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.kernels import compiled
+from penstock.learn.fast.compiling import compiled
 
 # The compiler takes its value as it is: after a change of it, this file must change as well.
 from penstock.learn.fast.links import STEEP

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.learn.fast.kernels import compiled
+from penstock.learn.fast.compiling import compiled
 
 Array = NDArray[np.float64]
 
