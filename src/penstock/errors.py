@@ -194,6 +194,29 @@ class UnknownEvent(PenstockError):
     status = 404
 
 
+class UnknownMachine(PenstockError):
+    """The price list has no machine {machine}"""
+
+    hint = "`penstock prices` shows those that it has; `per_hour` in the budget file says what yours costs."
+    exit_code = 2
+
+
+class OverBudget(PenstockError):
+    """Service {service!r} answers nothing more for now: {why}"""
+
+    hint = (
+        "It was asked to stop there (budget.at_limit). More money: penstock budget override {service} --per-day AMOUNT"
+    )
+    status = 503
+    exit_code = 4
+
+
+class LedgerUnavailable(PenstockError):
+    """What was spent cannot be read or written in {file}: {reason}"""
+
+    hint = "Nothing is counted twice, whatever happened. Free disk space, or move the file away to begin a new one."
+
+
 # What the machine did ------------------------------------------------------------------------------------------------
 
 

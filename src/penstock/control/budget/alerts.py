@@ -1,0 +1,59 @@
+"""Which alerts are due: each threshold of a limit once in its period, for what was spent and what is forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from typing import Literal
+
+import msgspec
+
+from penstock.control.budget.ladder import Standing
+
+Basis = Literal["actual", "forecast"]
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert. Its id is the same whenever the same alert is made again, so that whoever receives it twice knows."""
+
+    id: str
+    at: float
+    """Seconds since 1970."""
+    scope: str
+    """The service's name, or ``portfolio``."""
+    period: str
+    basis: Basis
+    percent: float
+    limit: float
+    amount: float
+    """What was spent, or is forecast."""
+    currency: str
+    message: str
+
+
+def due(
+    scope: str, standings: Sequence[Standing], thresholds: Sequence[float], told: Set[str], *, currency: str, at: float
+) -> Iterator[Alert]:
+    """Those that have not been made yet; ``told`` has the ids of those that have."""
+    for standing in standings:
+        amounts: tuple[tuple[Basis, float | None], ...] = (("actual", standing.spent), ("forecast", standing.forecast))
+        for basis, amount in amounts:
+            for threshold in sorted(thresholds):
+                if amount is None or amount < threshold * standing.limit:
+                    continue
+                alert_id = f"{scope}/{standing.key}/{threshold:.6g}/{standing.limit:.6g}/{basis}"
+                if alert_id in told:
+                    continue
+                verb = "have been spent" if basis == "actual" else "are forecast"
+                yield Alert(
+                    id=alert_id,
+                    at=at,
+                    scope=scope,
+                    period=standing.key,
+                    basis=basis,
+                    percent=round(100 * threshold, 6),
+                    limit=standing.limit,
+                    amount=amount,
+                    currency=currency,
+                    message=f"{scope}: {amount:.6g} {currency} {verb} of {standing.limit:.6g} for the "
+                    f"{standing.period} {standing.key} ({threshold:.0%} reached)",
+                )
