@@ -1,5 +1,8 @@
 """Requests and the slots that serve them: first come, first served, on the slot that has been free for longest.
 
+With a patience, a request that has waited for longer than that goes behind all that have not: when there are too few
+slots for all, most are served in time instead of none. It is not turned away, and is served when nobody else waits.
+
 Between two moments at which something about the slots changes, a compiled loop serves all requests that begin there. A
 request is begun only when it begins before the next such moment; so whatever changes then finds the queue as it is."""
 
@@ -17,36 +20,56 @@ CLOSED = np.inf
 
 @numba.njit(cache=True)
 def serve(  # type: ignore[no-untyped-def]
-    head, until, arrivals, services, opens, owners, waits, begun, busy
+    head, until, patience, arrivals, services, opens, owners, waits, begun, busy, late, of_late
 ):
-    """Begin every request from ``head`` on that begins before ``until``; the first that does not."""
+    """Begin every request from ``head`` on that begins before ``until``; the first that has neither begun nor become
+    late. ``late`` holds those that waited too long, in ``of_late`` stand the first of them and one past the last."""
     total = len(arrivals)
-    while head < total:
+    if len(opens) == 0:
+        return head
+    while True:
         slot = 0
         for other in range(1, len(opens)):
             if opens[other] < opens[slot]:
                 slot = other
-        if len(opens) == 0:
-            break
-        start = max(arrivals[head], opens[slot])
+        start = opens[slot]
         if start >= until:
             break
-        opens[slot] = start + services[head]
-        waits[head] = start - arrivals[head]
-        begun[slot] = head
-        busy[owners[slot]] += services[head]
-        head += 1
+        while head < total and start - arrivals[head] > patience:
+            late[of_late[1]] = head
+            of_late[1] += 1
+            head += 1
+        if head < total and (arrivals[head] <= start or of_late[0] == of_late[1]):
+            start = max(start, arrivals[head])
+            if start >= until:
+                break
+            request = head
+            head += 1
+        elif of_late[0] < of_late[1]:
+            request = late[of_late[0]]
+            of_late[0] += 1
+        else:
+            break
+        opens[slot] = start + services[request]
+        waits[request] = start - arrivals[request]
+        begun[slot] = request
+        busy[owners[slot]] += services[request]
     return head
 
 
 class Queue:
     """All requests of a run, and the slots as they are now."""
 
-    def __init__(self, arrivals: Floats, services: Floats, concurrency: int) -> None:
+    def __init__(self, arrivals: Floats, services: Floats, concurrency: int, patience_s: float = np.inf) -> None:
         self.arrivals, self.services, self.concurrency = arrivals, services, concurrency
+        self.patience_s = patience_s
+        self.late = np.empty(len(arrivals) if patience_s < np.inf else 0, np.int64)
+        """Requests that waited for longer than the patience, in the order in which they are served."""
+        self.of_late = np.zeros(2, np.int64)
+        """The first of them that has not begun, and one past the last."""
         self.waits = np.full(len(arrivals), np.nan)
         self.head = 0
-        """The first request that has not begun."""
+        """The first request that has neither begun nor become late."""
         self.opens = np.empty(0)
         """When each slot takes its next request."""
         self.ends = np.empty(0)
@@ -77,6 +100,7 @@ class Queue:
             serve(
                 self.head,
                 until,
+                self.patience_s,
                 self.arrivals,
                 self.services,
                 self.opens,
@@ -84,6 +108,8 @@ class Queue:
                 self.waits,
                 self.begun,
                 self.busy,
+                self.late,
+                self.of_late,
             )
         )
 
@@ -127,7 +153,8 @@ class Queue:
 
     def waiting(self, now: float) -> int:
         """Requests that have come and not begun."""
-        return max(0, int(np.searchsorted(self.arrivals, now, side="right")) - self.head) + len(self._again)
+        late = int(self.of_late[1] - self.of_late[0])
+        return max(0, int(np.searchsorted(self.arrivals, now, side="right")) - self.head) + late + len(self._again)
 
     def worked(self, now: float) -> Floats:
         """Seconds that the slots of each replica have worked until now."""
@@ -138,3 +165,25 @@ class Queue:
     def _remember(self) -> None:
         closed = np.isinf(self.opens)
         self.ends = np.where(closed, self.ends, self.opens)
+
+
+class Ended:
+    """What a service knows of its requests: when they came, and, once they have ended, how long they took."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._arrived = self._told_up_to = 0
+        self._told = np.zeros(len(queue.arrivals), np.bool_)
+
+    def since(self, now: float) -> tuple[Floats, Floats]:
+        """The arrivals since the last call, and the durations of the requests that have ended since then."""
+        queue, first = self._queue, self._told_up_to
+        arrived = int(np.searchsorted(queue.arrivals, now, side="right"))
+        came = queue.arrivals[self._arrived : arrived]
+        self._arrived = arrived
+        ends = queue.arrivals[first:arrived] + queue.waits[first:arrived] + queue.services[first:arrived]
+        new = first + np.flatnonzero((ends <= now) & ~self._told[first:arrived])
+        self._told[new] = True
+        still = np.flatnonzero(~self._told[first:arrived])
+        self._told_up_to = first + (int(still[0]) if len(still) else arrived - first)
+        return came, queue.services[new]

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import numpy as np
 
 from penstock.control.autoscale import horizontal, pods
+from penstock.control.foresight import decide as foresight
 from penstock.control.nodes import autoscaler
 from penstock.control.simulate.backlog import Backlog
 from penstock.control.simulate.cluster import Cluster, Pod, SimulatedNode
 from penstock.control.simulate.outcome import Moment, Outcome, digest, latency
-from penstock.control.simulate.queue import Floats, Queue
-from penstock.control.simulate.scenario import Scenario
+from penstock.control.simulate.queue import Ended, Floats, Queue
+from penstock.control.simulate.scenario import Scaling, Scenario
 
 LEARNER_LOOK_S = 15.0
 """How often the learner's backlog is noted."""
@@ -21,9 +22,15 @@ LEARNER_LOOK_S = 15.0
 
 def simulate(scenario: Scenario, arrivals: Floats, services: Floats, *, seed: int) -> Outcome:
     """Run a scenario. ``arrivals`` are in order; ``services`` say how long each request takes."""
+    return follow(scenario, arrivals, services, seed=seed)[0]
+
+
+def follow(scenario: Scenario, arrivals: Floats, services: Floats, *, seed: int) -> tuple[Outcome, Floats]:
+    """The same, and how long each request waited; NaN of those that had not begun at the end."""
     if len(arrivals) != len(services):
         raise ValueError(f"{len(arrivals)} requests and {len(services)} service times")
-    return _Run(scenario, arrivals, services, seed).outcome()
+    run = _Run(scenario, arrivals, services, seed)
+    return run.outcome(), run.queue.waits
 
 
 class _Run:
@@ -32,11 +39,12 @@ class _Run:
     def __init__(self, scenario: Scenario, arrivals: Floats, services: Floats, seed: int) -> None:
         self.scenario, self.seed = scenario, seed
         self.delays, self.faults = (np.random.default_rng([seed, stream]) for stream in (1, 2))
-        self.queue = Queue(arrivals, services, scenario.serving.concurrency)
+        self.queue = Queue(arrivals, services, scenario.serving.concurrency, scenario.serving.patience_s)
         self.cluster = Cluster(scenario.pools)
         self.now = 0.0
         self.wanted = scenario.serving.replicas
         self.hpa, self.nodes_memory = horizontal.Memory(), autoscaler.Memory()
+        self.foresight, self.ended = foresight.Memory(), Ended(self.queue)
         self.samples: dict[str, pods.Sample] = {}
         self.worked: dict[int, float] = {}
         self.moments: list[Moment] = []
@@ -103,9 +111,11 @@ class _Run:
             if pod.node is not None:
                 self._ready(pod)
         scaling = self.scenario.scaling
-        if scaling is not None:
+        if isinstance(scaling, Scaling):
             self._every(scaling.scrape_s, self._scrape)
             self._every(scaling.settings.sync_period_s, self._scale_replicas)
+        elif scaling is not None:
+            self._every(scaling.period_s, self._foresee)
         self._every(self.scenario.nodes_settings.scan_interval_s, self._scale_nodes)
 
     def _every(self, period_s: float, look: Callable[[], None]) -> None:
@@ -277,7 +287,7 @@ class _Run:
     def _scrape(self) -> None:
         """Read the metrics of every replica that is ready."""
         scaling, serving = self.scenario.scaling, self.scenario.serving
-        assert scaling is not None
+        assert isinstance(scaling, Scaling)
         ready = [pod for pod in self.cluster.live("serving") if pod.ready_t is not None]
         share = self.queue.waiting(self.now) / len(ready) if ready else 0.0
         self.samples = {}
@@ -294,7 +304,7 @@ class _Run:
 
     def _scale_replicas(self) -> None:
         scaling = self.scenario.scaling
-        assert scaling is not None
+        assert isinstance(scaling, Scaling)
         request = (pods.Container("server", self.scenario.serving.pod.cpu_m),)
         live = self.cluster.live("serving")
         there = tuple(
@@ -327,6 +337,25 @@ class _Run:
             self.wanted = decision.replicas
             self._deploy()
             self._note(f"replicas: {decision.limited or decision.active}")
+
+    def _foresee(self) -> None:
+        """Our own autoscaler's look."""
+        scaling = self.scenario.scaling
+        assert isinstance(scaling, foresight.Settings)
+        arrivals, services = self.ended.since(self.now)
+        seen = foresight.Seen(
+            replicas=self.wanted,
+            working=self.queue.at_work(self.now),
+            waiting=self.queue.waiting(self.now),
+            arrivals=arrivals,
+            services=services,
+        )
+        decision = foresight.step(seen, self.foresight, self.now, scaling)
+        self.foresight = decision.memory
+        if decision.replicas != self.wanted:
+            self.wanted = decision.replicas
+            self._deploy()
+            self._note(f"replicas: {decision.why}")
 
     def _scale_nodes(self) -> None:
         """The Cluster Autoscaler's loop. Where nothing changed since it found nothing to do, it would find nothing."""

@@ -3,6 +3,7 @@ any rule of the autoscalers."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -10,6 +11,7 @@ import numpy as np
 
 from penstock.control.autoscale import horizontal
 from penstock.control.autoscale import interface as autoscale
+from penstock.control.foresight import decide as foresight
 from penstock.control.nodes import autoscaler
 from penstock.control.nodes.shapes import PodShape
 
@@ -45,6 +47,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """A replica that is to go finishes what it works on, for so long."""
     crashes_per_h: float = 0.0
     """Of one replica."""
+    patience_s: float = math.inf
+    """A request that has waited for longer goes behind those that have not; without, all are served as they came."""
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +97,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     serving: Serving
     pools: tuple[Pool, ...]
     """Each begins with as many nodes as its group's target says, ready."""
-    scaling: Scaling | None = None
+    scaling: Scaling | foresight.Settings | None = None
+    """The Horizontal Pod Autoscaler, or our own; None for a fixed count."""
     learning: Learning | None = None
     nodes_settings: autoscaler.Settings = autoscaler.Settings()
     overhead_usd_h: float = 0.0
