@@ -40,6 +40,7 @@ COMMANDS = {
     "erase": ("erase:erase", "Erase a subject's events, and all that was learned from them."),
     "quarantine": ("quarantine:quarantine", "What is set aside instead of learned."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
+    "plan": ("plan:plan", "Where a service should run, and what that costs."),
     "prices": ("prices:prices", "What machines cost an hour."),
     "bench": ("bench.group:bench", "Measure this machine, with floors and peers beside."),
 }

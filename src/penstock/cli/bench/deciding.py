@@ -39,25 +39,42 @@ def gate(
     tell(measure(settings, command_line(), say), as_json, words, tables)
 
 
+CONTROL_PARTS = ("cluster", "policy", "plan")
 _TRACES = "Folder with llm_traces/ [default: the synthetic week alone]"
 _CASES = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
 @json_option
+@click.option("--quick", is_flag=True, help="A minute or two: without our own autoscaler, and a fiftieth of the plans.")
+@click.option("--parts", multiple=True, metavar="NAMES", help="Which of cluster,policy,plan.")
+@click.option("--every", type=click.IntRange(min=1), help="Of the plans, one in so many [default: all]")
+@click.option("--data", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help=_TRACES)
 @click.option("--hpa-cases", type=_CASES, help="Run these cases of the Horizontal Pod Autoscaler instead.")
 @click.option("--ca-cases", type=_CASES, help="Run these cases of the Cluster Autoscaler instead.")
-@click.option("--data", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help=_TRACES)
-@click.option("--quick", is_flag=True, help="A minute: without our own autoscaler's week and traces.")
-def control(as_json: bool, hpa_cases: Path | None, ca_cases: Path | None, folder: Path | None, quick: bool) -> int:
-    """What the rules of the autoscalers decide, and what the simulated cluster is worth.
+def control(
+    as_json: bool,
+    quick: bool,
+    parts: Sequence[str],
+    every: int | None,
+    folder: Path | None,
+    hpa_cases: Path | None,
+    ca_cases: Path | None,
+) -> int:
+    """What the rules of the autoscalers decide, what the simulated cluster is worth, and what `penstock plan` chooses.
 
     With files of cases, how many of them our rules agree with; exits with 1 when they disagree with any. Without, the
-    simulator beside what is known: the waits of Erlang's formula, the time for a day of a million requests, its bill;
-    and our own autoscaler beside the best fixed count and the best floor that hindsight finds. Takes some six minutes.
+    simulator beside what is known (the waits of Erlang's formula, the time for a day of a million requests, its bill),
+    our own autoscaler beside the best fixed count and the best floor that hindsight finds, and the choice of machines
+    or functions beside an exhaustive simulation of some six thousand workloads. Takes some twenty minutes.
     """
     if hpa_cases is None and ca_cases is None:
-        return _figures(as_json, folder, quick)
+        from penstock.cli.benchmarks.control_report import measure, tables, words
+
+        chosen = known("--parts", parts, CONTROL_PARTS) or (("cluster", "plan") if quick else CONTROL_PARTS)
+        report = measure(command_line(), say, chosen, folder, every=every or (50 if quick else 1))
+        tell(report, as_json, words, tables)
+        return 0 if report.holds else 1
     from penstock.cli.benchmarks import cases_ca, cases_hpa
     from penstock.cli.benchmarks.cases import merged, run
 
@@ -72,11 +89,3 @@ def control(as_json: bool, hpa_cases: Path | None, ca_cases: Path | None, folder
             click.echo(f"{failed.id} {failed.kind}, {failed.name}: {why}")
         click.echo(f"{outcome.passed:,} of {outcome.cases:,} cases agree")
     return 1 if outcome.failed else 0
-
-
-def _figures(as_json: bool, folder: Path | None, quick: bool) -> int:
-    from penstock.cli.benchmarks.control import measure, tables, words
-
-    report = measure(say, folder, quick=quick)
-    tell(report, as_json, words, tables)
-    return 0 if report.holds else 1

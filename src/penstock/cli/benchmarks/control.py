@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from penstock.cli.benchmarks import control_policy
-from penstock.cli.benchmarks.machine import Machine, describe
 from penstock.control.autoscale.horizontal import Autoscaler
 from penstock.control.nodes.autoscaler import NodeGroup
 from penstock.control.nodes.packing import Alike, pack
@@ -63,11 +58,9 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
     wait_p99_s: float
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     """All figures."""
 
-    command: str
-    machine: Machine
     erlang: list[Erlang]
     day: Day
     packed_pods: int
@@ -76,14 +69,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     nodes_with_label: int
     nodes_without_label: int
     """Nodes bought for one pod that needs a device, whose plugin is slower than the autoscaler's look."""
-    policy: list[control_policy.Stretch]
-    """Our own autoscaler beside the best of others with hindsight."""
     holds: bool
     """Whether every figure is within its bound, time aside."""
 
 
-def measure(note: Callable[[str], None], folder: Path | None = None, *, quick: bool = False) -> Report:
-    """Take all figures; some six minutes, and about one without our own autoscaler."""
+def measure(note: Callable[[str], None]) -> Simulated:
+    """Take all figures; about a minute."""
     erlang = []
     for utilization, requests in UTILIZATIONS.items():
         wait, formula = mean_wait(utilization, requests), erlang_wait(SERVERS, utilization)
@@ -108,21 +99,18 @@ def measure(note: Callable[[str], None], folder: Path | None = None, *, quick: b
         and abs(day.bill_off) <= BILL_OFF_MAX
         and labelled == 1 < bare
     )
-    return Report(
-        command=" ".join(["penstock", *sys.argv[1:]]),
-        machine=describe(Path(tempfile.gettempdir())),
+    return Simulated(
         erlang=erlang,
         day=day,
         packed_pods=packing.pods,
         packed_nodes=packing.nodes,
         nodes_with_label=labelled,
         nodes_without_label=bare,
-        policy=[] if quick else control_policy.measure(folder, note),
         holds=holds,
     )
 
 
-def tables(report: Report) -> dict[str, list[dict[str, Any]]]:
+def tables(report: Simulated) -> dict[str, list[dict[str, Any]]]:
     """Tables for people, by their titles."""
     return {
         f"Mean wait of {SERVERS} servers, in service times": [
@@ -135,11 +123,10 @@ def tables(report: Report) -> dict[str, list[dict[str, Any]]]:
             }
             for each in report.erlang
         ],
-        **control_policy.tables(report.policy),
     }
 
 
-def words(report: Report) -> Sequence[str]:
+def words(report: Simulated) -> Sequence[str]:
     """Sentences for people."""
     day = report.day
     return (
@@ -151,7 +138,6 @@ def words(report: Report) -> Sequence[str]:
         f"{report.packed_pods:,} waiting pods need {report.packed_nodes:,} nodes.",
         f"For one pod with a device {report.nodes_with_label} node is bought where nodes have their accelerator label, "
         f"and {report.nodes_without_label} where they have not.",
-        *control_policy.words(report.policy),
     )
 
 

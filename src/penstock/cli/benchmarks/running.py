@@ -22,7 +22,7 @@ from penstock.publish.live_files import live_path, remove_live
 from penstock.spec import Spec
 from penstock.specfile.writer import dump
 
-START_S = 60.0
+START_S = 180.0
 STOP_S = 30.0
 
 
@@ -50,7 +50,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
             return {}
         used: dict[str, float] = {}
         for pid in (self.pid, *descendants(self.pid)):
-            role = _role(pid)
+            role = role_of(pid)
             used[role] = used.get(role, 0.0) + _cpu_s(pid)
         return used
 
@@ -172,7 +172,8 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _role(pid: int) -> str:
+def role_of(pid: int) -> str:
+    """What a process of the house does."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
