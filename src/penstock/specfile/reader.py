@@ -6,6 +6,7 @@ The walk follows the structs of `penstock.spec`: a setting added there is read a
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -220,6 +221,12 @@ def _bounds(kind: inspect.IntType | inspect.FloatType, unit: Unit) -> str:
 # The doors ------------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _settings() -> inspect.Type:
+    """What a service file may say: looked up once, which takes longer than reading a file."""
+    return inspect.type_info(Spec)
+
+
 def _interpreted(compose: Callable[[], Node], reader: _Reader) -> Spec | None:
     try:
         node = compose()
@@ -227,7 +234,7 @@ def _interpreted(compose: Callable[[], Node], reader: _Reader) -> Spec | None:
         line, column, message = stop.fault
         reader.faults.append(Fault(file=reader.file, line=line, column=column, message=message))
         return None
-    spec = reader.read(node, inspect.type_info(Spec), "")
+    spec = reader.read(node, _settings(), "")
     if isinstance(spec, Spec):
         known = {fault.path for fault in reader.faults}
         for path, message in contradictions(spec):
