@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # One thread a process: two BLAS threads on two busy cores are many times slower than one.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
-PYTEST := $(BIN)/python -m pytest
+# Two processes, since many tests wait for others; a file at a time, which shares what it has started.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long mutants check format bench clean
