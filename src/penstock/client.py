@@ -24,6 +24,14 @@ Event = Mapping[str, Any]
 Body = Event | Sequence[Event] | bytes
 
 
+class Aside(msgspec.Struct, frozen=True):
+    """An event that is on the disk and will not be learned."""
+
+    event: int
+    """Its place in the request, from 0."""
+    reason: str
+
+
 class Acknowledged(msgspec.Struct, frozen=True):
     """What the server says of events that are on its disk."""
 
@@ -31,6 +39,11 @@ class Acknowledged(msgspec.Struct, frozen=True):
     duplicates: int = 0
     """Events whose id was seen before: acknowledged, not kept again."""
     position: dict[str, int] = {}
+    set_aside: int = 0
+    """Events with a value that the service file calls impossible. Whether others will be set aside for their source
+    is not known yet."""
+    why: list[Aside] = []
+    """Of the first ten of them."""
 
 
 class Client:

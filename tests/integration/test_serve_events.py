@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pyarrow as pa
@@ -25,10 +26,17 @@ TWO = Spec(
 )
 FLOW = Spec(name="flow", task="regression", features={"v": Feature(type="vector", width=2)})
 
+BOUND = Spec(
+    name="bound",
+    task="regression",
+    features={"x": Feature(type="number", min=0.0), "city": Feature(type="category", values=("Ulm",))},
+    label=Label(max=9.0),
+)
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("serve"), TWO, FLOW) as running:
+    with ServerProcess(tmp_path_factory.mktemp("serve"), TWO, FLOW, BOUND) as running:
         yield running
 
 
@@ -38,6 +46,31 @@ def arrow(**columns: object) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())
+
+
+def test_the_acknowledgement_tells_which_events_can_not_be(server: ServerProcess) -> None:
+    def told(kind: str, body: object, media: str = "application/json") -> object:
+        raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        answer = server.request("POST", f"/v1/bound/{kind}", raw, media)
+        assert answer.status == 201, answer.json()
+        return answer.json().get("set_aside"), answer.json().get("why")
+
+    good = {"features": {"x": 1.0, "city": "Ulm"}, "label": 9.0}
+    below = {"features": {"x": -1.0}, "label": 1.0}
+    elsewhere = {"features": {"city": "Bonn"}, "label": 1.0}
+    low = {"event": 1, "reason": "x is -1, below its min of 0"}
+    assert told("examples", good) == (None, None)
+    assert told("examples", [good, below, elsewhere]) == (
+        2,
+        [low, {"event": 2, "reason": "city is 'Bonn', which is none of its values"}],
+    )
+    assert told("examples", b"\n".join(map(msgspec.json.encode, (good, below))), NDJSON) == (1, [low])
+    assert told("examples", arrow(x=[1.0, -1.0], label=[1.0, 1.0]), ARROW) == (1, [low])
+    count, why = cast("tuple[int, list[object]]", told("examples", [below] * 100))
+    assert (count, len(why)) == (100, 10)
+    too_much = [{"event": 0, "reason": "label is 10, above its max of 9"}]
+    assert told("feedback", {"id": "p", "label": 10.0}) == (1, too_much)
+    assert told("feedback", {"id": "p", "retract": True}) == (None, None)
 
 
 def test_every_format_is_acknowledged_and_kept(server: ServerProcess) -> None:

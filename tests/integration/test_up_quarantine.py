@@ -50,7 +50,14 @@ def test_impossible_events_are_set_aside_until_somebody_decides(house: Up, tmp_p
         {"id": "past", "features": {"price": 4}, "label": -1},
     ]
     with house.client() as client:
-        client.examples("orders", [*good, *bad], source="shop")
+        acknowledged = client.examples("orders", [*good, *bad], source="shop")
+    assert acknowledged.accepted == 23
+    assert acknowledged.set_aside == 3
+    assert [(aside.event, aside.reason.partition(" ")[0]) for aside in acknowledged.why] == [
+        (20, "price"),
+        (21, "country"),
+        (22, "days"),
+    ]
     until(lambda: counts(house)["learned"] == 20, "the learner did not take the events")
     assert counts(house)["impossible"] == counts(house)["waiting"] == counts(house)["set_aside"] == 3
     rows = listed()

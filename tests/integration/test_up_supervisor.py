@@ -161,7 +161,8 @@ def test_a_usage_error_after_readiness_is_tried_again_like_any_other_end(tmp_pat
     until(lambda: len(house.notes()) >= 2, "it was given up")
     assert "misled | ended with exit code 2; it starts again in 0.1 s" in house.errors.read_text()
     house.process.terminate()
-    assert house.process.wait(20) == 0
+    # 1 where one more of its ends falls into the drain.
+    assert house.process.wait(20) in (0, 1)
 
 
 def test_a_hangup_drains_unless_it_is_ignored(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ class Sent(msgspec.Struct):
     rows: int = 0
     accepted: int = 0
     duplicates: int = 0
+    set_aside: int = 0
+    why: str = ""
+    """Of the first event that will be set aside."""
     done: bool = False
 
 
@@ -123,6 +126,9 @@ def _send(
         sent.rows = piece.first + piece.rows
         sent.accepted += acknowledged.accepted
         sent.duplicates += acknowledged.duplicates
+        sent.set_aside += acknowledged.set_aside
+        if acknowledged.why and not sent.why:
+            sent.why = f"row {piece.first + acknowledged.why[0].event + 1}: {acknowledged.why[0].reason}"
         _remember(sent, opened)
         progress(sent.rows, opened.share())
     sent.done = True
@@ -219,3 +225,5 @@ def _summarise(sent: Sent, rows_before: int, seconds: float, as_json: bool) -> N
     click.echo(
         f"{rows:,} events of {sent.file} are on the server's disk{again}: {rows / max(seconds, 1e-9):,.0f} a second"
     )
+    if sent.set_aside:
+        say(f"{sent.set_aside:,} of them will be set aside instead of learned ({sent.why})")

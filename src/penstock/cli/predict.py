@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from penstock.cli.connect import connect
-from penstock.cli.show import SEPARATOR, as_csv, as_json, at, next_commands, show, show_json, url_option
+from penstock.cli.show import SEPARATOR, as_csv, as_json, at, next_commands, say, show, show_json, url_option
 from penstock.spec import NUMBER_TASKS
 
 Label = str | float | list[str]
@@ -87,6 +87,8 @@ def feedback(
         return
     said = "has no label" if retract else f"was {' and '.join(labels) or 'of no class'}"
     click.echo(f"Accepted: {prediction_id} {said}")
+    for aside in acknowledged.why:
+        say(f"It will not be learned: {aside.reason}")
     next_commands(f"penstock status {service}{at(url)}")
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.events import Batch, Schema, Strings
+from penstock.events import Batch, Strings
+from penstock.gate.declared import Declared
 from penstock.gate.guards import named
 from penstock.learn.interface import Sifted
 from penstock.learn.quarantine import Reason
-from penstock.spec import Feature, Spec
+from penstock.spec import Spec
 
 Array = NDArray[np.float64]
 
@@ -35,18 +36,14 @@ class Sieve:
     """Implements `penstock.learn.interface.Sieve` for one service."""
 
     def __init__(self, spec: Spec) -> None:
-        schema = Schema.of(spec)
-        self._label = spec.label
-        self._numbers = [(i, n, f) for i, n, f in _declared(spec, schema.numbers) if _is_bounded(f)]
-        self._vectors = [(i, n, f) for i, n, f in _declared(spec, [n for n, _ in schema.vectors]) if _is_bounded(f)]
-        self._closed = [(i, n, set(f.values)) for i, n, f in _declared(spec, schema.strings) if f.values]
+        self._declared = Declared(spec)
         self._influence = Influence(spec.gate.source_share_max)
 
     def look(self, batch: Batch, doubted: Collection[str | None]) -> Sifted | None:
         """What is to be set aside of these events, ``doubted`` being the sources that are not believed; None for
         nothing."""
         why: dict[int, tuple[Reason, str]] = {
-            row: ("impossible", told) for row, told in self._impossible(batch).items()
+            row: ("impossible", told) for row, told in self._declared.impossible(batch).items()
         }
         if doubted:
             for row, source in enumerate(batch.sources or [None] * len(batch)):
@@ -71,23 +68,6 @@ class Sieve:
     def load(self, state: dict[str, Any]) -> None:
         """Become what was saved."""
         self._influence.load(state)
-
-    def _impossible(self, batch: Batch) -> dict[int, str]:
-        """Rows with a value that cannot be, and which it is; missing values can."""
-        found: dict[int, str] = {}
-        for column, name, feature in self._numbers:
-            _outside(batch.numbers[:, column], name, feature.min, feature.max, found)
-        for column, name, feature in self._vectors:
-            values = np.asarray(batch.vectors[column], np.float64)
-            for worst in (values.min(axis=1), values.max(axis=1)):
-                _outside(worst, name, feature.min, feature.max, found)
-        for column, name, known in self._closed:
-            for row, value in enumerate(batch.strings[column]):
-                if value is not None and value not in known:
-                    found.setdefault(row, f"{name} is {value!r}, which is none of its values")
-        if isinstance(batch.labels, np.ndarray) and (self._label.min is not None or self._label.max is not None):
-            _outside(batch.labels, self._label.name, self._label.min, self._label.max, found)
-        return found
 
 
 class Influence:
@@ -166,21 +146,3 @@ class Influence:
 
 def _odds(share: float) -> float:
     return share / (1.0 - share) if share < 1.0 else math.inf
-
-
-def _declared(spec: Spec, names: Collection[str]) -> list[tuple[int, str, Feature]]:
-    return [(place, name, spec.features[name]) for place, name in enumerate(names)]
-
-
-def _is_bounded(feature: Feature) -> bool:
-    return feature.min is not None or feature.max is not None
-
-
-def _outside(values: Array, name: str, low: float | None, high: float | None, found: dict[int, str]) -> None:
-    """Note each row whose value is outside; NaN is none."""
-    if low is not None:
-        for row in np.flatnonzero(values < low).tolist():
-            found.setdefault(row, f"{name} is {values[row]:.6g}, below its min of {low:g}")
-    if high is not None:
-        for row in np.flatnonzero(values > high).tolist():
-            found.setdefault(row, f"{name} is {values[row]:.6g}, above its max of {high:g}")

@@ -13,7 +13,7 @@ import msgspec
 
 from penstock import metrics
 from penstock.errors import BadEvent, MethodNotAllowed, NoSuchPage, PenstockError, UnknownService
-from penstock.events import Kind, Version, class_names
+from penstock.events import Batch, Kind, Version, class_names
 from penstock.serve import openapi, problems
 from penstock.serve.answers import Answer
 from penstock.serve.decode import Media, media_of
@@ -31,10 +31,21 @@ VERSIONS_MAX = 1000
 """Receipts in one answer."""
 
 
-class _Accepted(msgspec.Struct, frozen=True):
+ASIDE_TOLD_MAX = 10
+"""Events of a request of which it is told why they will be set aside; the others are counted."""
+
+
+class _Aside(msgspec.Struct, frozen=True):
+    event: int
+    reason: str
+
+
+class _Accepted(msgspec.Struct, frozen=True, omit_defaults=True):
     accepted: int
     duplicates: int
     position: dict[str, int]
+    set_aside: int = 0
+    why: list[_Aside] = []
 
 
 class _Predictions(msgspec.Struct, frozen=True):
@@ -122,6 +133,7 @@ class Application:
         if media is Media.ARROW:
             batch = service.decoder.arrow(kind, body, request.received, request.source)
             service.classes.admit(class_names(batch.labels))
+            impossible = _impossible(service, kind, lambda: batch)
             accepted, duplicates, end = await intake.accept_batch(kind, batch, len(body))
         else:
             events, _ = service.decoder.rows(kind, body, media)
@@ -129,10 +141,13 @@ class Application:
                 service.classes.admit(class_name(event.label) for event in events)
             elif service.spec.task == "multilabel":
                 service.classes.admit(class_name(name) for event in events for name in event.label)
+            impossible = _impossible(service, kind, lambda: service.decoder.batch(kind, events, request.received))
             accepted, duplicates, end = await intake.accept(kind, events, request.source, len(body))
         if duplicates:
             service.metrics.duplicates.inc(duplicates)
-        return Reply(_encode(_Accepted(accepted, duplicates, {str(intake.partition): end})), 201)
+        why = [_Aside(event, reason) for event, reason in sorted(impossible.items())[:ASIDE_TOLD_MAX]]
+        position = {str(intake.partition): int(end)}
+        return Reply(_encode(_Accepted(accepted, duplicates, position, len(impossible), why)), 201)
 
     async def _predict(self, service: Service, request: Request) -> Reply:
         body = await self._patience.read(request, service.spec.serve.body_max_bytes)
@@ -208,3 +223,11 @@ def _number_in(asked: Mapping[str, list[str]], name: str, otherwise: int, most: 
     if not (text.isascii() and text.isdecimal() and len(text) < 19 and 1 <= int(text) <= most):
         raise BadEvent(f"Query parameter {name!r} should be an integer from 1 to {most}, not {text!r}")
     return int(text)
+
+
+def _impossible(service: Service, kind: Kind, columns: Callable[[], Batch]) -> dict[int, str]:
+    """The places of the events that will be set aside whoever sent them, and why."""
+    declared = service.declared
+    if not declared.is_anything:
+        return {}
+    return declared.impossible_labels(columns()) if kind is Kind.FEEDBACK else declared.impossible(columns())

@@ -34,7 +34,17 @@ def document(specs: Iterable[Spec]) -> Json:
                 "additionalProperties": {"type": "integer"},
                 "description": "The offset after the last of these events, by partition.",
             },
-        }
+            "set_aside": {
+                "type": "integer",
+                "description": "Those with a value that the service file calls impossible; absent where there is none.",
+            },
+            "why": {
+                "type": "array",
+                "items": _object({"event": {"type": "integer"}, "reason": {"type": "string"}}),
+                "description": "Of the first ten of them: the place in the request, from 0, and the value.",
+            },
+        },
+        ("accepted", "duplicates", "position"),
     )
     paths: Json = {
         "/v1": {"get": _get("services", "The services here", {"type": "object"})},

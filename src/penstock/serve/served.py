@@ -15,6 +15,7 @@ from penstock.errors import BaseMissing, LibraryMissing, LogCorrupt
 from penstock.eventlog.interface import Counts, Frame
 from penstock.events import Kind, Offset, Partition, Position, class_names
 from penstock.events import decode as decode_payload
+from penstock.gate.declared import Declared
 from penstock.learn.interface import Bases, Block, Predictor
 from penstock.metrics import ServiceMetrics
 from penstock.publish.interface import LiveReader, Receipts
@@ -57,6 +58,7 @@ class Service:
 
     spec: Spec
     decoder: Decoder
+    declared: Declared
     classes: KnownClasses
     intake: Intake
     answers: Answers
@@ -175,6 +177,7 @@ def assemble(
     return Service(
         spec=spec,
         decoder=decoder,
+        declared=Declared(spec),
         classes=classes,
         intake=intake,
         answers=answers,
