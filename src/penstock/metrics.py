@@ -33,6 +33,12 @@ _COMMIT_EVENTS = Histogram(
     "penstock_commit_events", "Events of one frame", ["service"], buckets=(1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 )
 _OPENLINEAGE = Counter("penstock_openlineage_events", "OpenLineage events by outcome", ["service", "outcome"])
+_CORRECTING_S = Counter("penstock_correcting_seconds", "Processor time of learning again for corrections", ["service"])
+
+
+def spent_correcting(service: str, cpu_s: float) -> None:
+    """Count what it took to make corrections good."""
+    _CORRECTING_S.labels(service).inc(cpu_s)
 
 
 def openlineage_counter(service: str, outcome: str) -> Counter:

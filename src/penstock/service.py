@@ -75,6 +75,7 @@ def run_learner(service: str, data: Path) -> None:
         wishes=folder / "quarantine",
         orders=folder / "orders",
         keeps_past=lambda: is_past_whole(journal, readers[0].starts(), folder, spec.budget.past_max_bytes),
+        corrected=lambda cpu_s: _spent_correcting(service, cpu_s),
     )
     parts = parts_of(spec, folder, *readers)
     publisher = Publisher(
@@ -93,6 +94,13 @@ def run_learner(service: str, data: Path) -> None:
         raise
     for reader in readers:
         reader.close()
+
+
+def _spent_correcting(service: str, cpu_s: float) -> None:
+    # What counts takes a while to load, and many services are never corrected.
+    from penstock.metrics import spent_correcting
+
+    spent_correcting(service, cpu_s)
 
 
 def _witness(spec: Spec) -> Witness | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import msgspec
 import numpy as np
@@ -311,6 +313,14 @@ def test_a_running_service_makes_good_what_it_was_told_wrong_and_its_versions_ar
         assert all_learned(client, ["orders"]) == {"orders": 300}
         client.feedback("orders", [{"id": row["id"], "label": row["label"]} for row in rows])
         until(lambda: client.status("orders")["feedback"]["made_good"] == 60, "the model was not corrected")
+        again = client.status("orders")["feedback"]["learned_again"]
+        assert again >= 60
+        counted = urlopen(f"{client.url}/metrics").read().decode()
+        assert 'penstock_corrections_made_good_total{service="orders"} 60.0' in counted
+        assert f'penstock_corrections_learned_again_total{{service="orders"}} {again:.1f}' in counted
+        seconds = re.search(r'penstock_correcting_seconds_total{service="orders"} (\S+)', counted)
+        assert seconds is not None
+        assert float(seconds[1]) > 0.0
         client.examples("orders", [{"features": {"price": 2}, "label": 0}] * 20)
         until(lambda: any(r["cause"] == "correction" for r in client.versions("orders")), "no receipt says so")
         made = next(r["version"] for r in client.versions("orders") if r["cause"] == "correction")

@@ -45,6 +45,7 @@ LINES = (
     ("feedback.corrected", "feedback corrected"),
     ("feedback.retracted", "feedback taken back"),
     ("feedback.made_good", "events made good for it"),
+    ("feedback.learned_again", "events learned again"),
     ("feedback.unknown", "feedback to no prediction"),
     ("feedback.delay_p50_s", "answers' delay, median, s"),
     ("feedback.delay_p99_s", "answers' delay, p99, s"),

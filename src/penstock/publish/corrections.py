@@ -61,7 +61,7 @@ class Corrections:
     def make_good(self, version: Version) -> tuple[CorrectedStep, Block | None]:
         """Correct the model, ``version`` being the newest: what the journal says of it, and the block to publish."""
         made, block = self._line.correct(version)
-        self._count(applied=len(made.places))
+        self._count(applied=len(made.places), again=made.events)
         return CorrectedStep(places=made.places, again=made.events), block
 
     def save(self) -> dict[str, Any]:

@@ -68,6 +68,8 @@ class CorrectionCounts(msgspec.Struct, frozen=True, kw_only=True):
     learns with the new label all the same."""
     aside: int = 0
     """The event is set aside."""
+    again: int = 0
+    """Events that were learned again, with the labels that they have now, to make others good among them."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -159,7 +159,7 @@ class Publisher:
     def correct(self) -> bool:
         """Make good what was learned with labels that are other ones now. Returns whether there was something to do and
         it was time for it: of all time this takes at most CORRECTING_SHARE, however many corrections come."""
-        began = self._clocks.elapsed()
+        began, cpu_s = self._clocks.elapsed(), self._clocks.cpu()
         if not self._succession.corrections.are_due or began < self._correct_after:
             return False
         # 1. What was taken stands before it.
@@ -177,6 +177,7 @@ class Publisher:
             self._rooms.live.report(progress)
         else:
             self._rooms.live.publish(block, progress)
+        self._rooms.corrected(self._clocks.cpu() - cpu_s)
         self._reached("correction.exposed")
         # 5. Write a checkpoint when one is due.
         if entry.checkpoint_due:

@@ -38,6 +38,8 @@ class Rooms:
     """The folder in which somebody orders something by hand."""
     keeps_past: Callable[[], bool] = lambda: False
     """Whether everything is kept that rebuilding versions from the log's first event takes."""
+    corrected: Callable[[float], None] = lambda cpu_s: None
+    """Told the processor time that it took to make corrections good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

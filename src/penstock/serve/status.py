@@ -76,6 +76,8 @@ class FeedbackCounts(msgspec.Struct, frozen=True):
     """Events of which it will be soon."""
     too_long_ago: int
     """Corrections and retractions that reach the slow tier alone."""
+    learned_again: int
+    """Events that were learned again to make those good."""
     delay_p50_s: float | None
     """Seconds from a prediction within which half of the answers came, by the log's time."""
     delay_p90_s: float | None
@@ -294,6 +296,7 @@ def _feedback(accepted: int, progress: Progress) -> FeedbackCounts:
         made_good=progress.corrections.applied,
         to_make_good=progress.corrections.waiting,
         too_long_ago=progress.corrections.beyond,
+        learned_again=progress.corrections.again,
         delay_p50_s=p50,
         delay_p90_s=p90,
         delay_p99_s=p99,
@@ -369,6 +372,14 @@ FEEDBACK_READINGS = (
     ("unknown", "Feedback to no prediction or example", "feedback_unknown", True),
 )
 """Names, explanations, fields of the progress, and whether they only grow."""
+CORRECTION_READINGS = (
+    ("made_good", "Events of which the model is as if their label had been known at first", "applied", True),
+    ("to_make_good", "Events of which it will be", "waiting", False),
+    ("too_long_ago", "Corrections and retractions that reach the slow tier alone", "beyond", True),
+    ("aside", "Corrections and retractions of events that are set aside", "aside", True),
+    ("learned_again", "Events that were learned again to make others good", "again", True),
+)
+"""The same of the progress's corrections."""
 
 
 def readings(services: Iterable[Service]) -> list[Reading]:
@@ -390,6 +401,10 @@ def readings(services: Iterable[Service]) -> list[Reading]:
         *(
             reading(f"feedback_{name}", words, {n: getattr(p, field) for n, _, p, _ in seen}, grows)
             for name, words, field, grows in FEEDBACK_READINGS
+        ),
+        *(
+            reading(f"corrections_{name}", words, {n: getattr(p.corrections, field) for n, _, p, _ in seen}, grows)
+            for name, words, field, grows in CORRECTION_READINGS
         ),
         *(
             reading(
