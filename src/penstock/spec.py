@@ -81,6 +81,10 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     implicit: Annotated[ClassName, Meta(min_length=1, max_length=512)] | None = None
     """The class that a prediction without an answer is learned with when its window is over, such as ``"0"`` where
     only clicks are reported; an answer that comes later corrects it. None by default."""
+    ids_window: Annotated[int, Meta(ge=1000, le=1_000_000)] = 100_000
+    """How many of the newest ids are remembered at least, and up to twice as many: within it a repeated example is a
+    duplicate, and a label can be corrected. An id takes 150 bytes of the learner's memory, for examples and for
+    answered predictions each, and 110 of each server worker's: 80 MB in all by default."""
 
 
 class Learn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

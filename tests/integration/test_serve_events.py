@@ -202,6 +202,24 @@ def test_a_class_too_many_is_refused_also_after_a_restart(tmp_path: Path) -> Non
         assert server.count("kinds") == 6
 
 
+def test_the_service_file_says_how_many_ids_are_known(tmp_path: Path) -> None:
+    spec = Spec(name="few", task="binary", features={"x": Feature(type="number")}, label=Label(ids_window=1000))
+
+    def send(*ids: str) -> tuple[int, int]:
+        answer = server.post("/v1/few/examples", [{"features": {"x": 1}, "label": 1, "id": name} for name in ids])
+        return answer.json()["accepted"], answer.json()["duplicates"]
+
+    with ServerProcess(tmp_path, spec) as server:
+        assert send("first", *(f"a{n}" for n in range(998))) == (999, 0)
+        assert send("first") == (0, 1)
+        send(*(f"b{n}" for n in range(1000)))
+        server.kill()
+        server.start()
+        assert send("first", "b0") == (0, 2)
+        send(*(f"c{n}" for n in range(1000)))
+        assert send("b999", "c0", "first") == (1, 2)
+
+
 def test_ids_are_known_after_a_restart(tmp_path: Path) -> None:
     body = {"features": {"x": 1}, "label": 1, "id": "only"}
     with ServerProcess(tmp_path, TWO) as server:

@@ -9,6 +9,7 @@ from typing import Any
 import hypothesis.strategies as st
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -16,6 +17,7 @@ from penstock.events import Batch, Kind, Offset, Partition, Strings, concatenate
 from penstock.join.interface import DELAY_EDGES_S
 from penstock.join.recent import RecentLabels, remembered_as
 from penstock.join.window import JoinWindow
+from penstock.spec import Label
 from penstock.testing.slow_join import Joined, SlowJoin
 
 # Long and short ids, few enough to meet again.
@@ -200,6 +202,33 @@ class JoinMachine(RuleBasedStateMachine):
 
 JoinMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestJoin = JoinMachine.TestCase
+
+
+def test_as_many_ids_are_remembered_as_the_service_file_says_also_when_they_were_saved() -> None:
+    def example(join: JoinWindow, ids: list[str], at: int) -> int:
+        n = len(ids)
+        batch = Batch(
+            kind=Kind.EXAMPLE,
+            times=np.zeros(n),
+            ids=ids,
+            sources=None,
+            numbers=np.zeros((n, 1)),
+            vectors=(),
+            strings=(),
+            labels=["1"] * n,
+            versions=None,
+            subjects=None,
+        )
+        taken = join.take(batch, Partition(0), Offset(at), 1.0)
+        return 0 if taken is None else len(taken)
+
+    for window, still in ((1000, 0), (3000, 1)):
+        join = JoinWindow.of(Label(ids_window=window))
+        assert example(join, ["first"], 0) == 1
+        assert example(join, [f"e{n}" for n in range(2500)], 1) == 2500
+        other = JoinWindow.of(Label(ids_window=window))
+        other.load(join.save(), lambda partition, offsets: pytest.fail("no prediction waits"))
+        assert example(other, ["first"], 2501) == 1 - still
 
 
 def test_examples_without_ids_are_passed_on_untouched() -> None:

@@ -63,7 +63,7 @@ class Room:
             self.disk,
             Partition(0),
             Offset(0),
-            SeenIds(),
+            SeenIds(100_000),
             ServiceMetrics("two"),
             asyncio.get_running_loop(),
         )

@@ -127,6 +127,12 @@ HEAD = "name: a\ntask: {task}\nfeatures: {{x: number}}\n"
             "4:21: serve.quantiles[0]: must be above 0 and below 1, not '0'",
         ),
         ("binary", "serve: {quantiles: [0.5]}", "serve.quantiles: are of numbers, and this task's answer is a class"),
+        ("regression", "label: {ids_window: 0}", "4:21: label.ids_window: must be at least 1000 and at most 1000000"),
+        (
+            "regression",
+            "label: {ids_window: 2000000}",
+            "4:21: label.ids_window: must be at least 1000 and at most 1000000",
+        ),
         ("regression", "learn: {seed: '7'}", "4:15: learn.seed: a whole number is expected here, not '7'"),
         ("regression", "learn: {seed: 1__0}", "4:15: learn.seed: a whole number is expected here, not '1__0'"),
         ("regression", "learn: {seed: nan}", "4:15: learn.seed: a whole number is expected here, not 'nan'"),

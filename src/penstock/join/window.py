@@ -104,6 +104,7 @@ class JoinWindow:
             late=label.late,
             late_for_s=label.late_for_s,
             implicit=label.implicit,
+            ids_kept=2 * label.ids_window,
         )
 
     def take(self, batch: Batch, partition: Partition, first: Offset, time: float) -> Batch | None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-GENERATION = 100_000
-"""Ids in a generation; two are remembered, which takes some 30 MB a service at worst."""
-
 
 class SeenIds:
     """The last ``size`` to twice ``size`` ids. Two sets that take turns cost less than one set with an order."""
 
-    def __init__(self, size: int = GENERATION) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
         self._young: set[str] = set()
         self._old: set[str] = set()

@@ -23,7 +23,7 @@ from penstock.serve.answers import Answers
 from penstock.serve.classes import ClassRegister, KnownClasses
 from penstock.serve.decode import Decoder
 from penstock.serve.intake import Commits, Intake
-from penstock.serve.seen import GENERATION, SeenIds
+from penstock.serve.seen import SeenIds
 from penstock.spec import Spec
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def assemble(
     in them."""
     decoder = Decoder(spec)
     metrics = ServiceMetrics(spec.name)
-    seen, classes = SeenIds(), KnownClasses(spec, live, ClassRegister(folder / "classes.jsonl"))
+    seen, classes = SeenIds(spec.label.ids_window), KnownClasses(spec, live, ClassRegister(folder / "classes.jsonl"))
     try:
         _remember(recent, seen, classes)
     except LogCorrupt as error:
@@ -190,8 +190,9 @@ def assemble(
     )
 
 
-RECENT_EVENTS = 2 * GENERATION
-"""How far back in the log ids and classes are looked for at the start."""
+def recent_events(spec: Spec) -> int:
+    """How far back in the log ids and classes are looked for at the start."""
+    return 2 * spec.label.ids_window
 
 
 def _remember(frames: Iterator[Frame], seen: SeenIds, classes: KnownClasses) -> None:

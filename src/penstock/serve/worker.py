@@ -31,7 +31,7 @@ from penstock.serve.app import Application
 from penstock.serve.http import Patience
 from penstock.serve.protocol import Protocol
 from penstock.serve.retention import retain
-from penstock.serve.served import RECENT_EVENTS, Service, Thaw, assemble
+from penstock.serve.served import Service, Thaw, assemble, recent_events
 from penstock.spec import Spec
 from penstock.specfile.reader import load
 
@@ -202,7 +202,7 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
         partition=Partition(config.partition),
         incarnation=writer.incarnation,
         end=writer.end(),
-        recent=writer.recent(RECENT_EVENTS),
+        recent=writer.recent(recent_events(spec)),
         commits=commits,
         log=log,
         live=live,
