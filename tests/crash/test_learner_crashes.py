@@ -245,6 +245,35 @@ def test_killed_at_every_action_around_an_adoption_a_refusal_a_promotion_and_a_g
             assert found[part] == value, f"after {point}: {part}"
 
 
+def test_killed_at_any_action_while_a_promotion_by_hand_is_obeyed(memory_path: Path) -> None:
+    log = filled_log(8)
+    left = candidates(memory_path, log)
+    script = tuple("publish" if verdict == "promote" else verdict for verdict in SHADOW_SCRIPT)
+    orders: Orders = ((16, Order(what="promote", by="ann", reason="it is better by day")),)
+
+    def life(name: str, point: FaultPoint | None) -> tuple[dict[str, object], Recorder]:
+        folder, recorder = memory_path / name, Recorder()
+        shutil.copytree(left, folder)
+        if point is None:
+            run_to_the_end(folder, log, recorder, script, orders)
+        else:
+            at = KillAt(point)
+            assert not run_in_child(lambda: run_to_the_end(folder, log, at, script, orders)), f"{point} is missed"
+            assert run_in_child(lambda: run_to_the_end(folder, log, script=script, orders=orders))
+        (answer,) = (folder / "orders").glob("*.answer")
+        return outcome(folder) | {"answer": answer.read_bytes()}, recorder
+
+    expected, recorder = life("whole", None)
+    told = [type(fact).__name__ for fact in expected["facts"]]  # type: ignore[attr-defined]
+    assert [told.count(name) for name in ("ShadowStarted", "GivenUp", "Promoted", "Ordered")] == [2, 2, 1, 1]
+    points = [i for i, point in enumerate(recorder.points) if point.action.startswith("order.")]
+    ends = [i for i, point in enumerate(recorder.points) if point.action == "checkpoint.forgotten" and i > points[-1]]
+    for number, i in enumerate(sorted({*points, points[0] - 1, points[-1] + 1, ends[0], ends[0] - 2})):
+        found, _ = life(f"life-{number}", recorder.points[i])
+        for part, value in expected.items():
+            assert found[part] == value, f"after {recorder.points[i]}: {part}"
+
+
 APART_SCRIPT = (
     *("publish", "probation", "publish", "good", "publish", "publish", "apart", "publish", "publish"),
     *("hold", "publish", "roll_back", "hold", "apart", "publish", "believe", "probation", "publish", "good"),
