@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.cli.benchmarks import control_plan
+from penstock.cli.planning.measured import Measured
+from penstock.cli.planning.report import report
 from penstock.control.plan import choose, workload
 from penstock.control.plan.estimate import estimate
 from penstock.control.plan.flips import cheapest, costs, curves, flips, moved
@@ -196,3 +198,18 @@ def test_a_whole_cluster_agrees_with_the_quick_simulation() -> None:
     assert whole.p99_s == pytest.approx(quick.p99_s, rel=0.15)
     assert whole.usd_month == pytest.approx(quick.usd_month, rel=0.01)
     assert whole.digest == rehearse(verdict.candidate, each, MARKET, seed=1, arrivals=times).digest
+
+
+def test_what_fails_in_the_rehearsal_is_made_larger_until_it_holds() -> None:
+    # As many requests as the plan is made for, but in clumps of which the quick simulation knows nothing.
+    each = msgspec.structs.replace(BASE, traffic=workload.steady(2.0), service_s=0.5, p99_s=3.0, survives_machine=True)
+    measured = Measured(request_s=0.5, learn_s=1e-4, server_mib=256.0, learner_mib=512.0, start_s=1.0)
+    times = np.sort(np.repeat(np.arange(0.0, 3600.0, 10.0), 20)) + np.tile(np.arange(20) * 1e-3, 360)
+    calm = report(each, MARKET, measured, "orders", times=None, seed=1)
+    clumped = report(each, MARKET, measured, "orders", times=times, seed=1)
+    assert calm.chosen is not None
+    assert clumped.chosen is not None
+    before, after = (next(line for line in plan.lines if line.chosen) for plan in (calm, clumped))
+    assert clumped.rehearsal is not None
+    assert clumped.rehearsal.holds
+    assert (after.usd_month or 0.0) > (before.usd_month or 0.0)

@@ -55,6 +55,7 @@ def test_every_option_is_a_row_with_its_cost_or_its_reason(
     assert "Rehearsed on a whole cluster" in told.out
     assert f"penstock up {service} --data data --workers 1" in told.out
     assert "Warning: the prices of aws-lambda-list are second-hand" in told.err
+    assert "cloud-run" not in told.err
     drawn = re.search(r"<svg.*</svg>", page.read_text(), re.DOTALL)
     assert drawn is not None
     lines = ElementTree.fromstring(drawn.group()).iter("polyline")

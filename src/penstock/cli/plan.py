@@ -92,7 +92,7 @@ def plan(file: Path, as_json: bool, out: Path | None, **given: Any) -> int:
     found = report(
         workload_of(spec, measured, traffic, asked), market, measured, spec.name, times=times, seed=given["seed"]
     )
-    told = warnings(catalogue, datetime.date.today())
+    told = warnings(market.used(), datetime.date.today())
     if out is not None:
         out.write_text(written(found, file), encoding="utf-8")
         say(f"Wrote {out}")

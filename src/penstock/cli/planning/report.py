@@ -23,6 +23,9 @@ from penstock.control.plan.workload import Floats, Workload
 
 DRAWS = 5
 """Simulations whose lowest and highest cost are the interval."""
+REHEARSALS_MAX = 8
+"""Sizes that are rehearsed, of all options together, until one holds; then an option is given up when its first does
+not."""
 LEVEL = 1.01
 """What costs a hundredth more is as cheap, and the simpler one is taken."""
 
@@ -89,17 +92,25 @@ def report(
 
     verdicts = choose.weigh(workload, market, judge, seed=seed)
     lines = [_line(each, workload, market, seed) for each in verdicts]
-    rehearsal, taken = None, _cheapest(lines)
-    while taken is not None:
-        verdict = next(each for each in verdicts if each.option == taken.option)
-        assert verdict.candidate is not None
-        if verdict.candidate.function_mib:
+    rehearsal: Rehearsal | None = None
+    tried = 0
+    while (taken := _cheapest(lines)) is not None:
+        at = lines.index(taken)
+        candidate = verdicts[at].candidate
+        assert candidate is not None
+        rehearsal = None
+        if candidate.function_mib:
             break
-        rehearsal = rehearse(verdict.candidate, workload, market, seed=seed, arrivals=times)
+        rehearsal, tried = rehearse(candidate, workload, market, seed=seed, arrivals=times), tried + 1
         if rehearsal.holds is not False:
             break
-        lines[lines.index(taken)] = _failed(taken, rehearsal, workload)
-        rehearsal, taken = None, _cheapest(lines)
+        if tried < REHEARSALS_MAX:
+            # The next larger one of its kind, which is weighed with the others again.
+            usd = taken.usd_month or 0.0
+            verdicts[at] = choose.best_of(taken.option, workload, market, judge, seed=seed, dearer_than=usd)
+            lines[at] = _line(verdicts[at], workload, market, seed)
+        if tried >= REHEARSALS_MAX or not verdicts[at].holds:
+            lines[at] = _failed(taken, rehearsal, workload)
     if taken is not None:
         lines[lines.index(taken)] = msgspec.structs.replace(taken, chosen=True, verdict=_why(taken, lines))
     curve = curves(workload, market)
@@ -111,10 +122,15 @@ def report(
         lines=lines,
         chosen=None if taken is None else taken.option,
         rehearsal=rehearsal,
-        flips=[] if taken is None else flips(workload, market, taken.option, curve),
+        flips=[] if taken is None else flips(workload, market, taken.option, curve, _unfit(lines)),
         curves=curve,
         seed=seed,
     )
+
+
+def _unfit(lines: Sequence[Line]) -> set[Option]:
+    """Options that the formulas believe in and the rehearsal does not."""
+    return {each.option for each in lines if each.limit == "rehearsal"}
 
 
 def _line(verdict: choose.Verdict, workload: Workload, market: Market, seed: int) -> Line:

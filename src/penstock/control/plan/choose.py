@@ -74,26 +74,51 @@ def choose(workload: Workload, market: Market, judge: Judge, *, seed: int) -> Ve
 
 def weigh(workload: Workload, market: Market, judge: Judge, *, seed: int) -> list[Verdict]:
     """The best of every option, or why there is none, in the order of the options."""
-    found: dict[Option, list[Verdict]] = {option: [] for option in OPTIONS}
-    for option, ladder in ladders(workload, market):
-        last: Verdict | None = None
-        for candidate in islice(ladder, RUNGS_MAX):
-            result = _judged(candidate, workload, judge, seed)
-            fault = broken(workload, result)
-            if fault is None and result.late_share > CAUTION * queueing.LATE_MAX:
-                continue
-            last = Verdict(
-                option=option,
-                candidate=candidate,
-                result=result,
-                limit="" if fault is None else fault[0],
-                reason="" if fault is None else fault[1],
-            )
-            if fault is None or fault[0] == "freshness":
-                break  # However large it is, the learner is the same.
-        if last is not None:
-            found[option].append(last)
-    return [_best(option, found[option], workload, market) for option in OPTIONS]
+    return [best_of(option, workload, market, judge, seed=seed) for option in OPTIONS]
+
+
+def best_of(
+    option: Option, workload: Workload, market: Market, judge: Judge, *, seed: int, dearer_than: float = 0.0
+) -> Verdict:
+    """The cheapest candidate of an option that holds, of those that cost more than ``dearer_than`` a month by the
+    formulas; or why there is none."""
+    fault = forbidden(option, workload, market)
+    if fault is not None:
+        return Verdict(option=option, limit=fault[0], reason=fault[1])
+    mine = [ladder for name, ladder in ladders(workload, market) if name == option]
+    tops = [_climbed(option, ladder, workload, market, judge, seed, dearer_than) for ladder in mine]
+    found = [each for each in tops if each is not None]
+    holding = [each for each in found if each.holds]
+    if holding:
+        return min(holding, key=lambda each: each.result.usd_month if each.result is not None else 0.0)
+    if found:
+        return min(found, key=lambda each: each.result.late_share if each.result is not None else 1.0)
+    return Verdict(option=option, limit="size", reason=_too_large(option, workload))
+
+
+def _climbed(
+    option: Option,
+    ladder: Iterator[Candidate],
+    workload: Workload,
+    market: Market,
+    judge: Judge,
+    seed: int,
+    dearer_than: float,
+) -> Verdict | None:
+    """The first rung that holds, or the last one that was tried and does not."""
+    last: Verdict | None = None
+    for candidate in islice(ladder, RUNGS_MAX):
+        if dearer_than and estimate(candidate, workload, market).usd_month <= dearer_than:
+            continue
+        result = _judged(candidate, workload, judge, seed)
+        fault = broken(workload, result)
+        if fault is None and result.late_share > CAUTION * queueing.LATE_MAX:
+            continue
+        limit, reason = ("", "") if fault is None else fault
+        last = Verdict(option=option, candidate=candidate, result=result, limit=limit, reason=reason)
+        if fault is None or limit == "freshness":
+            break  # However large it is, the learner is the same.
+    return last
 
 
 def ladders(
@@ -222,18 +247,6 @@ def _push(
             continue
         heapq.heappush(waiting, (said.usd_month, order, candidate, ladder))
         return
-
-
-def _best(option: Option, found: list[Verdict], workload: Workload, market: Market) -> Verdict:
-    fault = forbidden(option, workload, market)
-    if fault is not None:
-        return Verdict(option=option, limit=fault[0], reason=fault[1])
-    holding = [each for each in found if each.holds]
-    if holding:
-        return min(holding, key=lambda each: each.result.usd_month if each.result is not None else 0.0)
-    if found:
-        return min(found, key=lambda each: each.result.late_share if each.result is not None else 1.0)
-    return Verdict(option=option, limit="size", reason=_too_large(option, workload))
 
 
 def _too_large(option: Option, workload: Workload) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice, pairwise
 from typing import Literal
 
@@ -66,16 +66,19 @@ def moved(workload: Workload, market: Market, what: Moved, factor: float) -> tup
     return workload, market.priced(**{"machines" if what == "machine prices" else "functions": factor})
 
 
-def flips(workload: Workload, market: Market, now: Option, curve: Curve) -> list[Flip]:
-    """The nearest flips below and above what is chosen now, for everything that may move; ``curve`` is that of
-    ``curves``, which is not worked out again."""
+def flips(
+    workload: Workload, market: Market, now: Option, curve: Curve, without: Collection[Option] = ()
+) -> list[Flip]:
+    """The nearest flips below and above what is chosen now, for everything that may move, to any option but those in
+    ``without``; ``curve`` is that of ``curves``, which is not worked out again."""
     told = {factor: found for factor, (_, found) in zip(FACTORS, curve, strict=True)}
     found = []
     for what in MOVED:
 
         def option_at(factor: float, what: Moved = what) -> Option | None:
             known = told.get(factor) if what == "traffic" else None
-            found = known if known is not None else costs(*moved(workload, market, what, factor))
+            all_costs = known if known is not None else costs(*moved(workload, market, what, factor))
+            found = {option: usd for option, usd in all_costs.items() if option not in without}
             best = cheapest(found)
             stays = best is not None and found.get(now, np.inf) <= CLEARLY * found[best]
             return now if stays else best

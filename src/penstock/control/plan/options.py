@@ -24,6 +24,13 @@ OPTIONS: tuple[Option, ...] = (
     "hybrid",
 )
 CLUSTER_FEES = {"aws": "eks cluster", "gcp": "gke cluster"}
+FUNCTION_RATES = (
+    "lambda requests",
+    "lambda memory",
+    "lambda provisioned concurrency",
+    "lambda memory while provisioned",
+    "s3 reads",
+)
 TAKEN_MAX = 0.001
 """The share of the time in which too few spot nodes may be there."""
 SHARED_PROCESSORS = ("t2.", "t3.", "t3a.", "t4g.")
@@ -150,6 +157,16 @@ class Market:
         other = Market(msgspec.structs.replace(self.catalogue, instances=instances, rates=rates), self.assumptions)
         other.clouds = self.clouds
         return other
+
+    def used(self) -> Catalogue:
+        """The part of the list that plans are made of."""
+        rates = tuple(
+            each
+            for each in self.catalogue.rates
+            if each.cloud in self.clouds and (each.name in CLUSTER_FEES.values() or each.name in FUNCTION_RATES)
+        )
+        instances = tuple(each for each in self.catalogue.instances if each.cloud in self.clouds)
+        return msgspec.structs.replace(self.catalogue, instances=instances, rates=rates)
 
     def fee(self, cloud: str) -> float | None:
         """What a cluster costs an hour beside its nodes."""
