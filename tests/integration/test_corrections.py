@@ -31,6 +31,7 @@ from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.interface import Model, State
 from penstock.learn.learner import Learner
+from penstock.learn.outside.registry import outside_members
 from penstock.learn.steps import RecordedSteps, Step, read_steps
 from penstock.publish.publisher import CORRECTING_SHARE, Publisher
 from penstock.publish.receipts import SqliteReceipts
@@ -207,24 +208,38 @@ def log_of(task: Task, rounds: int, back: int) -> MemoryLog:
     return log
 
 
+MEMBERS = ("river.tree.HoeffdingTreeClassifier(grace_period=5)", "sklearn.linear_model.SGDClassifier()")
+
+
 @pytest.mark.parametrize(
-    ("task", "within", "back"),
-    [*((task, 10_000, 10_000) for task in TASKS), ("binary", 30, 22), ("regression", 30, 22)],
+    ("task", "within", "back", "members"),
+    [
+        *((task, 10_000, 10_000, ()) for task in TASKS),
+        ("binary", 30, 22, ()),
+        ("regression", 30, 22, ()),
+        ("binary", 30, 22, MEMBERS),
+    ],
 )
-def test_every_task_is_corrected_to_the_byte(tmp_path: Path, task: Task, within: int, back: int) -> None:
-    spec = small(random_features=16, tree_window=256, corrections_within=within)
+def test_every_task_is_corrected_to_the_byte(
+    tmp_path: Path, task: Task, within: int, back: int, members: tuple[str, ...]
+) -> None:
+    spec = small(random_features=16, tree_window=0 if members else 256, corrections_within=within, members=members)
     spec = msgspec.structs.replace(spec, task=task)
     log = log_of(task, 30, back)
+    outside = outside_members(spec, tmp_path)
+
+    def model() -> FastModel:
+        return FastModel(spec, outside=outside)
 
     def learner() -> Learner:
-        return Learner(spec, log.reader(), JoinWindow.of(spec.label), FastModel(spec))
+        return Learner(spec, log.reader(), JoinWindow.of(spec.label), model())
 
     fast = learner()
     publisher = Publisher(
         spec,
         fast,
         ScriptedGate(("publish", "probation", "publish", "good")),
-        lambda block: BlockPredictor(block, spec),
+        lambda block: BlockPredictor(block, spec, outside=outside),
         house(tmp_path, log)._rooms,
         Clocks(now=lambda: fast.log_time, elapsed=lambda: fast.log_time, cpu=lambda: 0.0),
     )
@@ -232,7 +247,7 @@ def test_every_task_is_corrected_to_the_byte(tmp_path: Path, task: Task, within:
     assert publisher.progress.corrections.applied >= 12
     assert publisher.progress.corrections.beyond == 0
     steps = list(read_steps(tmp_path / "steps"))
-    assert model_hash(fast.model) == Twin(learner(), steps).learn(FastModel(spec))
+    assert model_hash(fast.model) == Twin(learner(), steps).learn(model())
 
 
 def test_a_replay_gives_every_state_and_entry_again_also_from_checkpoints(tmp_path: Path) -> None:
