@@ -106,7 +106,8 @@ class Batch:
     """(n,) numbers for regression and counts, sets of class names for several classes together, class names otherwise;
     None for predictions. Feedback that takes a label back has NaN or None in its place."""
     versions: NDArray[np.uint64] | None
-    """(n,) the version that answered; predictions alone have it."""
+    """(n,) the version that answered; predictions alone have it, and examples that were joined from them, with 0 among
+    them for those that were not."""
     said: NDArray[np.floating] | None = None
     """(n, w) what the members of that version said, kept for the learner that made them (`learn.fast.said`); a row of
     NaN where nothing was kept. Predictions alone have it, and examples that were joined from them."""
@@ -186,12 +187,20 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         vectors=tuple(np.concatenate(parts) for parts in zip(*(b.vectors for b in batches), strict=True)),
         strings=tuple([s for part in parts for s in part] for parts in zip(*(b.strings for b in batches), strict=True)),
         labels=labels,
-        versions=None if first.versions is None else np.concatenate([b.versions for b in batches]),
+        versions=_versions_together(batches),
         said=_said_together(batches),
         places=_places_together(batches),
         origins=_origins_together(batches),
         subjects=joined("subjects"),
     )
+
+
+def _versions_together(batches: Sequence[Batch]) -> NDArray[np.uint64] | None:
+    """Which versions answered, one batch after the other; 0 of events that were no predictions."""
+    if all(b.versions is None for b in batches):
+        return None
+    parts = [np.zeros(len(b), np.uint64) if b.versions is None else b.versions for b in batches]
+    return np.concatenate(parts)
 
 
 def _said_together(batches: Sequence[Batch]) -> NDArray[np.floating] | None:

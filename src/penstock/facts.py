@@ -166,6 +166,19 @@ class ShadowStarted(Fact, tag="shadow_started", frozen=True, kw_only=True):
     """What is served meanwhile."""
 
 
+class Widened(Fact, tag="widened", frozen=True, kw_only=True):
+    """The shadow answers a share of the traffic from here on, or a larger one."""
+
+    number: int
+    base: str
+    version: Version
+    """What is served to the others."""
+    share: float
+    events: int
+    """Labelled events for which it was in shadow."""
+    reason: str
+
+
 class Promoted(Fact, tag="promoted", frozen=True, kw_only=True):
     """The shadow took the place of what was served."""
 

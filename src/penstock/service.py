@@ -74,6 +74,7 @@ def run_learner(service: str, data: Path) -> None:
         witness=_witness(spec),
         wishes=folder / "quarantine",
         orders=folder / "orders",
+        canary=folder / "canary",
         keeps_past=lambda: is_past_whole(journal, readers[0].starts(), folder, spec.budget.past_max_bytes),
         corrected=lambda cpu_s: _spent_correcting(service, cpu_s),
     )

@@ -33,6 +33,7 @@ Share = Annotated[float, Meta(gt=0, lt=1)]
 Members = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=8)]
 Values = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=10_000)]
 Quantiles = Annotated[tuple[Share, ...], Meta(max_length=32)]
+Stages = Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(max_length=16)]
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,6 +170,14 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     shadow_events_max: Annotated[int, Meta(ge=1)] = 20_000
     """Labelled events after which a new base that has not shown itself better is given up, and makes room for a fresher
     one."""
+    canary: Stages = (0.1, 0.5)
+    """Shares of the traffic that a new base answers, one after the other, between its shadow and everywhere: ascending,
+    such as ``[0.01, 0.1, 0.5, 1.0]``. What it takes to widen a share is seen on the share's own events, so that a tenth
+    takes ten times as many labelled events as everywhere would, and a hundredth a hundred times. Empty for none: from
+    the shadow to everywhere at once."""
+    slower_max: PositiveOrInfinite = 4.0
+    """So many times as long as what is served, and a millisecond longer, a new base may take for an answer in half of
+    the comparisons on the same rows; ``inf`` for no bound."""
     after_rollback: Literal["restore", "continue"] = "restore"
     """Whether learning goes on from the good version's state (``restore``) or from its own (``continue``)."""
     source_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.8

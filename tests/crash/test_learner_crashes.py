@@ -15,9 +15,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from penstock.events import Version
+from penstock.events import Partition, Version
 from penstock.learn.block import digest
-from penstock.learn.steps import Reached, nothing, read_steps
+from penstock.learn.steps import CanaryCounts, Reached, nothing, read_steps
+from penstock.publish.canary_counts import Counted, write_counts
 from penstock.publish.live import SharedLiveReader
 from penstock.publish.orders import Order
 from penstock.publish.publisher import Publisher
@@ -43,8 +44,11 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
 
 Orders = tuple[tuple[int, Order], ...]
 """After which step each is ordered."""
-SHADOW_SCRIPT = (*SCRIPT, "give_up", "publish", "good", "publish", "promote", "publish", "publish")
-"""Beside the candidates of `candidates`: the first is given up, the second refused, and the third promoted."""
+SHADOW_SCRIPT = (*SCRIPT, "give_up", "publish", "good", "publish", "widen", "publish", "widen", "promote", "publish")
+"""Beside the candidates of `candidates`: the first is given up, the second refused, and the third answers a share of
+the traffic, then a larger one, and is promoted."""
+COUNTED = CanaryCounts(share=0.25, asked=9, answered=2)
+"""What a server has to say of the third, as soon as anybody listens."""
 
 
 def obeyed(publisher: Publisher, folder: Path, orders: Orders) -> bool:
@@ -67,7 +71,12 @@ def run_to_the_end(
     publisher = build_publisher(folder, log, reached, script=script)
     publisher.start()
     while obeyed(publisher, folder, orders) or (
-        publisher.take_up() or publisher.correct() or publisher.step() or publisher.has_backlog() or publisher.grant()
+        publisher.listen()
+        or publisher.take_up()
+        or publisher.correct()
+        or publisher.step()
+        or publisher.has_backlog()
+        or publisher.grant()
     ):
         pass
     publisher.checkpoint()
@@ -94,7 +103,17 @@ def outcome(folder: Path) -> dict[str, object]:
     reader.close()
     receipts.close()
     found["consolidation"] = sorted(str(path.relative_to(folder)) for path in folder.glob("consolidation/ready/*"))
+    found["share"] = reader_share(folder)
     found["bases"] = sorted(path.name for path in folder.glob("bases/*"))
+    return found
+
+
+def reader_share(folder: Path) -> tuple[float, bytes | None]:
+    """The share of the traffic that is answered beside what is served, and by what."""
+    reader = SharedLiveReader(folder / "live")
+    share = reader.share()
+    found = share, SharedLiveReader(folder / "live-beside").packed() if share else None
+    reader.close()
     return found
 
 
@@ -113,7 +132,8 @@ def candidates(folder: Path, log: MemoryLog) -> Path:
     # The entry that adopts the first makes the numbers behind it higher by one.
     leave_candidate(left, log, entries, 2, step=7, forgotten=0.5, shift=1)
     # From behind the rollback, which would have withdrawn what it learned.
-    leave_candidate(left, log, entries, 3, step=10, shift=1)
+    base = leave_candidate(left, log, entries, 3, step=10, shift=1)
+    write_counts(left / "canary", Partition(0), Counted(base=base, counts=COUNTED))
     return left
 
 
@@ -231,10 +251,11 @@ def test_killed_at_every_action_around_an_adoption_a_refusal_a_promotion_and_a_g
     run_to_the_end(whole, log, recorder, SHADOW_SCRIPT)
     expected = outcome(whole)
     told = [type(fact).__name__ for fact in expected["facts"]]  # type: ignore[attr-defined]
-    assert [told.count(name) for name in ("ShadowStarted", "GivenUp", "Promoted")] == [2, 2, 1]
+    assert [told.count(name) for name in ("ShadowStarted", "GivenUp", "Widened", "Promoted")] == [2, 2, 2, 1]
     assert {"shadow.found", "shadow.remove", "shadow.remove_base"} <= {point.action for point in recorder.points}
 
-    around = [i for i, point in enumerate(recorder.points) if point.action.startswith("shadow.")]
+    parts = ("shadow.", "canary.", "live.share")
+    around = [i for i, point in enumerate(recorder.points) if point.action.startswith(parts)]
     # The checkpoint that follows an end of a shadow is its own, and so is all that is done for it.
     ends = [i for i, point in enumerate(recorder.points) if point.action == "checkpoint.due"]
     chosen_points = {recorder.points[i] for at in around for i in (at - 1, at, at + 1)}

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from penstock.errors import BaseMissing
 from penstock.eventlog.interface import Entry
-from penstock.events import Batch, Kind, encode
+from penstock.events import Batch, Kind, Partition, encode
+from penstock.facts import Widened
 from penstock.gate.interface import Evidence, Verdict
 from penstock.gate.rule import HarmGate
 from penstock.join.window import JoinWindow
@@ -22,7 +25,8 @@ from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.interface import Base, Embedded, HeldOut
 from penstock.learn.learner import Learner
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
-from penstock.learn.steps import StepJournal, read_steps
+from penstock.learn.steps import CanaryCounts, StepJournal, read_steps
+from penstock.publish.canary_counts import Counted, write_counts
 from penstock.publish.live import SharedLiveReader, SharedLiveWeights
 from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
@@ -37,7 +41,7 @@ SPEC = Spec(
     features={name: Feature(type="number") for name in "ab"},
     learn=Learn(step_max=8, random_features=0, half_lives=(64.0, float("inf")), catch_up_s=1.0),
     consolidate=Consolidate(replay=100),
-    gate=Gate(good_after_events=64, shadow_events_max=4000),
+    gate=Gate(good_after_events=64, shadow_events_max=4000, canary=()),
 )
 IDS = {frequency: f"{frequency:02d}" * 32 for frequency in (3, 5)}
 
@@ -72,8 +76,10 @@ def find(base_id: str) -> Base:
 class House:
     """A learner over a log in memory, whose labels follow waves of one frequency."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, gate: Gate = SPEC.gate) -> None:
         self.folder = folder
+        self.spec = msgspec.structs.replace(SPEC, gate=gate)
+        self.elapsed_s = 5.0
         self.rng = np.random.default_rng(4)
         self.log = MemoryLog(clock=lambda: 1000.0)
         self.writer = self.log.writer()
@@ -106,13 +112,16 @@ class House:
             live=SharedLiveWeights(self.folder / "live"),
             snapshots=LocalSnapshots(self.folder / "snapshots", SPEC.name),
             receipts=SqliteReceipts(self.folder / "versions.sqlite", SPEC.name),
+            canary=self.folder / "canary",
         )
         slow = SlowRooms(
             consolidation=self.folder / "consolidation", bases=self.folder / "bases", follower=self.learner
         )
-        learner, clocks = self.learner(), Clocks(now=lambda: 5.0, elapsed=lambda: 5.0, cpu=lambda: 0.0)
-        gate = gate or HarmGate(SPEC.gate)
-        return Publisher(SPEC, learner, gate, lambda block: BlockPredictor(block, SPEC, find), rooms, clocks, slow=slow)
+        clocks = Clocks(now=lambda: 5.0, elapsed=lambda: self.elapsed_s, cpu=lambda: 0.0)
+        learner, gate = self.learner(), gate or HarmGate(self.spec.gate)
+        return Publisher(
+            self.spec, learner, gate, lambda block: BlockPredictor(block, SPEC, find), rooms, clocks, slow=slow
+        )
 
     def leave(self, number: int, frequency: int, *, gained: int = 40) -> None:
         """What a consolidation leaves: heads that learned all recorded steps on the features of this base, and won that
@@ -140,7 +149,7 @@ class House:
 
 
 def run(publisher: Publisher, until: Callable[[], bool] = lambda: False) -> None:
-    while not until() and (publisher.take_up() or publisher.step() or publisher.has_backlog()):
+    while not until() and (publisher.listen() or publisher.take_up() or publisher.step() or publisher.has_backlog()):
         pass
 
 
@@ -257,3 +266,89 @@ def test_the_loop_takes_a_candidate_up_while_events_arrive(tmp_path: Path) -> No
     running.join()
     assert reader.progress().slow.base == IDS[3]
     reader.close()
+
+
+TRIED = msgspec.structs.replace(SPEC.gate, canary=(0.25, 0.75))
+
+
+def say(house: House, **counted: Any) -> None:
+    """Do what a server does, a second later."""
+    house.elapsed_s += 1.0
+    write_counts(house.folder / "canary", Partition(0), Counted(base=IDS[3], counts=CanaryCounts(**counted)))
+
+
+def test_a_better_base_answers_a_share_then_a_larger_one_and_then_everybody(tmp_path: Path) -> None:
+    house = House(tmp_path, TRIED)
+    publisher = house.publisher()
+    publisher.start()
+    house.send(800)
+    run(publisher)
+    house.leave(1, 3)
+    house.send(4000)
+    shares: list[float] = []
+
+    def is_promoted() -> bool:
+        slow = publisher.progress.slow
+        if slow.share not in [0.0, *shares]:
+            shares.append(slow.share)
+            assert not slow.promoted
+            say(house, share=slow.share)
+        return slow.promoted > 0
+
+    run(publisher, until=lambda: bool(is_promoted() or shares))
+    reader = SharedLiveReader(tmp_path / "live")
+    first = reader.beside().block()
+    assert first is not None
+    assert (reader.share(), first.head.base) == (0.25, IDS[3])
+    # A learner that is killed here comes back with the same share, number and bytes.
+    packed = SharedLiveReader(tmp_path / "live-beside").packed()
+    publisher._rooms.journal.close()
+    publisher._rooms.live.try_out(None, 0.0)
+    publisher = house.publisher()
+    publisher.start()
+    assert reader.share() == 0.25
+    assert SharedLiveReader(tmp_path / "live-beside").packed() == packed
+
+    run(publisher, until=is_promoted)
+    slow = publisher.progress.slow
+    assert shares == [0.25, 0.75]
+    assert (slow.base, slow.share, slow.shadow) == (IDS[3], 0.0, 0)
+    assert (reader.share(), publisher._succession.canary.block) == (0.0, None)
+    publisher._rooms.receipts.flush()
+    receipts = publisher._rooms.receipts
+    beside = receipts.receipt(first.head.version)
+    assert (beside.cause, beside.share, beside.base, beside.parent_base) == ("canary", 0.25, IDS[3], "")
+    assert beside.verdict.startswith("The new base answers 0.25 of the traffic: evidence ")
+    promoted = receipts.receipt(slow.promoted)
+    assert promoted.consolidation is not None
+    assert promoted.consolidation.own is not None
+    assert promoted.consolidation.own.low > 0.0
+    assert [fact.share for fact in receipts.facts(9, ["widened"]) if isinstance(fact, Widened)] == [0.75, 0.25]
+    assert not receipts.check()
+    reader.close()
+    publisher.close()
+
+
+def test_a_base_that_servers_cannot_answer_with_goes_without_another_event(tmp_path: Path) -> None:
+    house = House(tmp_path, TRIED)
+    publisher = house.publisher()
+    publisher.start()
+    house.send(800)
+    run(publisher)
+    house.leave(1, 3)
+    house.send(2400)
+    run(publisher, until=lambda: publisher.progress.slow.share > 0.0)
+    served = publisher.progress.version
+    say(house, share=0.25, asked=8, failed=1, failure="a tree fell")
+    assert publisher.listen()
+    slow = publisher.progress.slow
+    assert (slow.share, slow.shadow, slow.promoted, publisher.progress.version) == (0.0, 0, 0, served)
+    assert "a tree fell" in slow.outcome
+    reader = SharedLiveReader(tmp_path / "live")
+    assert reader.share() == 0.0
+    reader.close()
+    publisher._rooms.journal.close()
+    again = house.publisher()
+    again.start()
+    assert again.state_hash() == publisher.state_hash()
+    again.close()

@@ -24,7 +24,7 @@ features: {a: number, b: number}
 label: {name: inside}
 learn: {random_features: 0, half_lives: [64, inf], checkpoint_every: 1s}
 consolidate: {when: WHEN, every_events: 500, replay: 400, max: 4s}
-gate: {good_after_events: 64, shadow_events_max: 400, forgetting_max: 0.9}
+gate: {good_after_events: 64, shadow_events_max: 400, forgetting_max: 0.9, canary: [0.5]}
 """
 
 

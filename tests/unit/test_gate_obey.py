@@ -112,6 +112,19 @@ def test_a_rollback_by_hand_withdraws_what_a_shadow_has_learned_only_where_the_s
         assert (watched.gate.shadow_so_far() is None) == ends
 
 
+def test_a_rollback_by_hand_ends_a_share_of_the_traffic_whatever_is_restored() -> None:
+    watched = Watched(Gate(good_after_events=64, after_rollback="continue", canary=(0.1,)))
+    watched.until_good()
+    watched.gate.begin_shadow(HeldOut(events=10, gained=5, lost=1, forgotten=0.0))
+    widened = next(verdict.shadow for _ in range(100) if (verdict := watched.step()).shadow)
+    assert (widened.action, widened.share) == ("widen", 0.1)
+    verdict = watched.obey("roll_back")
+    assert verdict.shadow is not None
+    assert verdict.shadow.action == "give_up"
+    assert "rolled back by hand" in verdict.shadow.reason
+    assert watched.gate.shadow_so_far() is None
+
+
 def test_a_promotion_by_hand_takes_the_shadow_without_evidence_and_needs_one() -> None:
     watched = Watched()
     assert watched.gate.obey("promote", "promote by ann.") is None

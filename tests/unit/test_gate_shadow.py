@@ -82,7 +82,7 @@ def claim(gained: int = 0, lost: int = 0, forgotten: float = 0.0, **more: Any) -
 
 
 def watch(held_out: HeldOut | None = None, **settings: Any) -> ShadowWatch:
-    found = ShadowWatch(GateSettings(**settings))
+    found = ShadowWatch(GateSettings(**({"canary": ()} | settings)))
     assert found.begin(held_out or claim()) is None
     return found
 
@@ -195,7 +195,7 @@ def test_the_chance_of_luck_is_the_binomial_tail(gained: int, lost: int) -> None
 
 
 def test_forgetting_beyond_the_limit_is_refused_at_once_and_named() -> None:
-    found = ShadowWatch(GateSettings(forgetting_max=0.02))
+    found = ShadowWatch(GateSettings(forgetting_max=0.02, canary=()))
     refused = found.begin(claim(gained=50, forgotten=0.031, forgotten_class="seven"))
     assert refused is not None
     assert refused.action == "give_up"
@@ -208,7 +208,7 @@ class Stream:
     """A gate that sees one step after the other, a shadow among them that is far better."""
 
     def __init__(self, **settings: Any) -> None:
-        self.gate = HarmGate(GateSettings(**settings))
+        self.gate = HarmGate(GateSettings(**({"canary": ()} | settings)))
         assert self.gate.begin_shadow(claim()) is None
 
     def judge(self, served: float = 0.3, shadow: float = 0.0, good: float | None = 0.3, **more: Any) -> Any:
@@ -274,7 +274,7 @@ def test_saved_state_goes_on_to_the_byte() -> None:
     whole, cut = watch(claim(gained=9, lost=2)), watch(claim(gained=9, lost=2))
     served, shadow = losses(rng, 3000, 0.06, 0.3)
     for at in range(0, 3000, 13):
-        fresh = ShadowWatch(GateSettings())
+        fresh = ShadowWatch(GateSettings(canary=()))
         fresh.load(msgspec.msgpack.decode(msgspec.msgpack.encode(cut.save())))
         cut = fresh
         for one in (whole, cut):

@@ -63,7 +63,7 @@ def test_the_gate_rolls_back_at_the_very_event_that_is_counted() -> None:
 def test_a_shadow_is_promoted_at_the_very_event_that_is_counted() -> None:
     x = Rivals(gain=0.05, disagreement=0.2).differences(np.random.default_rng(5), 4_000)
     counted = first_at(GainProcess().course(x), 1.0 / ALPHA)
-    watch = ShadowWatch(GateSettings(alpha=ALPHA))
+    watch = ShadowWatch(GateSettings(alpha=ALPHA, canary=()))
     assert watch.begin(HeldOut(events=1, gained=0, lost=0, forgotten=0.0)) is None
     for difference in x[:counted].tolist():
         watch.take(np.array([max(difference, 0.0)]), np.array([max(-difference, 0.0)]))

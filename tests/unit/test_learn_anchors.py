@@ -18,8 +18,9 @@ from penstock.learn.anchors import CLASS_MIN, Anchors, kept_back
 from penstock.learn.interface import Forgotten
 from penstock.learn.learner import Learner
 from penstock.learn.slow.history import History
+from penstock.publish.entries import Stamp
 from penstock.publish.shadow import Shadows
-from penstock.publish.succession import Stamp, Succession
+from penstock.publish.succession import Succession
 from penstock.spec import ClassName, Feature, Gate, Learn, Spec
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_learner import SmallModel, SmallPredictor

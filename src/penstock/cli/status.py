@@ -142,6 +142,8 @@ def base_line(base: dict[str, Any], now: float) -> str:
     if shadow := base["shadow"]:
         told = f"evidence {shadow['evidence']:.3g} to 1 (gain {shadow['gain']:+.4f} an event)"
         parts.append(f"number {shadow['number']} in shadow for {shadow['events']:,} events, {told}")
+        if canary := base.get("canary"):
+            parts.append(canary_line(canary, now))
     elif base["catching_up"]:
         parts.append(f"number {base['catching_up']} catches up with the stream")
     elif training := base["training"]:
@@ -153,6 +155,15 @@ def base_line(base: dict[str, Any], now: float) -> str:
     elif base["outcome"] and not base["id"]:
         parts.append(base["outcome"])
     return "; ".join(parts)
+
+
+def canary_line(canary: dict[str, Any], now: float) -> str:
+    """What a new base answers."""
+    told = f"on {canary['events']:,} labelled events of its own evidence {canary['evidence']:.3g} to 1"
+    return (
+        f"it answers {canary['share']:.4g} of the traffic as version {canary['version']:,} for "
+        f"{_age(canary['since'], now)}, {told} that it is not much worse (gain {canary['gain']:+.4f})"
+    )
 
 
 def _age(since: float | None, now: float) -> str:

@@ -33,6 +33,8 @@ LINES = (
     ("consolidation_shown", "consolidation"),
     ("consolidation.shadow_events", "events in shadow"),
     ("consolidation.evidence", "evidence of a gain, to 1"),
+    ("share", "share of the traffic"),
+    ("own_shown", "gain where it answered before"),
     ("covers", "learned from the log at"),
     ("events", "events learned since the parent"),
     ("held", "updates held back in between"),
@@ -101,6 +103,9 @@ def sentence(service: str, receipt: dict[str, Any]) -> str:
             return f"{version} restores version {receipt['restores']:,}: {verdict}."
         case "correction":
             return f"{version} makes good what was learned with other labels: {verdict}."
+        case "canary":
+            beside = f"beside version {receipt['parent']:,}"
+            return f"{version} answers {receipt['share']:.4g} of the traffic {beside}: {verdict}."
         case "promotion":
             old = "no base" if not receipt["parent_base"] else f"base {receipt['parent_base'][:12]}"
             return (
@@ -118,6 +123,8 @@ def _readable(receipt: dict[str, Any]) -> dict[str, Any]:
         "weights": receipt["weights"] or None,
         "base_shown": receipt.get("base") or None,
         "parent_base_shown": receipt.get("parent_base") or None,
+        "share": receipt.get("share") or None,
+        "own_shown": _interval((receipt.get("consolidation") or {}).get("own")),
         "consolidation_shown": _consolidation(receipt.get("consolidation")),
         **{f"{name}_shown": _interval(receipt.get(name)) for name in ("loss", "parent_loss", "gain")},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from penstock.gate.interface import Interval
-from penstock.gate.shadow import signed
+from penstock.gate.sequential import signed
 from penstock.learn.interface import Forgotten
 from penstock.spec import Gate as GateSettings
 

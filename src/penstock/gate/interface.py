@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from penstock.events import Strings
 from penstock.learn.interface import Forgotten, Heard, HeldOut
+from penstock.learn.steps import CanaryCounts
 
 Action = Literal["publish", "hold", "roll_back"]
 Order = Literal["roll_back", "promote", "hold", "resume"]
@@ -43,6 +44,8 @@ class Evidence:
     """(n,) of the candidate with a new base; None while there is none."""
     shadow_fault: str = ""
     """What is wrong with it, where something is; it is given up then."""
+    own: NDArray[np.bool_] | None = None
+    """(n,) which events belong to the share of the traffic that it answers; None while it answers none."""
     labelled: int = 0
     """Labelled events of the step, of which these n are a sample."""
     doubted: Heard | None = None
@@ -65,7 +68,8 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
 class ShadowVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a candidate with a new base, and why."""
 
-    action: Literal["promote", "give_up"]
+    action: Literal["widen", "promote", "give_up"]
+    """``widen``: it stays in shadow, and answers ``share`` of the traffic from here on."""
     reason: str
     """One sentence with its numbers, for people."""
     gain: Interval
@@ -74,6 +78,12 @@ class ShadowVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """That it is better than what was served, to 1; may be acted upon from 1 / alpha on."""
     events: int
     """Labelled live events for which it was in shadow."""
+    share: float = 0.0
+    """Of the traffic that it answers after this verdict; 0 where that is none, or all."""
+    own: Interval | None = None
+    """Of the gain where it answers; None before it answers anything."""
+    own_evidence: float = 0.0
+    """That it is not much worse where it answers, at this share, to 1: widened from 1 / alpha on."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +102,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     the step are kept, in place of those of the version that was on probation before. When ``good`` is set as well, the
     older one becomes good first. Only with ``publish``; a ``hold`` or a ``roll_back`` ends the probation."""
     shadow: ShadowVerdict | None = None
-    """What becomes of the shadow; None while that is open. A promotion comes with ``publish`` and ``probation``, and it
-    is the shadow that is published then."""
+    """What becomes of the shadow; None where it stays as it is. A promotion comes with ``publish`` and ``probation``,
+    and it is the shadow that is published then."""
     accepts: str | None = None
     """The class (empty for all) of which what is lost stays lost, because the world has changed or nobody knows it
     better: how often it is answered right is known anew from here."""
@@ -114,8 +124,9 @@ class Gate(Protocol):
         """Sources whose events are to be set aside from now on."""
         ...
 
-    def hear(self, heard: Heard) -> None:
-        """The events of a step that were all set aside: whether their sources are to be believed again."""
+    def hear(self, heard: Heard | CanaryCounts) -> ShadowVerdict | None:
+        """The events of a step that were all set aside: whether their sources are to be believed again. Or what servers
+        have counted of a shadow that answers a share of the traffic, and what becomes of it: it may be given up."""
         ...
 
     def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:

@@ -18,10 +18,11 @@ from penstock.gate.forgetting import ForgettingWatch
 from penstock.gate.guards import weights_fault
 from penstock.gate.interface import Evidence, Interval, Order, ShadowVerdict, Verdict
 from penstock.gate.sequential import HarmProcess, MeanInterval
+from penstock.gate.sequential import signed as _signed
 from penstock.gate.shadow import ShadowWatch
-from penstock.gate.shadow import signed as _signed
 from penstock.gate.sources import SourceWatch
 from penstock.learn.interface import Forgotten, Heard, HeldOut
+from penstock.learn.steps import CanaryCounts
 from penstock.spec import Gate as GateSettings
 
 Array = NDArray[np.float64]
@@ -49,6 +50,7 @@ class _Losses:
     good: Array | None
     probation: Array | None
     shadow: Array | None
+    own: NDArray[np.bool_] | None
 
 
 class HarmGate:
@@ -88,7 +90,7 @@ class HarmGate:
         losses = self._believed(evidence)
         # While updates are held back, what is served stands still, and to be better than that would prove nothing.
         if losses.shadow is not None and not self._holding:
-            self._shadow.take(losses.served, losses.shadow)
+            self._shadow.take(losses.served, losses.shadow, losses.own)
         verdict = self._judge_update(evidence, losses)
         return verdict if evidence.shadow is None else self._judge_shadow(verdict, evidence)
 
@@ -97,10 +99,14 @@ class HarmGate:
         """Sources whose events are to be set aside from now on."""
         return tuple(self._apart)
 
-    def hear(self, heard: Heard) -> None:
-        """The events of a step that were all set aside: whether their sources are to be believed again."""
+    def hear(self, heard: Heard | CanaryCounts) -> ShadowVerdict | None:
+        """The events of a step that were all set aside: whether their sources are to be believed again. Or what servers
+        have counted of a shadow that answers a share of the traffic, and what becomes of it."""
+        if isinstance(heard, CanaryCounts):
+            return self._ended(self._shadow.hear(heard))
         self._watch.take(heard.sources, _bounded(heard.losses), None if heard.good is None else _bounded(heard.good))
         self._forget_quiet()
+        return None
 
     def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:
         """A candidate with a new base is in shadow from here on (None), or is refused (its verdict)."""
@@ -108,12 +114,7 @@ class HarmGate:
 
     def shadow_so_far(self) -> ShadowVerdict | None:
         """The numbers of the shadow as they are, with an empty reason; None where there is none."""
-        watch = self._shadow
-        if not watch.is_on:
-            return None
-        return ShadowVerdict(
-            action="give_up", reason="", gain=watch.gain, evidence=watch.evidence, events=watch.labelled
-        )
+        return self._shadow.so_far if self._shadow.is_on else None
 
     def obey(self, order: Order, told: str) -> Verdict | None:
         """Decide as somebody has ordered, ``told`` being the reason; None where there is no shadow to promote."""
@@ -129,14 +130,15 @@ class HarmGate:
                     return None
                 self._shadow.end()
                 self._holding = ""
-                found = msgspec.structs.replace(so_far, action="promote", reason=told)
+                found = msgspec.structs.replace(so_far, action="promote", reason=told, share=0.0)
                 return self._begin_probation(Verdict(action="publish", reason=told, gain=found.gain, shadow=found))
         verdict = self._roll_back(told, None)
-        if not (self._restore and self._shadow.is_on):
+        # Whoever goes back by hand wants what is new to go, and nothing is newer than what answers a share.
+        if not self._shadow.is_on or not (self._restore or self._shadow.is_answering):
             return verdict
-        gone = self._shadow.judge(0, fault=WITHDRAWN, may_promote=False)
-        self._shadow.end()
-        return msgspec.structs.replace(verdict, shadow=gone)
+        fault = WITHDRAWN if self._restore else "what is served was rolled back by hand"
+        gone = self._shadow.judge(0, fault=fault, may_promote=False)
+        return msgspec.structs.replace(verdict, shadow=self._ended(gone))
 
     def _resume(self, told: str) -> Verdict:
         """Nobody holds updates back by hand any more; where nothing else does either, they are published at once."""
@@ -162,15 +164,21 @@ class HarmGate:
         withdrawn = (verdict.action == "roll_back" and self._restore and evidence.finite) or bool(verdict.take_out)
         fault = evidence.shadow_fault or (WITHDRAWN if withdrawn else "")
         found = self._shadow.judge(labelled, fault=fault, may_promote=may_promote)
+        self._ended(found)
         if found is None:
             return verdict
-        self._shadow.end()
-        if found.action == "give_up":
+        if found.action != "promote":
             return msgspec.structs.replace(verdict, shadow=found)
         # The shadow takes the place of the update, and earns the right to be gone back to like any other version. The
         # last known good stays of the old line.
         promoted = Verdict(action="publish", reason=found.reason, gain=found.gain, shadow=found)
         return self._begin_probation(promoted, good=verdict.good)
+
+    def _ended(self, found: ShadowVerdict | None) -> ShadowVerdict | None:
+        """The same; there is no shadow any more, if it says so."""
+        if found is not None and found.action != "widen":
+            self._shadow.end()
+        return found
 
     def _judge_update(self, evidence: Evidence, losses: _Losses) -> Verdict:
         if losses.good is not None:
@@ -258,6 +266,7 @@ class HarmGate:
             good=None if evidence.good is None else _bounded(evidence.good),
             probation=None if evidence.probation is None else _bounded(evidence.probation),
             shadow=None if evidence.shadow is None else _bounded(evidence.shadow),
+            own=evidence.own,
         )
         believed = self._look_at_sources(evidence, losses)
         if believed is None:
@@ -268,6 +277,7 @@ class HarmGate:
             good=None if losses.good is None else losses.good[believed],
             probation=None if losses.probation is None else losses.probation[believed],
             shadow=None if losses.shadow is None else losses.shadow[believed],
+            own=None if losses.own is None else losses.own[believed],
         )
 
     def _look_at_sources(self, evidence: Evidence, losses: _Losses) -> NDArray[np.bool_] | None:

@@ -347,3 +347,8 @@ class GainProcess:
             # A state of before stakes were bet, whose evidence was another number: the comparison begins again.
             events, total, logs = 0, 0.0, [0.0] * len(STAKED)
         self._events, self._sum, self._logs = int(events), total, logs
+
+
+def signed(gain: Interval) -> str:
+    """An interval in words."""
+    return f"gain {gain.mean:+.4f} an event, {gain.low:+.4f} to {gain.high:+.4f}, on {gain.events} events"

@@ -1,4 +1,5 @@
-"""The shadow: a candidate with a new base learns beside what is served, and is promoted on evidence alone, or given up.
+"""The shadow: a candidate with a new base learns beside what is served, and on evidence alone it answers a share of the
+traffic (`gate.canary`) and is promoted, or is given up.
 
 docs/design/gate.md tells why, and what the guarantees are.
 """
@@ -12,9 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.gate.canary import CanaryWatch
 from penstock.gate.interface import Interval, ShadowVerdict
-from penstock.gate.sequential import GainProcess
+from penstock.gate.sequential import GainProcess, signed
 from penstock.learn.interface import HeldOut
+from penstock.learn.steps import CanaryCounts
 from penstock.spec import Gate as GateSettings
 
 Array = NDArray[np.float64]
@@ -37,6 +40,7 @@ class ShadowWatch:
         self._better = GainProcess()
         self._worse = GainProcess()
         self._not_worse = GainProcess()
+        self._canary = CanaryWatch(settings)
 
     @property
     def is_on(self) -> bool:
@@ -59,16 +63,33 @@ class ShadowWatch:
         self._claim = None
         self._labelled = 0
         self._better, self._worse, self._not_worse = GainProcess(), GainProcess(), GainProcess()
+        self._canary.end()
 
-    def take(self, served: Array, shadow: Array) -> None:
-        """(n,) losses in [0, 1] of what is served and of the shadow on events that neither has learned."""
+    def take(self, served: Array, shadow: Array, own: NDArray[np.bool_] | None = None) -> None:
+        """(n,) losses in [0, 1] of what is served and of the shadow on events that neither has learned, and which of
+        them belong to the share that it answers."""
         gain = served - shadow
         self._better.take(gain)
         self._worse.take(-gain)
         self._not_worse.take((gain + MARGIN) / (1.0 + MARGIN))
+        if own is not None:
+            self._canary.take(served[own], shadow[own])
+
+    def hear(self, counts: CanaryCounts) -> ShadowVerdict | None:
+        """What servers have counted of its answers, and its end where they cannot live with it. Its share becomes wider
+        with a step alone."""
+        if not self._canary.is_on:
+            return None
+        self._canary.hear(counts)
+        return self._judge_canary(0, may_widen=False)
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether it answers a share of the traffic."""
+        return self._canary.is_on
 
     def judge(self, labelled: int, *, fault: str, may_promote: bool) -> ShadowVerdict | None:
-        """What becomes of it after ``labelled`` more labelled events; None while that is open."""
+        """What becomes of it after ``labelled`` more labelled events; None where it stays as it is."""
         assert self._claim is not None, "there is no shadow"
         self._labelled += labelled
         enough = 1.0 / self._alpha
@@ -78,14 +99,17 @@ class ShadowWatch:
             return self._given_up(
                 f"evidence {self._worse.value:.3g} to 1 that it is worse than what is served ({self._told})"
             )
+        if self._canary.is_on:
+            # It is known to be better; what is open is what comes of its being served.
+            return self._judge_canary(labelled, may_widen=may_promote)
         if may_promote and self._better.value >= enough:
-            return self._promoted(
+            return self._proved(
                 f"evidence {self._better.value:.3g} to 1 that it is better than what was served ({self._told})"
             )
         if may_promote and self._not_worse.value >= enough and self._worse.value < 1.0 and self._has_won_elsewhere:
             claim = self._claim
             chance = chance_of_luck(claim.gained, claim.lost)
-            return self._promoted(
+            return self._proved(
                 f"of {claim.events} held-out old events it answers {claim.gained} better and {claim.lost} worse, which "
                 f"luck would give with a chance of {chance:.2g}, and it is not worse by {MARGIN:g} than what was "
                 f"served, with evidence {self._not_worse.value:.3g} to 1 ({self._told})"
@@ -98,14 +122,9 @@ class ShadowWatch:
         return None
 
     @property
-    def labelled(self) -> int:
-        """Labelled events since it began."""
-        return self._labelled
-
-    @property
-    def evidence(self) -> float:
-        """That it is better than what is served, to 1."""
-        return self._better.value
+    def so_far(self) -> ShadowVerdict:
+        """The numbers as they are, with an empty reason."""
+        return msgspec.structs.replace(self._verdict("give_up", ""), share=self._canary.share)
 
     @property
     def gain(self) -> Interval:
@@ -123,6 +142,7 @@ class ShadowWatch:
             "better": self._better.save(),
             "worse": self._worse.save(),
             "not_worse": self._not_worse.save(),
+            "canary": self._canary.save(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -132,6 +152,9 @@ class ShadowWatch:
         self._better.load(state["better"])
         self._worse.load(state["worse"])
         self._not_worse.load(state["not_worse"])
+        if "canary" in state:
+            # A state of before there were any has none.
+            self._canary.load(state["canary"])
 
     @property
     def _has_won_elsewhere(self) -> bool:
@@ -141,8 +164,26 @@ class ShadowWatch:
     def _told(self) -> str:
         return signed(self.gain)
 
-    def _promoted(self, reason: str) -> ShadowVerdict:
-        return self._verdict("promote", f"The new base is promoted: {reason}.")
+    def _proved(self, told: str) -> ShadowVerdict:
+        """It is better: its first share of the traffic, or all."""
+        if not self._canary.is_wanted:
+            return self._verdict("promote", f"The new base is promoted: {told}.")
+        self._canary.begin()
+        return self._verdict("widen", f"The new base answers {self._canary.share:.4g} of the traffic: {told}.")
+
+    def _judge_canary(self, labelled: int, *, may_widen: bool) -> ShadowVerdict | None:
+        move = self._canary.judge(labelled, may_widen=may_widen)
+        if move is None:
+            return None
+        match move.to:
+            case "nothing":
+                return self._given_up(move.reason)
+            case "widen":
+                return self._verdict(
+                    "widen", f"The new base answers {self._canary.share:.4g} of the traffic: {move.reason}."
+                )
+            case "everywhere":
+                return self._verdict("promote", f"The new base is promoted: {move.reason}.")
 
     def _given_up(self, reason: str) -> ShadowVerdict:
         return self._verdict("give_up", f"The new base is given up: {reason}.")
@@ -154,6 +195,9 @@ class ShadowWatch:
             gain=self.gain,
             evidence=self._better.value,
             events=self._labelled,
+            share=self._canary.share if action == "widen" else 0.0,
+            own=self._canary.gain if self._canary.is_on else None,
+            own_evidence=self._canary.evidence if self._canary.is_on else 0.0,
         )
 
 
@@ -170,8 +214,3 @@ def chance_of_luck(gained: int, lost: int) -> float:
         term *= (n - won) / (won + 1)
         total += term
     return min(1.0, math.exp(log_term + math.log(total)))
-
-
-def signed(gain: Interval) -> str:
-    """An interval in words."""
-    return f"gain {gain.mean:+.4f} an event, {gain.low:+.4f} to {gain.high:+.4f}, on {gain.events} events"

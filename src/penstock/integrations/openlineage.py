@@ -49,6 +49,8 @@ class OpenLineageWitness:
         self._span: Receipt | None = None
         self._waiting: queue.Queue[Callable[[], Any] | None] = queue.Queue(waiting_max)
         self._close_s = close_s
+        self._share = 0.0
+        """Of the traffic, what the newest told canary answers."""
         self._counted = {outcome: openlineage_counter(spec.name, outcome) for outcome in ("sent", "failed", "dropped")}
         self.counts = dict.fromkeys(self._counted, 0)
         """Events that were sent, that could not be sent, and that had no room to wait."""
@@ -60,7 +62,11 @@ class OpenLineageWitness:
         for receipt in receipts:
             if receipt.cause == "update":
                 self._span = receipt if self._span is None else merge(self._span, receipt)
+            elif receipt.cause == "canary" and receipt.share == self._share:
+                # It comes with every update; a run is its first version at each share.
+                continue
             else:
+                self._share = receipt.share
                 self._end_span("")
                 self._hand_over(partial(self._events.of_release, receipt))
         for fact in facts:
@@ -136,7 +142,7 @@ class _Events:
         return self._of_versions("learn", span, state)
 
     def of_release(self, receipt: Receipt) -> Any:
-        """A start, a rollback or a promotion."""
+        """A start, a rollback, a promotion, or a share of the traffic that a canary answers."""
         return self._of_versions("release", receipt, "")
 
     def of_consolidation(self, fact: Consolidated | GivenUp) -> Any:

@@ -121,9 +121,6 @@ class JoinWindow:
             joined += self._take_predictions(batch, partition, first)
         else:
             joined += self._take_feedback(batch, partition, first)
-        if len(joined) > 1 and any(part.versions is None for part in joined):
-            # Which version answered is known of predictions alone.
-            joined = [replace(part, versions=None) for part in joined]
         return concatenate(joined) if joined else None
 
     def take_amendments(self) -> list[Amendment]:

@@ -102,6 +102,8 @@ class Learner:
         """Takes the events that are not learned so that forgetting is seen; None where nobody looks."""
         self.doubted: Collection[str | None] = ()
         """Sources that are not believed at the moment."""
+        self.keeps_versions = False
+        """Whether it is to be known of joined predictions which version answered."""
         self.behind = False
         """Whether the newest step left events for later that were durable when it was formed."""
         self.pace = Pace(spec.learn.step_max, spec.learn.catch_up_s)
@@ -265,8 +267,8 @@ class Learner:
                 batch = placed(batch, partition, range(first, first + len(batch)))
                 joined = self.join.take(batch, partition, first, appended)
                 if joined is not None:
-                    # Which version answered is known of joined predictions alone, and nothing is learned from it.
-                    learnable.append(replace(joined, versions=None))
+                    # Nothing is learned from which version answered.
+                    learnable.append(joined if self.keeps_versions else replace(joined, versions=None))
                 self.log_time = max(self.log_time, appended)
         amended = self.join.take_amendments()
         if self.anchors is not None and amended:

@@ -40,8 +40,9 @@ def nothing(action: str) -> None:
 class ShadowStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """What became of a candidate with a new base."""
 
-    what: Literal["adopted", "promoted", "given_up"]
-    """``adopted`` put it in shadow: from the next step on it learns what the learner learns."""
+    what: Literal["adopted", "widened", "promoted", "given_up"]
+    """``adopted`` put it in shadow: from the next step on it learns what the learner learns. ``widened``: from then on
+    it answers ``share`` of the traffic."""
     number: int
     """Of the consolidation."""
     base: str
@@ -67,6 +68,31 @@ class ShadowStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     cpu_s: float = 0.0
     trained_until: tuple[tuple[Partition, Offset], ...] = ()
     """Of each partition, the offset before which those events stand."""
+    share: float = 0.0
+    """Of the traffic that it answers after this; 0 where it answers none, or all."""
+    own: tuple[float, float, float, int] | None = None
+    """The interval on the share that it answered until then; None where it answered none."""
+
+
+class CanaryCounts(msgspec.Struct, frozen=True, array_like=True):
+    """What servers have counted of a candidate that answers a share of the traffic, since it began."""
+
+    share: float = 0.0
+    """The largest share that a server has handed out."""
+    asked: int = 0
+    """Events that were to be predicted, by whatever version."""
+    answered: int = 0
+    """Those that the candidate has answered."""
+    failed: int = 0
+    """Times that it could not, and what was served answered instead."""
+    not_finite: int = 0
+    """Answers that were not finite; what was served answered instead."""
+    timed: int = 0
+    """Comparisons of the time for an answer with that of what was served, on the same rows."""
+    slow: int = 0
+    """Those in which the candidate took longer than it may."""
+    failure: str = ""
+    """Why it could not answer, the newest time."""
 
 
 OrderName = Literal["roll_back", "promote", "hold", "resume"]
@@ -168,6 +194,11 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """In the first entry that is not what was first recorded there."""
     corrected: CorrectedStep | None = None
     """What an entry without ranges has made good."""
+    tried: Version = Version(0)
+    """The number under which a candidate answers a share of the traffic, as it is after the step; 0 where the step did
+    not expose one."""
+    heard: CanaryCounts | None = None
+    """What servers said of that candidate, in an entry without ranges."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:

@@ -27,6 +27,7 @@ from penstock.facts import (
     SetAside,
     ShadowStarted,
     TakenOut,
+    Widened,
 )
 from penstock.gate.interface import Interval
 from penstock.learn.checkpoint import Checkpoint
@@ -82,6 +83,14 @@ class _Open(msgspec.Struct, kw_only=True):
     aside: dict[str, int] = {}
 
 
+class _Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What answers a share of the traffic."""
+
+    base: str
+    share: float
+    why: str
+
+
 class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     version: Version
     held: int
@@ -92,6 +101,8 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     aside: list[tuple[str, str | None, int]] = []
     """Reason, source and events that were set aside, the newest last."""
     withdrawn: Version = Version(0)
+    tried: Version = Version(0)
+    trial: _Trial | None = None
 
 
 class Account:
@@ -107,6 +118,9 @@ class Account:
         """Name of what the learner runs on."""
         self._base = ""
         self._withdrawn = Version(0)
+        self._tried = Version(0)
+        """The newest number under which a candidate has answered a share of the traffic."""
+        self._trial: _Trial | None = None
         self._open = _Open()
         self._aside: dict[tuple[str, str | None], int] = {}
 
@@ -118,7 +132,7 @@ class Account:
     @property
     def highest(self) -> Version:
         """The newest number that a version has had: one that an erasure has withdrawn is never given again."""
-        return max(self.version, self._withdrawn)
+        return max(self.version, self._withdrawn, self._tried)
 
     def withdraw(self, erasure: Erasure) -> None:
         """The versions that there were beyond what is served are no more."""
@@ -136,7 +150,7 @@ class Account:
         """One receipt for all versions that are withdrawn: what theirs said was of the events that are gone, too."""
         number, at = erasure.number, erasure.at
         self.withdraw(erasure)
-        if self.highest == self.version:
+        if erasure.withdrawn <= self.version:
             return [], []
         receipt = Receipt(
             version=erasure.withdrawn,
@@ -180,14 +194,36 @@ class Account:
         receipt = self._receipt(step)
         self.version, self._base = step.version, step.base
         self._open = _Open()
-        return [receipt], [self._exposed(step, receipt), *facts]
+        return [receipt, *self._tried_out(step)], [self._exposed(step, receipt), *facts]
+
+    def _tried_out(self, step: Step) -> list[Receipt]:
+        """The receipt of what answers a share of the traffic beside the version that the step made."""
+        if not step.tried or self._trial is None:
+            return []
+        self._tried = step.tried
+        return [
+            Receipt(
+                version=step.tried,
+                parent=step.version,
+                cause="canary",
+                ranges=(),
+                events=0,
+                verdict=self._trial.why,
+                time=step.time,
+                cpu_s=0.0,
+                base=self._trial.base,
+                parent_base=step.base,
+                environment=self.environment,
+                share=self._trial.share,
+            )
+        ]
 
     def _receipt(self, step: Step) -> Receipt:
         since, shadow = self._open, step.shadow
         promoted = shadow if shadow is not None and shadow.what == "promoted" else None
         return Receipt(
             version=step.version,
-            parent=self.highest,
+            parent=max(self.version, self._withdrawn),
             cause="promotion" if promoted else "correction" if step.corrected else _CAUSES[step.action],
             restores=step.restored,
             ranges=tuple(since.ranges),
@@ -288,7 +324,7 @@ class Account:
             return []
         number, base, events, reason = shadow.number, shadow.base, shadow.events, shadow.reason
         facts: list[Fact] = []
-        if not step.ranges and step.hand is None:
+        if not step.ranges and step.hand is None and step.heard is None:
             facts.append(
                 Consolidated(
                     at=at,
@@ -301,7 +337,22 @@ class Account:
                     cpu_s=shadow.cpu_s,
                 )
             )
+        self._trial = None
         match shadow.what:
+            case "widened":
+                self._trial = _Trial(base=base, share=shadow.share, why=reason)
+                facts.append(
+                    Widened(
+                        at=at,
+                        service=service,
+                        number=number,
+                        base=base,
+                        version=step.version,
+                        share=shadow.share,
+                        events=events,
+                        reason=reason,
+                    )
+                )
             case "adopted":
                 facts.append(ShadowStarted(at=at, service=service, number=number, base=base, version=step.version))
             case "promoted":
@@ -331,6 +382,8 @@ class Account:
             environment=self.environment,
             aside=[(reason, source, count) for (reason, source), count in self._aside.items()],
             withdrawn=self._withdrawn,
+            tried=self._tried,
+            trial=self._trial,
         )
         plain: dict[str, Any] = msgspec.to_builtins(saved)
         return plain
@@ -339,7 +392,7 @@ class Account:
         saved = msgspec.convert(state, _Saved)
         self.version, self.held, self.rollbacks = saved.version, saved.held, saved.rollbacks
         self._open, self._base, self.environment = saved.open, saved.base, saved.environment
-        self._withdrawn = saved.withdrawn
+        self._withdrawn, self._tried, self._trial = saved.withdrawn, saved.tried, saved.trial
         self._aside = {(reason, source): count for reason, source, count in saved.aside}
 
 
@@ -391,4 +444,5 @@ def _consolidation(shadow: ShadowStep) -> Consolidation:
         evidence=shadow.evidence,
         seconds=shadow.seconds,
         cpu_s=shadow.cpu_s,
+        own=_interval(shadow.own),
     )

@@ -22,8 +22,14 @@ class ShadowLosses:
     """What is wrong with it, where something is."""
 
 
-def evidence_of(taken: Taken, shadow: ShadowLosses | None, forgotten: Forgotten | None = None) -> Evidence | None:
-    """The losses on the events that are compared; None for a step without a labelled event."""
+def evidence_of(
+    taken: Taken,
+    shadow: ShadowLosses | None,
+    forgotten: Forgotten | None = None,
+    own: NDArray[np.bool_] | None = None,
+) -> Evidence | None:
+    """The losses on the events that are compared, ``own`` saying of each whether it belongs to the share of the traffic
+    that the shadow answers; None for a step without a labelled event."""
     if taken.learned is None or taken.batch is None or taken.served is None:
         return None
     candidate, served, sources = taken.learned.losses, taken.served, taken.batch.sources
@@ -46,6 +52,7 @@ def evidence_of(taken: Taken, shadow: ShadowLosses | None, forgotten: Forgotten 
         jump=taken.learned.jump,
         shadow=of_shadow,
         shadow_fault="" if shadow is None else shadow.fault,
+        own=own,
         labelled=len(taken.batch),
         doubted=taken.doubted,
         forgotten=forgotten,

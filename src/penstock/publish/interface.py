@@ -13,6 +13,7 @@ from penstock.facts import Fact
 from penstock.gate.interface import Interval
 from penstock.learn.interface import Block, Forgotten, State
 from penstock.learn.quarantine import AsideCounts
+from penstock.learn.steps import CanaryCounts
 
 
 class SlowTier(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +38,20 @@ class SlowTier(msgspec.Struct, frozen=True, kw_only=True):
     """That the shadow is better than what is served, to 1."""
     gain: float = 0.0
     """Mean loss of what is served minus that of the shadow, an event."""
+    share: float = 0.0
+    """Of the traffic that the shadow answers; 0 while it answers none."""
+    share_since: float = 0.0
+    """Seconds since 1970."""
+    share_version: Version = Version(0)
+    """The number under which it answers."""
+    share_events: int = 0
+    """Labelled events of its share."""
+    share_evidence: float = 0.0
+    """That it is not much worse on them, at this share, to 1."""
+    share_gain: float = 0.0
+    """Mean loss of what is served minus its own on them, an event."""
+    share_counts: CanaryCounts = CanaryCounts()
+    """What servers have counted of its answers."""
     settled: int = 0
     """The number of the newest consolidation that was adopted or refused."""
     settled_events: int = 0
@@ -157,6 +172,8 @@ class Consolidation(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
     trained_until: tuple[tuple[Partition, Offset], ...] = ()
     """Of each partition, the offset before which those events stand."""
+    own: Interval | None = None
+    """The gain on the share of the traffic that it answered before; None where it answered none."""
 
 
 class ByHand(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,8 +190,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     version: Version
     parent: Version
-    cause: Literal["update", "rollback", "start", "promotion", "correction", "erasure"]
-    """``erasure``: not the version of this number alone, but all since the parent were withdrawn."""
+    cause: Literal["update", "rollback", "start", "promotion", "correction", "erasure", "canary"]
+    """``canary``: it answers a share of the traffic beside the version before it, and has learned the same events.
+    ``erasure``: not the version of this number alone, but all since the parent were withdrawn."""
     restores: Version | None = None
     """The version that a rollback went back to."""
     ranges: tuple[Range, ...]
@@ -202,6 +220,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The same of the parent."""
     consolidation: Consolidation | None = None
     """What a promotion rests on, beside the gain."""
+    share: float = 0.0
+    """Of the traffic that a canary answers from this version on."""
     environment: str = ""
     """Name of what it was made on (`publish.environment`): software, service file and machine."""
     hand: ByHand | None = None
@@ -213,6 +233,10 @@ class LiveWeights(Protocol):
 
     def publish(self, block: Block, progress: Progress) -> None:
         """Replace what is served; a reader sees the old block or the new one, never a part of each."""
+        ...
+
+    def try_out(self, block: Block | None, share: float) -> None:
+        """Have this block answer a share of the traffic, beside what is served; with None nothing answers beside it."""
         ...
 
     def report(self, progress: Progress) -> None:
@@ -231,6 +255,14 @@ class LiveReader(Protocol):
 
     def block(self) -> Block | None:
         """The newest block, copied out whole, or None before the first."""
+        ...
+
+    def share(self) -> float:
+        """Of the traffic, what another block answers; 0 where there is none."""
+        ...
+
+    def beside(self) -> LiveReader:
+        """Reads that block and its version."""
         ...
 
     def progress(self) -> Progress: ...

@@ -8,11 +8,15 @@ writer dies:
     control   0  magic            64  record 0      128  record 1
               8  version          4096  progress 0  4096 + 65536  progress 1
               16 time of the last report, in nanoseconds of the machine's monotonic clock
+              24 share of the traffic that a second block answers, in billionths
     data      0  block 0          capacity  block 1
 
 A reader takes the record with the higher sequence among those whose checksum is right, copies the block out and
 compares the block's checksum; where the writer has overtaken it twice meanwhile, it simply looks again. A block that
 outgrows its slot goes into a new data file with a higher generation in its name.
+
+A second block that answers a share of the traffic has two such files of its own, whose names have ``-beside`` in them;
+the share stands with the first, so that whoever answers from one block alone looks at nothing else.
 """
 
 from __future__ import annotations
@@ -34,12 +38,14 @@ from penstock.events import Version
 from penstock.learn.block import pack, unpack
 from penstock.learn.interface import Block
 from penstock.learn.steps import Reached, nothing
-from penstock.publish.interface import Progress
-from penstock.publish.live_files import data_file, data_files
+from penstock.publish.interface import LiveReader, Progress
+from penstock.publish.live_files import beside_path, data_file, data_files
 
 MAGIC = b"PSTKLV\x00\x01"
 _VERSION_AT = 8
 _REPORTED_AT = 16
+_SHARE_AT = 24
+BILLION = 1_000_000_000
 _RECORDS_AT = (64, 128)
 _RECORD = struct.Struct("<QQIIQI")
 """Sequence, version, generation, slot, size and CRC-32 of the block; the record's own CRC-32 follows."""
@@ -100,8 +106,20 @@ class SharedLiveWeights:
         self._remove_other_generations()
         told = _newest_progress(self._control)
         self._progress_sequence = told.sequence if told else 0
+        self._beside: SharedLiveWeights | None = None
 
     def publish(self, block: Block, progress: Progress) -> None:
+        self._write(block)
+        self.report(progress)
+
+    def try_out(self, block: Block | None, share: float) -> None:
+        if block is not None and share > 0.0:
+            self._beside = self._beside or SharedLiveWeights(beside_path(self.path), self._reached)
+            self._beside._write(block)
+        self._version[_SHARE_AT // 8] = 0 if block is None else round(share * BILLION)
+        self._reached("live.share")
+
+    def _write(self, block: Block) -> None:
         buffers = pack(block)
         version, size, checksum = int(block.head.version), 0, 0
         for buffer in buffers:
@@ -128,7 +146,6 @@ class SharedLiveWeights:
         self._reached("live.version")
         if grown:
             self._remove_other_generations()
-        self.report(progress)
 
     def report(self, progress: Progress) -> None:
         payload = _encode(progress)
@@ -148,6 +165,8 @@ class SharedLiveWeights:
         self._control.close()
         if self._data is not None:
             self._data.close()
+        if self._beside is not None:
+            self._beside.close()
 
     def _grow(self, size: int) -> None:
         """A new data file with room for half as much again. The old one stays until the record points to the new."""
@@ -180,6 +199,7 @@ class SharedLiveReader:
         self._inode = 0
         self._data: mmap.mmap | None = None
         self._generation = 0
+        self._beside: SharedLiveReader | None = None
         self._attach()
 
     def version(self) -> Version:
@@ -190,6 +210,14 @@ class SharedLiveReader:
             numbers = self._numbers
             assert numbers is not None
         return Version(numbers[1])
+
+    def share(self) -> float:
+        numbers = self._numbers
+        return numbers[_SHARE_AT // 8] / BILLION if numbers is not None else 0.0
+
+    def beside(self) -> LiveReader:
+        self._beside = self._beside or SharedLiveReader(beside_path(self.path))
+        return self._beside
 
     def block(self) -> Block | None:
         """Raises LiveWeightsDamaged when no whole block is found in many tries."""
@@ -248,7 +276,9 @@ class SharedLiveReader:
         for mapped in (self._control, self._data):
             if mapped is not None:
                 mapped.close()
-        self._control = self._data = self._numbers = None
+        if self._beside is not None:
+            self._beside.close()
+        self._control = self._data = self._numbers = self._beside = None
         self._generation = 0
 
     def _attach(self) -> bool:

@@ -18,9 +18,15 @@ def live_path(data: Path, service: str) -> Path:
 
 def remove_live(path: Path) -> None:
     """Remove the files when the service was shut down; processes that still map them keep what they see."""
-    path.unlink(missing_ok=True)
-    for data in data_files(path):
-        data.unlink(missing_ok=True)
+    for control in (path, beside_path(path)):
+        control.unlink(missing_ok=True)
+        for data in data_files(control):
+            data.unlink(missing_ok=True)
+
+
+def beside_path(path: Path) -> Path:
+    """The control file of what answers a share of the traffic beside it."""
+    return path.with_name(f"{path.name}-beside")
 
 
 def data_file(path: Path, generation: int) -> Path:

@@ -12,18 +12,21 @@ from collections.abc import Callable
 from typing import Protocol
 
 from penstock.errors import StepsCorrupt
+from penstock.events import Version
 from penstock.facts import CheckpointUnreadable, Fact, Restarted
 from penstock.gate.interface import Gate
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.steps import Reached, Step, nothing
 from penstock.publish.account import refill_receipts
+from penstock.publish.canary_counts import read_counts
+from penstock.publish.entries import Stamp, demand_same
 from penstock.publish.interface import Progress, Receipt
 from penstock.publish.orders import Answer, answer, next_order
 from penstock.publish.rooms import SYSTEM, Clocks, Rooms, SlowRooms
 from penstock.publish.shadow import Shadows
 from penstock.publish.snapshots import thin
-from penstock.publish.succession import Stamp, Succession, demand_same, state_hash
+from penstock.publish.succession import Succession, state_hash
 from penstock.publish.wishes import granted, next_wish
 from penstock.spec import Spec
 
@@ -36,6 +39,8 @@ ROUND_S = 0.02
 """How long steps of a backlog are gathered before they are recorded and exposed: each on its own would wait for the
 disk as long as it takes to learn."""
 ROUND_STEPS = 64
+LISTEN_EVERY_S = 0.25
+"""Between two looks at what servers say of a candidate that answers a share of the traffic."""
 CORRECTING_SHARE = 0.2
 """Of the time, for learning again what was learned with labels that are other ones now: a flood of corrections leaves
 four fifths of it to what is new."""
@@ -82,6 +87,9 @@ class Publisher:
         self._sealed = ""
         """The hash of the newest checkpoint's state, until an entry says it."""
         self._environment = environment
+        self._shown: tuple[Version, float] | None = None
+        """Under which number a candidate answers which share, as servers were told last; None before they were."""
+        self._listen_after = 0.0
 
     # The protocol of a step ------------------------------------------------------------------------------------------
 
@@ -124,10 +132,7 @@ class Publisher:
         # 3. Record what was taken and decided. From here on the steps have happened.
         self._rooms.journal.append(*entries)
         # 4. Expose the result.
-        if block is None:
-            self._rooms.live.report(self.progress)
-        else:
-            self._rooms.live.publish(block, self.progress)
+        self._expose(block, self.progress)
         self._reached("step.exposed")
         # 5. Account for it. The journal is the truth, so this may lag behind and be lost.
         self._tell(receipts, facts)
@@ -173,10 +178,7 @@ class Publisher:
         self._reached("correction.recorded")
         # 4. Expose the result, and account for it.
         progress = self._enter(entry)
-        if block is None:
-            self._rooms.live.report(progress)
-        else:
-            self._rooms.live.publish(block, progress)
+        self._expose(block, progress)
         self._rooms.corrected(self._clocks.cpu() - cpu_s)
         self._reached("correction.exposed")
         # 5. Write a checkpoint when one is due.
@@ -207,10 +209,7 @@ class Publisher:
             self._reached("wish.recorded")
             # 4. Expose the result, and account for it.
             progress = self._enter(entry)
-            if block is None:
-                self._rooms.live.report(progress)
-            else:
-                self._rooms.live.publish(block, progress)
+            self._expose(block, progress)
             self._reached("wish.exposed")
             if entry.checkpoint_due:
                 self.checkpoint()
@@ -243,10 +242,7 @@ class Publisher:
                 self._reached("order.recorded")
                 # 4. Expose the result, and account for it.
                 progress = self._enter(entry)
-                if block is None:
-                    self._rooms.live.report(progress)
-                else:
-                    self._rooms.live.publish(block, progress)
+                self._expose(block, progress)
                 self._reached("order.exposed")
                 said, checkpoint_due = self._succession.hand.answer_to(file.stem), True
         # 5. Answer. After a crash before this the order is found again, and answered as it was obeyed.
@@ -255,6 +251,32 @@ class Publisher:
         self._reached("order.answered")
         # 6. Write a checkpoint, so that a restart need not go back once more.
         if checkpoint_due:
+            self.checkpoint()
+        return True
+
+    def listen(self) -> bool:
+        """Hear what servers say of a candidate that answers a share of the traffic. Returns whether that was
+        recorded."""
+        canary, now = self._succession.canary, self._clocks.elapsed()
+        if canary.block is None or self._rooms.canary is None or now < self._listen_after:
+            return False
+        self._listen_after = now + LISTEN_EVERY_S
+        counts = read_counts(self._rooms.canary, canary.block.head.base)
+        if counts == canary.heard:
+            return False
+        # 1. What was taken stands before it.
+        self._record_pending()
+        # 2. Decide, in memory, whether it may go on.
+        number = self._rooms.journal.last + 1
+        entry = self._succession.hear(counts, lambda ended: self._stamp(number, ended))
+        self._reached("canary.decided")
+        # 3. Record it. From here on it has happened.
+        self._rooms.journal.append(entry)
+        self._reached("canary.recorded")
+        # 4. Expose the result, and account for it.
+        self._expose(None, self._enter(entry))
+        self._reached("canary.exposed")
+        if entry.checkpoint_due:
             self.checkpoint()
         return True
 
@@ -316,7 +338,7 @@ class Publisher:
         if self._succession.account.version == 0:
             entry, block = self._succession.begin(self._stamp(1, due=False))
             self._rooms.journal.append(entry)
-            self._rooms.live.publish(block, self._enter(entry))
+            self._expose(block, self._enter(entry))
         else:
             restarted = Restarted(
                 at=self._clocks.now(), service=self._spec.name, process="learner", replayed_events=replayed
@@ -325,7 +347,7 @@ class Publisher:
             # What was ordered meanwhile comes first: what somebody wants to have withdrawn is not served again.
             while self.obey():
                 pass
-            self._rooms.live.publish(self._succession.line.block, self.progress)
+            self._expose(self._succession.line.block, self.progress)
         self._reached("start.exposed")
         if owed:
             # The receipt of a version may say that it is materialised, and the process ended before it was.
@@ -339,6 +361,7 @@ class Publisher:
         while not stop.is_set():
             self.take_up()
             self.obey()
+            self.listen()
             self.grant()
             self.correct()
             if self._learner.wait(0.0 if self._shadows.is_catching_up else IDLE_S):
@@ -381,6 +404,18 @@ class Publisher:
         """The journal's entry for a step and the block that it publishes."""
         number = number or self._rooms.journal.last + 1
         return self._succession.decide(taken, lambda ended: self._stamp(number, ended or self._is_checkpoint_due()))
+
+    def _expose(self, block: Block | None, progress: Progress) -> None:
+        """Let servers answer with this block, if there is a new one, and a share of the traffic with what is tried out
+        beside it."""
+        if block is None:
+            self._rooms.live.report(progress)
+        else:
+            self._rooms.live.publish(block, progress)
+        canary = self._succession.canary
+        if self._shown != (canary.version, canary.share):
+            self._rooms.live.try_out(canary.block, canary.share)
+            self._shown = canary.version, canary.share
 
     def _record_pending(self) -> None:
         taken = self._learner.flush()

@@ -117,7 +117,7 @@ def highest_version(folder: Path, service: str) -> Version:
     finally:
         receipts.close()
     for entry in RecordedSteps(folder / "steps").entries():
-        highest = max(highest, entry.version, entry.erasure.withdrawn if entry.erasure else Version(0))
+        highest = max(highest, entry.version, entry.tried, entry.erasure.withdrawn if entry.erasure else Version(0))
     return highest
 
 
@@ -305,7 +305,8 @@ class Rebuild:
         shadow, hand = recorded.shadow, recorded.hand
         if hand is not None and hand.version is not None:
             hand = msgspec.structs.replace(hand, version=self._served.get(hand.version, hand.version))
-        if shadow is not None and hand is None and not recorded.ranges and recorded.number >= self._start.first_taken:
+        adopts = shadow is not None and hand is None and recorded.heard is None and not recorded.ranges
+        if shadow is not None and adopts and recorded.number >= self._start.first_taken:
             shadow = ShadowStep(what="given_up", number=shadow.number, base="", reason=STARTS_ANEW)
         here = self._environment(recorded.environment or replay.environment)
         return msgspec.structs.replace(

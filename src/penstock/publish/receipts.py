@@ -67,6 +67,7 @@ _decode_fact = msgspec.msgpack.Decoder(
     | fact_types.Drifted
     | fact_types.Consolidated
     | fact_types.ShadowStarted
+    | fact_types.Widened
     | fact_types.Promoted
     | fact_types.GivenUp
 ).decode
@@ -137,7 +138,9 @@ class SqliteReceipts:
         return Version(rows[0][0] or 0 if rows else 0)
 
     def receipt(self, version: Version) -> Receipt:
-        rows = self._ask("SELECT body FROM receipts WHERE version >= ? AND parent < ? LIMIT 1", (version, version))
+        rows = self._ask(
+            "SELECT body FROM receipts WHERE version >= ? AND parent < ? ORDER BY version LIMIT 1", (version, version)
+        )
         if not rows:
             raise UnknownVersion(service=self._service, version=version)
         return _decode_receipt(rows[0][0])
@@ -167,7 +170,8 @@ class SqliteReceipts:
         except msgspec.MsgspecError as error:
             return [f"a row cannot be decoded: {error}"]
         for newer, older in pairwise(receipts):
-            if newer.parent != older.version:
+            # What answers a share of the traffic has no successor: what is served follows what was served.
+            if newer.parent != (older.parent if older.cause == "canary" else older.version):
                 faults.append(
                     f"version {newer.version} follows {newer.parent}, and the receipt before is {older.version}"
                 )
@@ -257,6 +261,10 @@ def _thin_receipts(connection: sqlite3.Connection, newest: Version) -> None:
     changed: dict[int, Receipt] = {}
     for (body,) in rows:
         receipt = _decode_receipt(body)
+        if receipt.cause == "canary":
+            # So old, it says nothing that the receipt of the version after it and the facts do not.
+            gone.append((receipt.version,))
+            continue
         if span is not None and _may_merge(span, receipt, newest):
             gone.append((span.version,))
             changed.pop(span.version, None)

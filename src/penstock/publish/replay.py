@@ -17,9 +17,10 @@ from penstock.learn.amended import Amendments
 from penstock.learn.checkpoint import Checkpoint, Checkpoints
 from penstock.learn.interface import Block
 from penstock.learn.steps import Step, Steps
+from penstock.publish.entries import demand_same
 from penstock.publish.interface import Receipt
 from penstock.publish.line import Kept
-from penstock.publish.succession import Succession, demand_same, state_hash
+from penstock.publish.succession import Succession, state_hash
 
 Build = Callable[[str], Succession]
 """Makes what knows nothing yet, by the settings that the service had in the environment of this name."""
@@ -34,6 +35,8 @@ class Repeated:
     """What came of it; with amendments it may decide otherwise, and count versions otherwise, than the recorded one."""
     block: Block | None
     """What it published."""
+    tried: Block | None
+    """What it had answer a share of the traffic beside that."""
     receipts: list[Receipt]
     facts: list[Fact]
 
@@ -124,7 +127,8 @@ class Replay:
         self._remember(recorded)
         receipts, facts = self.succession.enter(entry)
         self.step = recorded.number
-        return Repeated(recorded=recorded, entry=entry, block=block, receipts=receipts, facts=facts)
+        tried = self.succession.canary.block if entry.tried else None
+        return Repeated(recorded=recorded, entry=entry, block=block, tried=tried, receipts=receipts, facts=facts)
 
     def _move(self, environment: str) -> None:
         """Do what the process did that began here: load what there was, under the settings of its service file."""
@@ -187,7 +191,7 @@ def is_before(position: Position, amendments: Amendments) -> bool:
 
 def publishes(entry: Step, version: Version) -> bool:
     """Whether this entry made the version."""
-    return entry.version == version and entry.action in ("start", "publish", "roll_back")
+    return entry.tried == version or (entry.version == version and entry.action in ("start", "publish", "roll_back"))
 
 
 def published_at(steps: Steps, version: Version) -> Step | None:

@@ -36,6 +36,8 @@ class Rooms:
     """The folder in which is asked for events that are set aside."""
     orders: Path | None = None
     """The folder in which somebody orders something by hand."""
+    canary: Path | None = None
+    """The folder in which servers say what they have counted of a candidate that answers a share of the traffic."""
     keeps_past: Callable[[], bool] = lambda: False
     """Whether everything is kept that rebuilding versions from the log's first event takes."""
     corrected: Callable[[float], None] = lambda cpu_s: None

@@ -38,6 +38,7 @@ from penstock.learn.ready import (
     shelved_numbers,
 )
 from penstock.learn.steps import Reached, ShadowStep, Step, Steps, nothing
+from penstock.publish.entries import numbers_of
 from penstock.publish.evidence import ShadowLosses
 from penstock.publish.interface import SlowTier
 from penstock.publish.rooms import Rooms, SlowRooms
@@ -182,10 +183,15 @@ class Shadows:
         self._state.outcome = verdict.reason
         return told, model if promoted else None
 
+    def widened(self, verdict: ShadowVerdict, parent_base: str) -> ShadowStep:
+        """What the journal says of a shadow that answers a share of the traffic from here on."""
+        assert self._state.current is not None, "there is no shadow"
+        return _told(self._state.current, "widened", verdict, parent_base)
+
     def ended(self, entry: Step, labelled: int) -> None:
         """Note the entry and the labelled events at which a shadow ended, or a candidate was refused."""
         assert entry.shadow is not None, "no shadow ended"
-        if entry.shadow.what == "adopted":
+        if entry.shadow.what in ("adopted", "widened"):
             return
         self._state.settled_events = labelled
         if entry.shadow.what == "promoted":
@@ -222,6 +228,11 @@ class Shadows:
     def current(self) -> ReadyManifest | None:
         """The candidate in shadow, as its consolidation described it."""
         return self._state.current
+
+    @property
+    def model(self) -> Model | None:
+        """What the candidate in shadow has learned so far."""
+        return self._model
 
     @property
     def base(self) -> str:
@@ -376,7 +387,6 @@ def adoption(caught_up: CaughtUp, refusal: ShadowVerdict | None, parent_base: st
 
 
 def _told(manifest: ReadyManifest, what: Any, verdict: ShadowVerdict | None, parent_base: str) -> ShadowStep:
-    gain = verdict.gain if verdict else None
     return ShadowStep(
         what=what,
         number=manifest.number,
@@ -386,12 +396,14 @@ def _told(manifest: ReadyManifest, what: Any, verdict: ShadowVerdict | None, par
         reason=verdict.reason if verdict else "",
         content=manifest.content,
         events=verdict.events if verdict else 0,
-        gain=None if gain is None else (gain.mean, gain.low, gain.high, gain.events),
+        gain=numbers_of(verdict.gain if verdict else None),
         evidence=verdict.evidence if verdict else 0.0,
         trained=manifest.events,
         trained_until=manifest.trained_until,
         seconds=manifest.seconds,
         cpu_s=manifest.cpu_s,
+        share=verdict.share if verdict else 0.0,
+        own=numbers_of(verdict.own if verdict else None),
     )
 
 

@@ -8,29 +8,29 @@ once more. Both run this, so that what was rebuilt is what was served.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import BaseMissing, LibraryMissing, ReplayDiverged, SnapshotDamaged, UnknownVersion
+from penstock.errors import BaseMissing, LibraryMissing, SnapshotDamaged, UnknownVersion
 from penstock.events import Position, Version
 from penstock.facts import Fact
-from penstock.gate.interface import Gate, Verdict
+from penstock.gate.interface import Gate, ShadowVerdict, Verdict
 from penstock.gate.sieve import Sieve
 from penstock.learn.anchors import Anchors, scores_of
-from penstock.learn.block import digest
 from penstock.learn.checkpoint import Checkpoint, fingerprint
 from penstock.learn.drift import DriftDetector
 from penstock.learn.interface import Block, Forgotten, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
 from penstock.learn.quarantine import AsideStep, Quarantine
-from penstock.learn.steps import Erasure, HandStep, ShadowStep, Step, StepAction, Steps, difference
+from penstock.learn.steps import CanaryCounts, HandStep, ShadowStep, Step, StepAction, Steps
 from penstock.publish.account import Account
+from penstock.publish.canary import Canary
 from penstock.publish.corrections import Corrections, told
+from penstock.publish.entries import Stamp, Stamps, numbers_of
 from penstock.publish.evidence import evidence_of
 from penstock.publish.hand import Earlier, Hand, again, words_for
 from penstock.publish.interface import Progress, Receipt, Snapshots
@@ -45,38 +45,6 @@ AGAIN_PROBATIONS = 4
 """Lengths of a probation that are learned again at most when a source is taken out: what is good began its own with
 the one before, which two lengths cover unless there was doubt."""
 BEGINNING = "The empty model, so that predictions can be answered before anything was learned."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stamp:
-    """What an entry says that does not follow from the log: its number and its times."""
-
-    number: int
-    time: float
-    cpu_s: float = 0.0
-    checkpoint_due: bool = False
-    sealed: str = ""
-    """The hash of the state before the step, where that was written as a checkpoint."""
-    environment: str = ""
-    """Name of what the process runs on, where that has changed."""
-    erasure: Erasure | None = None
-
-    @classmethod
-    def of(cls, recorded: Step) -> Stamp:
-        """What a recorded entry says of this."""
-        return cls(
-            number=recorded.number,
-            time=recorded.time,
-            cpu_s=recorded.cpu_s,
-            checkpoint_due=recorded.checkpoint_due,
-            sealed=recorded.sealed,
-            environment=recorded.environment,
-            erasure=recorded.erasure,
-        )
-
-
-Stamps = Callable[[bool], Stamp]
-"""Asked once an entry's step is decided, and told whether a shadow has ended with it."""
 
 
 class Succession:
@@ -113,6 +81,7 @@ class Succession:
         self._predictor = predictor
         self._step_max = spec.learn.step_max
         self.shadows = shadows
+        self.canary = Canary()
         self.account = Account(spec.name)
         self.time = 0.0
         """Seconds since 1970 of the newest entry."""
@@ -124,17 +93,7 @@ class Succession:
     def begin(self, stamp: Stamp) -> tuple[Step, Block]:
         """The first entry, and the empty model as the first version."""
         block = self.line.begin(Version(self.account.highest + 1))
-        self.time = stamp.time
-        entry = Step(
-            number=stamp.number,
-            action="start",
-            ranges=(),
-            version=block.head.version,
-            verdict=BEGINNING,
-            time=stamp.time,
-            environment=stamp.environment,
-            erasure=stamp.erasure,
-        )
+        entry = self._entry(stamp, action="start", version=block.head.version, verdict=BEGINNING, base="")
         return entry, block
 
     def decide(self, taken: Taken, stamps: Stamps) -> tuple[Step, Block | None]:
@@ -142,13 +101,12 @@ class Succession:
         if taken.learned is not None and taken.batch is not None:
             self._prequential.add(taken.learned, taken.batch, self.line.classes_before(taken.learned))
         drift = None if taken.learned is None else self._drift.take(taken.learned.losses)
-        evidence = evidence_of(taken, self.shadows.learn(taken), self._forgotten(taken))
+        own = None if taken.batch is None else self.canary.own(taken.batch, taken.compared)
+        evidence = evidence_of(taken, self.shadows.learn(taken), self._forgotten(taken), own)
         verdict = None if evidence is None else self.gate.judge(evidence)
         action: StepAction = "advance" if verdict is None else verdict.action
-        version, block, restored, shadow = self.account.version, None, None, None
-        if verdict is not None and verdict.shadow is not None:
-            shadow, promoted = self.shadows.end(verdict.shadow, self.line.base)
-            self.learner.model = promoted or self.learner.model
+        block, restored = None, None
+        shadow = None if verdict is None else self._follow_shadow(verdict.shadow)
         aside = taken.aside
         if taken.batch is not None:
             self.corrections.learned(taken.batch, vouched=aside is not None and bool(aside.released))
@@ -162,19 +120,16 @@ class Succession:
             block, restored = self.line.follow(verdict, self.account.highest)
         elif taken.doubted is not None:
             self.gate.hear(taken.doubted)
-        self.learner.doubted = self.gate.doubted
-        if block is not None:
-            version = block.head.version
+        tried = self._try_out(block)
+        self._tell_learner()
         if aside is not None:
             aside = self.quarantine.enter(aside)
         stamp = stamps(shadow is not None)
-        self.time = stamp.time
-        gain = verdict.gain if verdict else None
-        entry = Step(
-            number=stamp.number,
+        entry = self._entry(
+            stamp,
             action=action,
             ranges=taken.ranges,
-            version=version,
+            version=self.account.version if block is None else block.head.version,
             restored=restored,
             good=verdict is not None and verdict.good,
             probation=verdict is not None and verdict.probation,
@@ -182,26 +137,83 @@ class Succession:
             events=0 if taken.batch is None else len(taken.batch),
             loss_sum=0.0 if taken.learned is None else float(taken.learned.losses.sum()),
             served_sum=0.0 if taken.served is None else float(taken.served.sum()),
-            gain=None if gain is None else (gain.mean, gain.low, gain.high, gain.events),
+            gain=numbers_of(verdict.gain if verdict else None),
             verdict=verdict.reason if verdict else "",
-            checkpoint_due=stamp.checkpoint_due,
-            weights=digest(block) if stamp.checkpoint_due and block is not None else "",
-            cpu_s=stamp.cpu_s,
+            weights=stamp.weights(block),
             log_time=taken.log_time,
-            time=stamp.time,
-            base=self.line.base,
             shadow=shadow,
             drifted=None if drift is None else (drift.before, drift.after, drift.events),
-            sealed=stamp.sealed,
-            environment=stamp.environment,
             aside=aside,
-            erasure=stamp.erasure,
+            tried=tried,
         )
-        if shadow is not None:
-            self.shadows.ended(entry, self.progress.labelled)
+        self._note_shadow(entry)
         if drift is not None:
             self.shadows.drifted(self.progress.labelled)
         return entry, block
+
+    def _entry(self, stamp: Stamp, **said: Any) -> Step:
+        """An entry that says this, and beside it what every entry says: its number and times, and what is served."""
+        self.time = stamp.time
+        usual: dict[str, Any] = {
+            "action": "advance",
+            "ranges": (),
+            "version": self.account.version,
+            "log_time": self.learner.log_time,
+            "base": self.line.base,
+        }
+        return Step(
+            number=stamp.number,
+            time=stamp.time,
+            cpu_s=stamp.cpu_s,
+            checkpoint_due=stamp.checkpoint_due,
+            sealed=stamp.sealed,
+            environment=stamp.environment,
+            erasure=stamp.erasure,
+            **(usual | said),
+        )
+
+    def _follow_shadow(self, verdict: ShadowVerdict | None) -> ShadowStep | None:
+        """Do what the verdict says of the shadow, and what the journal says of that."""
+        if verdict is None:
+            return None
+        if verdict.action == "widen":
+            self.canary.widen(verdict.share)
+            return self.shadows.widened(verdict, self.line.base)
+        self.canary.end()
+        shadow, promoted = self.shadows.end(verdict, self.line.base)
+        self.learner.model = promoted or self.learner.model
+        return shadow
+
+    def _try_out(self, block: Block | None) -> Version:
+        """Have the shadow answer its share with all that it has learned, beside this block; the number under which it
+        does, or 0 where it answers nothing, or nothing new is published."""
+        if block is None or not self.canary.share or self.shadows.model is None:
+            return Version(0)
+        version = Version(block.head.version + 1)
+        self.canary.expose(self.shadows.model, version, self.learner.position)
+        return version
+
+    def _tell_learner(self) -> None:
+        self.learner.doubted = self.gate.doubted
+        self.learner.keeps_versions = self.canary.share > 0.0
+
+    def _note_shadow(self, entry: Step) -> None:
+        """Something has become of a candidate with this entry."""
+        if entry.shadow is None:
+            return
+        self.shadows.ended(entry, self.progress.labelled)
+        if entry.shadow.what == "widened":
+            self.canary.began(entry.time)
+
+    def hear(self, counts: CanaryCounts, stamps: Stamps) -> Step:
+        """The entry that says what servers have counted of a candidate that answers a share of the traffic, and what
+        becomes of it."""
+        self.canary.heard = counts
+        shadow = self._follow_shadow(self.gate.hear(counts))
+        self._tell_learner()
+        entry = self._entry(stamps(shadow is not None), shadow=shadow, heard=counts)
+        self._note_shadow(entry)
+        return entry
 
     def _forgotten(self, taken: Taken) -> Forgotten | None:
         """What the updated model has lost of what it knew, where it is time to look; None otherwise."""
@@ -232,21 +244,7 @@ class Succession:
     def adopt(self, caught_up: CaughtUp, stamp: Stamp) -> Step:
         """The entry that puts a candidate in shadow, or refuses it for what it has forgotten."""
         refusal = None if caught_up.refused else self.gate.begin_shadow(caught_up.manifest.held_out)
-        entry = Step(
-            number=stamp.number,
-            action="advance",
-            ranges=(),
-            version=self.account.version,
-            checkpoint_due=stamp.checkpoint_due,
-            cpu_s=stamp.cpu_s,
-            log_time=self.learner.log_time,
-            time=stamp.time,
-            base=self.line.base,
-            shadow=adoption(caught_up, refusal, self.line.base),
-            sealed=stamp.sealed,
-            environment=stamp.environment,
-        )
-        self.time = entry.time
+        entry = self._entry(stamp, shadow=adoption(caught_up, refusal, self.line.base))
         self.shadows.adopt(caught_up, entry)
         self.shadows.ended(entry, self.progress.labelled)
         return entry
@@ -267,45 +265,20 @@ class Succession:
         it, unless updates are held."""
         corrected, block = self.corrections.make_good(self.account.highest)
         stamp = stamps(False)
-        self.time = stamp.time
-        entry = Step(
-            number=stamp.number,
+        entry = self._entry(
+            stamp,
             action="advance" if block is None else "publish",
-            ranges=(),
             version=self.account.version if block is None else block.head.version,
             verdict=told(corrected),
-            checkpoint_due=stamp.checkpoint_due,
-            weights=digest(block) if stamp.checkpoint_due and block is not None else "",
-            cpu_s=stamp.cpu_s,
-            log_time=self.learner.log_time,
-            time=stamp.time,
-            base=self.line.base,
-            sealed=stamp.sealed,
-            environment=stamp.environment,
+            weights=stamp.weights(block),
             corrected=corrected,
-            erasure=stamp.erasure,
         )
         return entry, block
 
     def _drop(self, aside: AsideStep | None, stamp: Stamp) -> Step:
-        self.time = stamp.time
         if aside is not None:
             self.quarantine.enter(aside)
-        return Step(
-            number=stamp.number,
-            action="advance",
-            ranges=(),
-            version=self.account.version,
-            checkpoint_due=stamp.checkpoint_due,
-            cpu_s=stamp.cpu_s,
-            log_time=self.learner.log_time,
-            time=stamp.time,
-            base=self.line.base,
-            sealed=stamp.sealed,
-            environment=stamp.environment,
-            aside=aside,
-            erasure=stamp.erasure,
-        )
+        return self._entry(stamp, aside=aside)
 
     def obey(self, id_: str, order: Order, stamps: Stamps) -> tuple[Step, Block | None] | str:
         """The entry that obeys this order, and the block that it publishes; or why it cannot be obeyed, and nothing
@@ -328,15 +301,11 @@ class Succession:
             self.line.vouch(kept)
         verdict = self.gate.obey(order.what, told)
         assert verdict is not None, "the shadow is there, as was looked before"
-        shadow = None
-        if verdict.shadow is not None:
-            shadow, promoted = self.shadows.end(verdict.shadow, self.line.base)
-            self.learner.model = promoted or self.learner.model
+        shadow = self._follow_shadow(verdict.shadow)
         block, restored = self.line.follow(verdict, self.account.highest)
-        self.learner.doubted = self.gate.doubted
+        self._tell_learner()
         entry = self._of_order(id_, order, stamps(True), verdict, (block, restored, shadow, kept))
-        if shadow is not None:
-            self.shadows.ended(entry, self.progress.labelled)
+        self._note_shadow(entry)
         self.hand.enter(entry)
         return entry, block
 
@@ -349,31 +318,20 @@ class Succession:
         done: tuple[Block | None, Version | None, ShadowStep | None, Kept | None],
     ) -> Step:
         block, restored, shadow, kept = done
-        self.time = stamp.time
-        gain = verdict.gain
         position = () if kept is None else tuple(sorted(kept.block.head.position.items()))
-        return Step(
-            number=stamp.number,
+        return self._entry(
+            stamp,
             action="advance" if block is None else verdict.action,
-            ranges=(),
             version=self.account.version if block is None else block.head.version,
             restored=restored,
             probation=verdict.probation,
-            gain=None if gain is None else (gain.mean, gain.low, gain.high, gain.events),
+            gain=numbers_of(verdict.gain),
             verdict=verdict.reason,
-            checkpoint_due=stamp.checkpoint_due,
-            weights=digest(block) if stamp.checkpoint_due and block is not None else "",
-            cpu_s=stamp.cpu_s,
-            log_time=self.learner.log_time,
-            time=stamp.time,
-            base=self.line.base,
+            weights=stamp.weights(block),
             shadow=shadow,
-            sealed=stamp.sealed,
-            environment=stamp.environment,
             hand=HandStep(
                 what=order.what, by=order.by, reason=order.reason, id=id_, version=order.version, position=position
             ),
-            erasure=stamp.erasure,
         )
 
     def enter(self, entry: Step) -> tuple[list[Receipt], list[Fact]]:
@@ -398,6 +356,8 @@ class Succession:
             if isinstance(obeyed, str):
                 return msgspec.structs.replace(self._drop(None, Stamp.of(recorded)), verdict=obeyed), None
             return obeyed
+        if recorded.heard is not None:
+            return self.hear(recorded.heard, lambda _: Stamp.of(recorded)), None
         if recorded.shadow is not None and not recorded.ranges:
             manifest = self.shadows.adopt_again(recorded, steps)
             if manifest is not None:
@@ -438,7 +398,7 @@ class Succession:
     @property
     def progress(self) -> Progress:
         """How far the learner is, what is not recorded yet included."""
-        slow = self.shadows.progress(self.line.base, self.gate.shadow_so_far())
+        slow = self.canary.told(self.shadows.progress(self.line.base, so_far := self.gate.shadow_so_far()), so_far)
         progress = progress_of(self.learner, self.account, self._prequential, slow, self.quarantine.counts, self.time)
         return msgspec.structs.replace(
             progress, hold=self.hand.hold, corrections=self.corrections.counts, forgotten=self.anchors.newest
@@ -449,6 +409,7 @@ class Succession:
         learner, model = self.learner.save()
         line, arrays = self.line.save()
         shadow, more = self.shadows.save()
+        canary, answering = self.canary.save()
         anchors, kept = self.anchors.save()
         bases = {*self.line.bases(), self.shadows.base, str(model.values.get("base", ""))} - {""}
         return Checkpoint(
@@ -471,8 +432,15 @@ class Succession:
                 "corrections": self.corrections.save(),
                 "time": self.time,
                 **({"hand": hand} if (hand := self.hand.save()) else {}),
+                **({"canary": canary} if canary else {}),
             },
-            arrays={**{f"model/{name}": array for name, array in model.arrays.items()}, **arrays, **more, **kept},
+            arrays={
+                **{f"model/{name}": array for name, array in model.arrays.items()},
+                **arrays,
+                **more,
+                **kept,
+                **answering,
+            },
             bases=tuple(sorted(bases)),
         )
 
@@ -499,7 +467,8 @@ class Succession:
         if "anchors" in values:
             # Nor has one of before events were kept back.
             self.anchors.load(values["anchors"], checkpoint.arrays)
-        self.learner.doubted = self.gate.doubted
+        self.canary.load(values.get("canary", {}), checkpoint.arrays)
+        self._tell_learner()
 
 
 def oldest(*needs: Position) -> Position:
@@ -516,9 +485,3 @@ def state_hash(checkpoint: Checkpoint) -> str:
 
     What was spent, and when entries were made, is left out: nothing that is learned or decided depends on it."""
     return fingerprint(checkpoint, without=("account", "time"))
-
-
-def demand_same(recorded: Step, repeated: Step) -> None:
-    """Raises ReplayDiverged, naming what differs, unless the two entries are the same to the byte."""
-    if msgspec.msgpack.encode(repeated) != msgspec.msgpack.encode(recorded):
-        raise ReplayDiverged(step=recorded.number, what=difference(recorded, repeated))

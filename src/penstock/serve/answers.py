@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import BaseMissing, LibraryMissing, LiveWeightsDamaged, NotReady, PenstockError
-from penstock.events import Batch, Kind, Offset, Version
+from penstock.events import Batch, Kind, Offset, Strings
 from penstock.learn.interface import Block, Predictions, Predictor
 from penstock.learn.outside.left_out import left_out_of
 from penstock.metrics import ServiceMetrics
 from penstock.publish.interface import LiveReader
+from penstock.serve.canary import Answering, Trial
 from penstock.serve.decode import Decoder
 from penstock.serve.forms import Event
 from penstock.serve.intake import ROWS_GATHERED_MAX, Intake
@@ -73,6 +74,17 @@ class Answered:
     """Which events the answering version had learned: ``partition:offset``, separated by commas."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The answers to a batch, and what the log keeps of them."""
+
+    answers: list[Answer]
+    versions: NDArray[np.uint64]
+    """(n,) which version each is from."""
+    position: str
+    said: NDArray[np.floating] | None
+
+
 Waiting = tuple[list[Event], "asyncio.Future[Answered]", float]
 
 
@@ -84,6 +96,7 @@ class Answers:
         decoder: Decoder,
         live: LiveReader,
         make_predictor: MakePredictor,
+        trial: Trial,
         intake: Intake,
         id_prefix: str,
         metrics: ServiceMetrics,
@@ -92,6 +105,7 @@ class Answers:
         self._decoder = decoder
         self._live = live
         self._make_predictor = make_predictor
+        self._trial = trial
         self._intake = intake
         self._id_prefix = id_prefix
         """Partition and incarnation of this worker: with a counter behind it, an id is unique for ever."""
@@ -100,10 +114,8 @@ class Answers:
         self._loop = loop
         self._record = decoder.spec.serve.record_predictions
         self._levels = [str(level) for level in decoder.spec.serve.quantiles]
-        self._version = Version(0)
-        self._position = ""
-        self._classes: tuple[str, ...] = ()
-        self._predictor: Predictor | None = None
+        self._answering: Answering | None = None
+        """What is served."""
         self.left_out: dict[str, str] = {}
         """Members from outside that the version which answers does without, and why."""
         self._pending: list[Waiting] = []
@@ -133,6 +145,11 @@ class Answers:
         """Get ready to answer from the newest version, whether anybody asks or not."""
         with contextlib.suppress(PenstockError):
             self._newest()
+            self._trial.look()
+
+    def end(self) -> None:
+        """Say what was counted, since nobody will be asked any more."""
+        self._trial.tell()
 
     def _answer_pending(self) -> None:
         pending, self._pending = self._pending, []
@@ -147,69 +164,100 @@ class Answers:
                     future.set_exception(error)
 
     def _answer(self, batch: Batch, waiting: list[tuple[int, asyncio.Future[Answered], float]]) -> None:
-        predictor = self._newest()
-        predictions = predictor.predict(batch)
-        answers = self._worded(predictions, ids := self._ids(batch))
+        answering, share = self._newest(), self._live.share()
+        ids = self._ids(batch)
+        told = self._told_by_both(batch, ids, answering, share) if share else self._told_by(batch, ids, answering)
+        answers, position = told.answers, told.position
         self._metrics.predictions.inc(len(batch))
         if self._record == "never":
-            self._hand_out(answers, waiting)
+            self._hand_out(answers, waiting, position)
             return
-        versions = np.full(len(batch), self._version, dtype=np.uint64)
-        record = replace(batch, ids=ids, versions=versions, labels=None, said=predictions.said)
+        record = replace(batch, ids=ids, versions=told.versions, labels=None, said=told.said)
         if self._record == "durable":
-            position = self._position
-            self._intake.record(record, lambda result: self._hand_out(answers, waiting, result, position))
+            self._intake.record(record, lambda result: self._hand_out(answers, waiting, position, result))
             return
         try:
             self._intake.record(record, None)
         except PenstockError:
             # Predictions never stop. Feedback to these will be counted as unknown, and this counter says why.
             self._metrics.unrecorded.inc(len(batch))
-        self._hand_out(answers, waiting)
+        self._hand_out(answers, waiting, position)
 
-    def _newest(self) -> Predictor:
-        version = self._live.version()
-        if version != self._version or self._predictor is None:
+    def _told_by(self, batch: Batch, ids: Strings, answering: Answering) -> _Told:
+        """All answers from one version."""
+        predictions = answering.predictor.predict(batch)
+        versions = np.full(len(batch), answering.version, dtype=np.uint64)
+        return _Told(self._worded(predictions, ids, answering), versions, answering.position, predictions.said)
+
+    def _told_by_both(self, batch: Batch, ids: Strings, served: Answering, share: float) -> _Told:
+        """Answers from what is served, and those of its share from what is tried out beside it."""
+        trial = self._trial
+        tried = trial.newest(share)
+        trial.asked(len(batch))
+        own = np.empty(0, np.intp) if tried is None else trial.own_rows(replace(batch, ids=ids), share)
+        events = batch.rows(own) if len(own) else None
+        predictions = None if events is None or tried is None else trial.predict(events, tried, served.predictor)
+        if predictions is None or events is None or tried is None:
+            return self._told_by(batch, ids, served)
+        versions = np.full(len(batch), served.version, dtype=np.uint64)
+        versions[own] = tried.version
+        own_answers = self._worded(predictions, [ids[row] for row in own.tolist()], tried)
+        if len(own) == len(batch):
+            return _Told(own_answers, versions, tried.position, None)
+        others = np.setdiff1d(np.arange(len(batch)), own)
+        rest = self._told_by(batch.rows(others), [ids[row] for row in others.tolist()], served)
+        answers: list[Any] = [None] * len(batch)
+        for rows, part in ((own, own_answers), (others, rest.answers)):
+            for row, answer in zip(rows.tolist(), part, strict=True):
+                answers[row] = answer
+        said = None
+        if rest.said is not None:
+            # What the members of the other model said is not this one's to learn from.
+            said = np.full((len(batch), rest.said.shape[1]), np.nan, rest.said.dtype)
+            said[others] = rest.said
+        # What is tried out is exposed right behind what is served, and never ahead of it.
+        return _Told(answers, versions, tried.position, said)
+
+    def _newest(self) -> Answering:
+        version, answering = self._live.version(), self._answering
+        if answering is None or version != answering.version:
             block = self._block() if version else None
             if block is None:
-                if self._predictor is None:
+                if answering is None:
                     raise NotReady(service=self._decoder.spec.name)
-                return self._predictor
+                return answering
             try:
                 predictor = self._make_predictor(block)
             except (BaseMissing, LibraryMissing):
                 # Predictions never stop: the version before answers, and health says why.
-                if self._predictor is None:
+                if answering is None:
                     raise
-                return self._predictor
-            self._predictor = predictor
-            self._version = block.head.version
-            self._classes = block.head.classes
+                return answering
+            self._answering = answering = Answering.of(block, predictor)
             self.left_out = left_out_of(block.arrays)
-            self._position = ",".join(f"{p}:{offset}" for p, offset in sorted(block.head.position.items()))
-        return self._predictor
+        return answering
 
     def _block(self) -> Block | None:
         try:
             return self._live.block()
         except LiveWeightsDamaged:
             # A learner died in the middle of writing. Its successor writes anew; until then the version before answers.
-            if self._predictor is None:
+            if self._answering is None:
                 raise
             return None
 
-    def _ids(self, batch: Batch) -> list[str | None]:
+    def _ids(self, batch: Batch) -> Strings:
         first, self._count = self._count, self._count + len(batch)
         prefix = self._id_prefix
         if batch.ids is None:
             return [f"{prefix}{number}" for number in range(first, first + len(batch))]
         return [event_id or f"{prefix}{first + row}" for row, event_id in enumerate(batch.ids)]
 
-    def _worded(self, predictions: Predictions, ids: list[str | None]) -> list[Answer]:
-        version, classes = int(self._version), self._classes
+    def _worded(self, predictions: Predictions, ids: Strings, by: Answering) -> list[Answer]:
+        version, classes = int(by.version), by.classes
         probabilities = predictions.probabilities
         if probabilities is not None and self._decoder.schema.label_is_set:
-            return self._worded_sets(probabilities, ids)
+            return self._worded_sets(probabilities, ids, by)
         if probabilities is not None and not classes:
             return [ClassAnswer(event_id or "", version, None, {}) for event_id in ids]
         if probabilities is not None:
@@ -226,8 +274,8 @@ class Answers:
         numbers = zip(*(column.tolist() for column in columns), quantiles, strict=True)
         return [NumberAnswer(event_id or "", version, *row) for event_id, row in zip(ids, numbers, strict=True)]
 
-    def _worded_sets(self, probabilities: NDArray[np.float64], ids: list[str | None]) -> list[Answer]:
-        version, classes, threshold = int(self._version), self._classes, self._decoder.spec.serve.threshold
+    def _worded_sets(self, probabilities: NDArray[np.float64], ids: Strings, by: Answering) -> list[Answer]:
+        version, classes, threshold = int(by.version), by.classes, self._decoder.spec.serve.threshold
         answers: list[Answer] = []
         for event_id, row in zip(ids, probabilities.tolist(), strict=True):
             chances = dict(zip(classes, row, strict=True))
@@ -240,12 +288,11 @@ class Answers:
         self,
         answers: list[Answer],
         waiting: list[tuple[int, asyncio.Future[Answered], float]],
+        position: str,
         result: Offset | Exception | None = None,
-        position: str | None = None,
     ) -> None:
         now = time.perf_counter()
         first = 0
-        position = self._position if position is None else position
         for count, future, begun in waiting:
             self._metrics.predict_s.observe(now - begun)
             if not future.done():

@@ -20,6 +20,7 @@ from penstock.learn.interface import Bases, Block, Predictor
 from penstock.metrics import ServiceMetrics
 from penstock.publish.interface import LiveReader, Receipts
 from penstock.serve.answers import Answers
+from penstock.serve.canary import Trial
 from penstock.serve.classes import ClassRegister, KnownClasses
 from penstock.serve.decode import Decoder
 from penstock.serve.intake import Commits, Intake
@@ -158,11 +159,12 @@ def assemble(
     live: LiveReader,
     receipts: Receipts,
     thaw: Thaw,
+    beside: Callable[[Block], Predictor],
     folder: Path,
     loop: asyncio.AbstractEventLoop,
 ) -> Service:
     """Wire a service's parts. ``recent`` are the last frames of the worker's own partition, for the ids and classes
-    in them."""
+    in them; ``beside`` makes predictors of what is tried out beside what is served."""
     decoder = Decoder(spec)
     metrics = ServiceMetrics(spec.name)
     seen, classes = SeenIds(spec.label.ids_window), KnownClasses(spec, live, ClassRegister(folder / "classes.jsonl"))
@@ -173,7 +175,8 @@ def assemble(
         logger.warning("ids of the log's end are not known, it is damaged", extra={"error": str(error)})
     intake = Intake(decoder, commits, partition, end, seen, metrics, loop)
     prefix = f"{partition}-{incarnation}-"
-    answers = Answers(decoder, live, thaw, intake, prefix, metrics, loop)
+    trial = Trial(live, beside, folder, partition, spec.gate.slower_max)
+    answers = Answers(decoder, live, thaw, trial, intake, prefix, metrics, loop)
     return Service(
         spec=spec,
         decoder=decoder,

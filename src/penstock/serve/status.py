@@ -167,6 +167,26 @@ class ShadowState(msgspec.Struct, frozen=True):
     """Mean loss of what is served minus its own, an event."""
 
 
+class CanaryState(msgspec.Struct, frozen=True):
+    """The same candidate while it answers a share of the traffic."""
+
+    share: float
+    version: int
+    """The number under which it answers, as of its newest."""
+    since: float
+    """Seconds since 1970 at which it began to answer that share."""
+    events: int
+    """Labelled events of its share."""
+    evidence: float
+    """That it is not much worse on them, at this share, to 1."""
+    gain: float
+    """Mean loss of what is served minus its own on them, an event."""
+    answered: int
+    """Predictions from it, as far as servers have said."""
+    failed: int
+    """Times that it could not answer, or not with finite numbers, and what is served did."""
+
+
 class BaseState(msgspec.Struct, frozen=True):
     """The slow tier."""
 
@@ -180,6 +200,7 @@ class BaseState(msgspec.Struct, frozen=True):
     catching_up: int | None
     """The number of the consolidation whose candidate is on its way into shadow."""
     shadow: ShadowState | None
+    canary: CanaryState | None
     settled: int
     """The number of the newest consolidation whose candidate was adopted or refused."""
     outcome: str
@@ -313,9 +334,24 @@ def _base(slow: SlowTier, consolidating: Consolidating) -> BaseState:
         training=Training(consolidating.number, consolidating.reason, consolidating.since) if is_training else None,
         catching_up=slow.catching_up or None,
         shadow=shadow if slow.shadow else None,
+        canary=_canary(slow) if slow.share else None,
         settled=slow.settled,
         outcome=slow.outcome,
         failure=consolidating.failure,
+    )
+
+
+def _canary(slow: SlowTier) -> CanaryState:
+    counts = slow.share_counts
+    return CanaryState(
+        share=slow.share,
+        version=slow.share_version,
+        since=slow.share_since,
+        events=slow.share_events,
+        evidence=slow.share_evidence,
+        gain=slow.share_gain,
+        answered=counts.answered,
+        failed=counts.failed + counts.not_finite,
     )
 
 
@@ -428,6 +464,10 @@ def readings(services: Iterable[Service]) -> list[Reading]:
         ),
         reading("loss", "Prequential loss in [0, 1]", {n: p.loss for n, _, p, _ in seen}),
         reading("forgotten", "Lost on anchors, of the worst class", {n: _lost(p) for n, _, p, _ in seen}),
+        reading("canary_share", "Of the traffic, what a new base answers", {n: p.slow.share for n, _, p, _ in seen}),
+        reading(
+            "canary_answers", "Predictions from a new base", {n: p.slow.share_counts.answered for n, _, p, _ in seen}
+        ),
         reading("ready", "Whether it answers", {n: float(is_ready(s)) for n, _, _, s in seen}),
     ]
 

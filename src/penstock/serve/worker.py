@@ -121,6 +121,7 @@ async def _serve(config: WorkerConfig, specs: Sequence[Spec], started: Started |
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             for service in services.values():
+                service.answers.end()
                 await service.intake.settled()
 
 
@@ -208,6 +209,7 @@ def _open(spec: Spec, config: WorkerConfig, opened: contextlib.ExitStack) -> tup
         live=live,
         receipts=receipts,
         thaw=Thaw(NewestPredictor(spec, bases, outside), bases),
+        beside=NewestPredictor(spec, bases, outside),
         folder=folder,
         loop=asyncio.get_running_loop(),
     )

@@ -56,6 +56,9 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
     target = getattr(spec.lineage, "openlineage", "")
     if isinstance(target, str) and target and not target.startswith(TARGETS):
         yield "lineage.openlineage", f"is a server or a file, such as http://server:5000 or file:/path, not {target!r}"
+    stages = getattr(spec.gate, "canary", ())
+    if isinstance(stages, tuple) and any(a >= b for a, b in pairwise(stages)):
+        yield "gate.canary", "must ascend, such as [0.01, 0.1, 0.5, 1.0]"
     quantiles = getattr(spec.serve, "quantiles", ())
     if isinstance(quantiles, tuple) and quantiles:
         if spec.task in get_args(Task) and spec.task not in NUMBER_TASKS:

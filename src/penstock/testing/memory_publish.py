@@ -18,9 +18,24 @@ class MemoryLiveWeights:
     def __init__(self) -> None:
         self._block: Block | None = None
         self._progress = Progress()
+        self._share = 0.0
+        self._beside: MemoryLiveWeights | None = None
 
     def publish(self, block: Block, progress: Progress) -> None:
         self._block, self._progress = block, progress
+
+    def try_out(self, block: Block | None, share: float) -> None:
+        self._share = 0.0 if block is None else share
+        if block is not None:
+            self._beside = self._beside or MemoryLiveWeights()
+            self._beside.publish(block, Progress())
+
+    def share(self) -> float:
+        return self._share
+
+    def beside(self) -> MemoryLiveWeights:
+        self._beside = self._beside or MemoryLiveWeights()
+        return self._beside
 
     def report(self, progress: Progress) -> None:
         self._progress = progress

@@ -117,6 +117,7 @@ def build_publisher(
         witness=witness,
         wishes=folder / "quarantine",
         orders=folder / "orders",
+        canary=folder / "canary",
         keeps_past=lambda: keeps_past,
     )
     clocks = clocks or Clocks(now=lambda: learner.log_time, elapsed=lambda: learner.log_time, cpu=lambda: 0.0)

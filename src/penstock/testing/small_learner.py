@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from penstock.events import Batch, Offset, Partition, Version
 from penstock.gate.interface import Evidence, Interval, Order, ShadowVerdict, Verdict
 from penstock.learn.interface import Block, BlockHead, Heard, HeldOut, Learned, Predictions, State
+from penstock.learn.steps import CanaryCounts
 from penstock.spec import ClassName
 
 
@@ -83,9 +84,10 @@ class SmallModel:
 
 class ScriptedGate:
     """Says what its script says, over and over, whatever the evidence: ``publish``, ``probation`` (publish, and go on
-    probation), ``good`` (publish; who is on probation becomes good), ``hold`` or ``roll_back``; ``promote`` and
-    ``give_up`` (publish, where there is no shadow). A shadow that forgot more than a tenth is refused. ``apart``
-    (probation, and take out what source ``b`` sent) sets it aside until the script says ``believe`` (publish)."""
+    probation), ``good`` (publish; who is on probation becomes good), ``hold`` or ``roll_back``; ``promote``,
+    ``widen`` and ``give_up`` (publish, where there is no shadow). A shadow that forgot more than a tenth is refused,
+    and one that servers could not answer with is given up. ``apart`` (probation, and take out what source ``b`` sent)
+    sets it aside until the script says ``believe`` (publish)."""
 
     def __init__(self, script: Sequence[str]) -> None:
         self._script = tuple(script)
@@ -121,8 +123,16 @@ class ScriptedGate:
     def doubted(self) -> tuple[str | None, ...]:
         return self._doubted
 
-    def hear(self, heard: Heard) -> None:
-        self._total += float(heard.losses.sum())
+    def hear(self, heard: Heard | CanaryCounts) -> ShadowVerdict | None:
+        if isinstance(heard, Heard):
+            self._total += float(heard.losses.sum())
+            return None
+        self._total += heard.asked
+        if self._shadow_events < 0 or not heard.failed:
+            return None
+        told = self._told_of_shadow("give_up")
+        self._shadow_events = -1
+        return told
 
     def obey(self, order: Order, told: str) -> Verdict | None:
         self._total += len(told)
@@ -149,9 +159,20 @@ class ScriptedGate:
         if evidence.shadow is None:
             return None
         self._shadow_events += len(evidence.shadow)
-        if word not in ("promote", "give_up"):
+        if word not in ("promote", "give_up", "widen"):
             return None
         told = self._told_of_shadow(word)
+        if word == "widen":
+            own = 0 if evidence.own is None else int(evidence.own.sum())
+            return ShadowVerdict(
+                action="widen",
+                reason=told.reason,
+                gain=told.gain,
+                evidence=1.0,
+                events=told.events,
+                share=0.25 + own / 1024,
+                own=told.gain,
+            )
         self._shadow_events = -1
         return told
 

@@ -161,7 +161,7 @@ class BothTiers:
         self._slow = SlowTier(suite, spec, variant)
         self._served = _Line(FastModel(spec))
         self._shadow: _Line | None = None
-        self._watch = ShadowWatch(spec.gate)
+        self._watch = ShadowWatch(msgspec.structs.replace(spec.gate, canary=()))
         self._drifts = DriftDetector()
         self._log: list[Batch] = []
         self._labelled = self._drifted = self._settled = 0

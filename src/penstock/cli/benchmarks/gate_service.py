@@ -21,9 +21,11 @@ from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Batch, Partition, encode
 from penstock.gate.interface import Evidence, Gate, Order, ShadowVerdict, Verdict
 from penstock.learn.interface import Block, Heard, HeldOut, Predictor
+from penstock.learn.steps import CanaryCounts
 from penstock.publish.assembly import parts_of
+from penstock.publish.entries import Stamp
 from penstock.publish.shadow import Shadows
-from penstock.publish.succession import Stamp, Succession
+from penstock.publish.succession import Succession
 from penstock.spec import Spec
 
 STEP = 32
@@ -42,8 +44,8 @@ class Ungated:
     def doubted(self) -> tuple[str | None, ...]:
         return ()
 
-    def hear(self, heard: Heard) -> None:
-        """Nobody is listened to."""
+    def hear(self, heard: Heard | CanaryCounts) -> ShadowVerdict | None:
+        return None
 
     def begin_shadow(self, claim: HeldOut) -> ShadowVerdict | None:
         return None

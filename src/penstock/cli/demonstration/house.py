@@ -34,6 +34,7 @@ consolidate:
   every_events: 2900 # a first base when six classes have arrived, wrong labels among them
 gate:
   good_after_events: 128 # classes arrive fast here: what is known to be good must not be older than the newest of them
+  canary: [] # two minutes are too short for a share of the traffic to show anything
 serve:
   record_predictions: never # the labels come with their pixels, as examples
 """,

@@ -1,0 +1,61 @@
+"""Entries of the step journal as they are made: what does not follow from the log, and when two are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from penstock.errors import ReplayDiverged
+from penstock.gate.interface import Interval
+from penstock.learn.block import digest
+from penstock.learn.interface import Block
+from penstock.learn.steps import Erasure, Step, difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """What an entry says that does not follow from the log: its number and its times."""
+
+    number: int
+    time: float
+    cpu_s: float = 0.0
+    checkpoint_due: bool = False
+    sealed: str = ""
+    """The hash of the state before the step, where that was written as a checkpoint."""
+    environment: str = ""
+    """Name of what the process runs on, where that has changed."""
+    erasure: Erasure | None = None
+
+    @classmethod
+    def of(cls, recorded: Step) -> Stamp:
+        """What a recorded entry says of this."""
+        return cls(
+            number=recorded.number,
+            time=recorded.time,
+            cpu_s=recorded.cpu_s,
+            checkpoint_due=recorded.checkpoint_due,
+            sealed=recorded.sealed,
+            environment=recorded.environment,
+            erasure=recorded.erasure,
+        )
+
+    def weights(self, block: Block | None) -> str:
+        """The hash of a block that is materialised with this entry; empty where none is."""
+        return digest(block) if self.checkpoint_due and block is not None else ""
+
+
+Stamps = Callable[[bool], Stamp]
+"""Asked once an entry's step is decided, and told whether a shadow has ended with it."""
+
+
+def numbers_of(gain: Interval | None) -> tuple[float, float, float, int] | None:
+    """An interval as entries keep it."""
+    return None if gain is None else (gain.mean, gain.low, gain.high, gain.events)
+
+
+def demand_same(recorded: Step, repeated: Step) -> None:
+    """Raises ReplayDiverged, naming what differs, unless the two entries are the same to the byte."""
+    if msgspec.msgpack.encode(repeated) != msgspec.msgpack.encode(recorded):
+        raise ReplayDiverged(step=recorded.number, what=difference(recorded, repeated))
