@@ -178,6 +178,12 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     slower_max: PositiveOrInfinite = 4.0
     """So many times as long as what is served, and a millisecond longer, a new base may take for an answer in half of
     the comparisons on the same rows; ``inf`` for no bound."""
+    calibration_max: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """How much further than those of what is served the chances of a new base's answers may be from how often they are
+    right (expected calibration error, on the same events); 1 for no bound."""
+    collapse: Literal["refuse", "allow"] = "refuse"
+    """What becomes of a new base that hardly ever answers with a class which labels still have, and what is served
+    answers with."""
     after_rollback: Literal["restore", "continue"] = "restore"
     """Whether learning goes on from the good version's state (``restore``) or from its own (``continue``)."""
     source_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.8

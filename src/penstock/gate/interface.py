@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -10,11 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Strings
+from penstock.gate.guards import Opinion
 from penstock.learn.interface import Forgotten, Heard, HeldOut
 from penstock.learn.steps import CanaryCounts
 
 Action = Literal["publish", "hold", "roll_back"]
 Order = Literal["roll_back", "promote", "hold", "resume"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opinions:
+    """What two versions said of the same n events, which have one class each."""
+
+    labels: Sequence[str]
+    served: Opinion
+    shadow: Opinion
+
+    def rows(self, keep: NDArray[np.bool_]) -> Opinions:
+        """Of these events alone."""
+        places = np.flatnonzero(keep).tolist()
+
+        def of(opinion: Opinion) -> Opinion:
+            return Opinion([opinion.said[place] for place in places], opinion.chances[keep])
+
+        return Opinions([self.labels[place] for place in places], of(self.served), of(self.shadow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +66,8 @@ class Evidence:
     """What is wrong with it, where something is; it is given up then."""
     own: NDArray[np.bool_] | None = None
     """(n,) which events belong to the share of the traffic that it answers; None while it answers none."""
+    opinions: Opinions | None = None
+    """What is served and the candidate with a new base said; None where there is none, or answers are no classes."""
     labelled: int = 0
     """Labelled events of the step, of which these n are a sample."""
     doubted: Heard | None = None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from penstock.gate.forgetting import ForgettingWatch
 from penstock.gate.guards import weights_fault
-from penstock.gate.interface import Evidence, Interval, Order, ShadowVerdict, Verdict
+from penstock.gate.interface import Evidence, Interval, Opinions, Order, ShadowVerdict, Verdict
 from penstock.gate.sequential import HarmProcess, MeanInterval
 from penstock.gate.sequential import signed as _signed
 from penstock.gate.shadow import ShadowWatch
@@ -51,6 +51,7 @@ class _Losses:
     probation: Array | None
     shadow: Array | None
     own: NDArray[np.bool_] | None
+    opinions: Opinions | None
 
 
 class HarmGate:
@@ -90,7 +91,7 @@ class HarmGate:
         losses = self._believed(evidence)
         # While updates are held back, what is served stands still, and to be better than that would prove nothing.
         if losses.shadow is not None and not self._holding:
-            self._shadow.take(losses.served, losses.shadow, losses.own)
+            self._shadow.take(losses.served, losses.shadow, losses.own, losses.opinions)
         verdict = self._judge_update(evidence, losses)
         return verdict if evidence.shadow is None else self._judge_shadow(verdict, evidence)
 
@@ -267,6 +268,7 @@ class HarmGate:
             probation=None if evidence.probation is None else _bounded(evidence.probation),
             shadow=None if evidence.shadow is None else _bounded(evidence.shadow),
             own=evidence.own,
+            opinions=evidence.opinions,
         )
         believed = self._look_at_sources(evidence, losses)
         if believed is None:
@@ -278,6 +280,7 @@ class HarmGate:
             probation=None if losses.probation is None else losses.probation[believed],
             shadow=None if losses.shadow is None else losses.shadow[believed],
             own=None if losses.own is None else losses.own[believed],
+            opinions=None if losses.opinions is None else losses.opinions.rows(believed),
         )
 
     def _look_at_sources(self, evidence: Evidence, losses: _Losses) -> NDArray[np.bool_] | None:

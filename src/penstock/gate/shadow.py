@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.canary import CanaryWatch
-from penstock.gate.interface import Interval, ShadowVerdict
+from penstock.gate.guards import AnswersWatch
+from penstock.gate.interface import Interval, Opinions, ShadowVerdict
 from penstock.gate.sequential import GainProcess, signed
 from penstock.learn.interface import HeldOut
 from penstock.learn.steps import CanaryCounts
@@ -41,6 +42,7 @@ class ShadowWatch:
         self._worse = GainProcess()
         self._not_worse = GainProcess()
         self._canary = CanaryWatch(settings)
+        self._answers = AnswersWatch(settings.calibration_max, collapse=settings.collapse == "refuse")
 
     @property
     def is_on(self) -> bool:
@@ -64,16 +66,25 @@ class ShadowWatch:
         self._labelled = 0
         self._better, self._worse, self._not_worse = GainProcess(), GainProcess(), GainProcess()
         self._canary.end()
+        self._answers.begin()
 
-    def take(self, served: Array, shadow: Array, own: NDArray[np.bool_] | None = None) -> None:
-        """(n,) losses in [0, 1] of what is served and of the shadow on events that neither has learned, and which of
-        them belong to the share that it answers."""
+    def take(
+        self,
+        served: Array,
+        shadow: Array,
+        own: NDArray[np.bool_] | None = None,
+        opinions: Opinions | None = None,
+    ) -> None:
+        """(n,) losses in [0, 1] of what is served and of the shadow on events that neither has learned, which of them
+        belong to the share that it answers, and what both answered."""
         gain = served - shadow
         self._better.take(gain)
         self._worse.take(-gain)
         self._not_worse.take((gain + MARGIN) / (1.0 + MARGIN))
         if own is not None:
             self._canary.take(served[own], shadow[own])
+        if opinions is not None:
+            self._answers.take(opinions.labels, opinions.served, opinions.shadow)
 
     def hear(self, counts: CanaryCounts) -> ShadowVerdict | None:
         """What servers have counted of its answers, and its end where they cannot live with it. Its share becomes wider
@@ -143,6 +154,7 @@ class ShadowWatch:
             "worse": self._worse.save(),
             "not_worse": self._not_worse.save(),
             "canary": self._canary.save(),
+            "answers": self._answers.save(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -155,6 +167,7 @@ class ShadowWatch:
         if "canary" in state:
             # A state of before there were any has none.
             self._canary.load(state["canary"])
+            self._answers.load(state["answers"])
 
     @property
     def _has_won_elsewhere(self) -> bool:
@@ -165,7 +178,9 @@ class ShadowWatch:
         return signed(self.gain)
 
     def _proved(self, told: str) -> ShadowVerdict:
-        """It is better: its first share of the traffic, or all."""
+        """It is better: its first share of the traffic, or all, unless a guard trips."""
+        if fault := self._answers.fault():
+            return self._given_up(f"{fault}; and {told}")
         if not self._canary.is_wanted:
             return self._verdict("promote", f"The new base is promoted: {told}.")
         self._canary.begin()
@@ -175,6 +190,8 @@ class ShadowWatch:
         move = self._canary.judge(labelled, may_widen=may_widen)
         if move is None:
             return None
+        if move.to != "nothing" and (fault := self._answers.fault()):
+            return self._given_up(f"{fault}; and {move.reason}")
         match move.to:
             case "nothing":
                 return self._given_up(move.reason)

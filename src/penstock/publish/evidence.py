@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.gate.interface import Evidence
-from penstock.learn.interface import Forgotten
+from penstock.gate.guards import Opinion
+from penstock.gate.interface import Evidence, Opinions
+from penstock.learn.interface import Forgotten, Learned
 from penstock.learn.learner import Taken
+from penstock.spec import ClassName
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,10 @@ class ShadowLosses:
 
     values: NDArray[np.float64]
     """(n,) of all labelled events of the step."""
+    learned: Learned | None = None
+    """What it said, and did; None where it could not."""
+    classes: tuple[ClassName, ...] = ()
+    """The names of the columns of what it said."""
     fault: str = ""
     """What is wrong with it, where something is."""
 
@@ -27,6 +33,7 @@ def evidence_of(
     shadow: ShadowLosses | None,
     forgotten: Forgotten | None = None,
     own: NDArray[np.bool_] | None = None,
+    opinions: Opinions | None = None,
 ) -> Evidence | None:
     """The losses on the events that are compared, ``own`` saying of each whether it belongs to the share of the traffic
     that the shadow answers; None for a step without a labelled event."""
@@ -53,6 +60,7 @@ def evidence_of(
         shadow=of_shadow,
         shadow_fault="" if shadow is None else shadow.fault,
         own=own,
+        opinions=opinions,
         labelled=len(taken.batch),
         doubted=taken.doubted,
         forgotten=forgotten,
@@ -70,3 +78,27 @@ def _expected(taken: Taken) -> NDArray[np.float64] | None:
         return None
     found: NDArray[np.float64] = 0.5 - 0.5 * np.square(probabilities).sum(axis=1)
     return found
+
+
+def opinions_of(taken: Taken, classes: tuple[ClassName, ...], shadow: ShadowLosses | None) -> Opinions | None:
+    """What is served and the shadow said of the events that are compared, ``classes`` being the columns of the former;
+    None where there is no shadow, something else is served than what learns, or answers are not one class."""
+    learned, batch = taken.learned, taken.batch
+    if shadow is None or shadow.learned is None or learned is None or batch is None or taken.served is None:
+        return None
+    labels, served, newcomer = batch.labels, learned.predictions.probabilities, shadow.learned.predictions.probabilities
+    if taken.served is not learned.losses or served is None or newcomer is None or not isinstance(labels, list):
+        return None
+    if not all(isinstance(label, str) for label in labels):
+        return None
+    rows = np.arange(len(batch)) if taken.compared is None else taken.compared
+    told = [str(labels[row]) for row in rows.tolist()]
+    return Opinions(told, _opinion(served[rows], classes), _opinion(newcomer[rows], shadow.classes))
+
+
+def _opinion(probabilities: NDArray[np.float64], classes: tuple[ClassName, ...]) -> Opinion:
+    if not probabilities.shape[1]:
+        return Opinion([None] * len(probabilities), np.zeros(len(probabilities)))
+    best = probabilities.argmax(axis=1)
+    chances = np.nan_to_num(probabilities[np.arange(len(best)), best], nan=0.0)
+    return Opinion([classes[place] for place in best.tolist()], np.clip(chances, 0.0, 1.0))

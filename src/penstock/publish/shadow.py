@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import BaseMissing, CheckpointDamaged, PenstockError, SnapshotDamaged, StepsCorrupt, TrainingFailed
+from penstock.events import Version
 from penstock.gate.interface import ShadowVerdict
 from penstock.learn.fast.predictor import number_losses
-from penstock.learn.interface import HeldOut, Model, State
+from penstock.learn.interface import HeldOut, Learned, Model, State
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.quarantine import AsideStep, Spans
 from penstock.learn.ready import (
@@ -42,6 +43,7 @@ from penstock.publish.entries import numbers_of
 from penstock.publish.evidence import ShadowLosses
 from penstock.publish.interface import SlowTier
 from penstock.publish.rooms import Rooms, SlowRooms
+from penstock.spec import ClassName
 
 SLICE_S = 0.02
 """How long catching up may take between two rounds of steps."""
@@ -88,6 +90,8 @@ class Shadows:
         self._state = _State()
         self._model: Model | None = None
         self._follower: _Follower | None = None
+        self._classes: tuple[ClassName, ...] = ()
+        """Of the shadow's model, as far as they were looked up."""
 
     # Adoption ---------------------------------------------------------------------------------------------------------
 
@@ -125,6 +129,7 @@ class Shadows:
         if told.what == "adopted":
             self._state.current, self._model, self._state.since = caught_up.manifest, caught_up.model, entry.time
             self._state.outcome = ""
+            self._classes = ()
         else:
             self._retire(told.base)
             self._state.outcome = told.reason
@@ -162,7 +167,7 @@ class Shadows:
         if self._model is None or taken.batch is None or taken.learned is None:
             return None
         if self._model.takes(taken.batch) is not None:
-            return ShadowLosses(np.ones(len(taken.batch)), "it has no room for a class that came")
+            return ShadowLosses(np.ones(len(taken.batch)), fault="it has no room for a class that came")
         learned = self._model.learn(taken.batch)
         losses, scale = learned.losses, taken.learned.scale
         # Where losses are measured against a scale, both are by the same.
@@ -170,7 +175,17 @@ class Shadows:
             losses = number_losses(learned.predictions.mean, np.asarray(taken.batch.labels), scale)
         elif learned.scale != scale:
             losses = np.minimum(losses * (learned.scale / scale), 1.0)
-        return ShadowLosses(losses, "" if learned.finite else "its weights are not finite")
+        fault = "" if learned.finite else "its weights are not finite"
+        return ShadowLosses(losses, learned, self._columns(learned), fault)
+
+    def _columns(self, learned: Learned) -> tuple[ClassName, ...]:
+        """The names of the columns of what it said. Classes are only ever added, so that names which came with the step
+        itself do no harm."""
+        probabilities = learned.predictions.probabilities
+        assert self._model is not None, "there is a shadow"
+        if probabilities is not None and probabilities.shape[1] > len(self._classes):
+            self._classes = self._model.freeze(Version(0), {}).head.classes
+        return self._classes
 
     def end(self, verdict: ShadowVerdict, parent_base: str) -> tuple[ShadowStep, Model | None]:
         """What the journal says of the shadow's end, and the model that takes over, if it does."""
@@ -251,6 +266,7 @@ class Shadows:
         """Become what was saved. Raises BaseMissing."""
         self._state = msgspec.convert(values["state"], _State)
         self._model = self._follower = None
+        self._classes = ()
         if "model" in values:
             if self._rooms is None:
                 raise CheckpointDamaged(

@@ -31,7 +31,7 @@ from penstock.publish.account import Account
 from penstock.publish.canary import Canary
 from penstock.publish.corrections import Corrections, told
 from penstock.publish.entries import Stamp, Stamps, numbers_of
-from penstock.publish.evidence import evidence_of
+from penstock.publish.evidence import evidence_of, opinions_of
 from penstock.publish.hand import Earlier, Hand, again, words_for
 from penstock.publish.interface import Progress, Receipt, Snapshots
 from penstock.publish.line import Kept, Line
@@ -102,7 +102,10 @@ class Succession:
             self._prequential.add(taken.learned, taken.batch, self.line.classes_before(taken.learned))
         drift = None if taken.learned is None else self._drift.take(taken.learned.losses)
         own = None if taken.batch is None else self.canary.own(taken.batch, taken.compared)
-        evidence = evidence_of(taken, self.shadows.learn(taken), self._forgotten(taken), own)
+        beside = self.shadows.learn(taken)
+        columns = () if beside is None or taken.learned is None else self.line.classes_before(taken.learned)
+        opinions = opinions_of(taken, columns, beside)
+        evidence = evidence_of(taken, beside, self._forgotten(taken), own, opinions)
         verdict = None if evidence is None else self.gate.judge(evidence)
         action: StepAction = "advance" if verdict is None else verdict.action
         block, restored = None, None
