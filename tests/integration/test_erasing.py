@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -40,17 +41,55 @@ from penstock.testing.log_conformance import P0
 NAME = SPEC.name
 
 
-def learned(data: Path, traffic: Traffic, rounds: int) -> None:
+def learned(data: Path, traffic: Traffic, rounds: int, spec: Spec = SPEC) -> None:
     """More of the traffic, learned by a learner that stops with a checkpoint."""
-    publisher = publisher_of(data / NAME)
+    publisher = publisher_of(data / NAME, spec=spec)
     publisher.start()
     for _ in range(rounds):
         for _ in range(8):
             traffic.send()
-        while publisher.step() or publisher.has_backlog():
+        while publisher.correct() or publisher.step() or publisher.has_backlog():
             pass
         publisher.checkpoint()
     publisher.close()
+
+
+WATCHED = msgspec.structs.replace(SPEC, gate=msgspec.structs.replace(SPEC.gate, anchors=512))
+
+
+def anchors_of(data: Path) -> set[tuple[int, int]]:
+    """Where the events stand that the service keeps as anchors."""
+    publisher = publisher_of(data / NAME, spec=WATCHED)
+    publisher.start()
+    anchors = publisher._learner.anchors
+    assert anchors is not None
+    assert anchors.kept is not None
+    assert anchors.kept.origins is not None
+    publisher.close()
+    return {(partition, offset) for partition, offset in anchors.kept.origins.tolist()}
+
+
+def test_anchors_are_corrected_rebuilt_and_erased_like_everything_else(tmp_path: Path) -> None:
+    data = tmp_path
+    record({Path("local.yaml"): WATCHED}, data)
+    traffic = Traffic(data / NAME, seed=3)
+    traffic.subjects = ("a", "b")
+    learned(data, traffic, 2, WATCHED)
+    traffic.subjects = ("late", "late", "a")
+    learned(data, traffic, 3, WATCHED)
+    traffic.close()
+    steps = list(read_steps(data / NAME / "steps"))
+    assert any(step.corrected for step in steps)
+    before = anchors_of(data)
+    demand_sound(data, steps[-1].version)
+    reader = LocalLogReader(data / NAME / "log")
+    found = find(reader, WATCHED, Whose(subject="late")).offsets
+    reader.close()
+    gone = before & {(int(partition), int(offset)) for partition in found for offset in found[partition]}
+    assert gone
+    assert before - gone
+    demand_sound(data, erased(data, "late").version)
+    assert not anchors_of(data) & gone
 
 
 @pytest.fixture(scope="module")

@@ -35,22 +35,22 @@ ALL = 1_000_000
 """Checkpoints kept: so many that the journal keeps every step."""
 
 
-def publisher_of(folder: Path, kept: int = ALL) -> Publisher:
+def publisher_of(folder: Path, kept: int = ALL, spec: Spec = SPEC) -> Publisher:
     """A publisher over the files in this folder, which keeps so many checkpoints."""
     learner = Learner(
-        SPEC,
+        spec,
         LocalLogReader(folder / "log"),
-        JoinWindow.of(SPEC.label),
-        FastModel(SPEC),
+        JoinWindow.of(spec.label),
+        FastModel(spec),
     )
     rooms = Rooms(
         journal=StepJournal(folder / "steps"),
         checkpoints=Checkpoints(folder / "checkpoints", kept),
         live=SharedLiveWeights(folder / "live"),
-        snapshots=LocalSnapshots(folder / "snapshots", SPEC.name),
-        receipts=SqliteReceipts(folder / "versions.sqlite", SPEC.name),
+        snapshots=LocalSnapshots(folder / "snapshots", spec.name),
+        receipts=SqliteReceipts(folder / "versions.sqlite", spec.name),
     )
-    return Publisher(SPEC, learner, HarmGate(SPEC.gate), lambda block: BlockPredictor(block, SPEC), rooms)
+    return Publisher(spec, learner, HarmGate(spec.gate), lambda block: BlockPredictor(block, spec), rooms)
 
 
 class Traffic:
