@@ -179,3 +179,18 @@ def test_saved_state_goes_on_to_the_byte() -> None:
         mine, others = watch.take(sources, losses), other.take(sources, losses)
         assert (mine is None) == (others is None)
         assert other.save() == watch.save()
+
+
+def test_a_state_of_before_what_is_served_was_asked_begins_anew() -> None:
+    watch = SourceWatch(0.05, 300)
+    watch.load(
+        {
+            "sources": ["a", "b"],
+            "sums": [[40.0, 4.0, 9.0, 1.0]] * 2,
+            "looked_at": 2,
+            "processes": [],
+            "floods": [["b", 9]],
+        }
+    )
+    assert watch.floods == []
+    assert watch.take(["a", "b"], np.array([0.1, 0.9])) is None

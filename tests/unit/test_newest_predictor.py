@@ -91,3 +91,19 @@ def test_a_damaged_version_leaves_the_one_before_whole(lacking: str) -> None:
     expected = BlockPredictor(versions[8], _spec("multiclass")).predict(asked)
     assert _numbers(make(versions[8]).predict(asked)) == _numbers(expected)
     assert _numbers(newest.predict(asked)) == before
+
+
+@pytest.mark.parametrize("task", TASKS)
+@settings(max_examples=5)
+@given(at=st.integers(0, 8), size=st.sampled_from([1, 2, 31, 33, 300]), seed=st.integers(0, 99))
+def test_compiled_answers_are_those_of_servers_but_for_their_last_digits(
+    task: Task, at: int, size: int, seed: int
+) -> None:
+    version, asked = _versions(task, seed)[at], _events(task, size, seed, 7)
+    plain, compiled = (BlockPredictor(version, _spec(task), compiled=is_compiled) for is_compiled in (False, True))
+    said, again = plain.predict(asked), compiled.predict(asked)
+    for field in ("probabilities", "mean", "spread", "low", "high", "quantiles"):
+        ours, theirs = getattr(said, field), getattr(again, field)
+        assert (ours is None) == (theirs is None)
+        assert ours is None or np.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert np.allclose(plain.losses(said, asked), compiled.losses(again, asked), rtol=1e-9, atol=1e-12)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.gate import courses
 from penstock.gate.interface import Interval
 
 Array = NDArray[np.float64]
@@ -25,8 +26,6 @@ CAPITAL_MAX = 1e6
 one when capital is given away."""
 FEW = 6
 """Events up to which a loop is faster than arrays are."""
-CHUNK = 64
-"""Events whose products are formed at once: neither 0.05^-64 nor 1e6 * 1.95^64 is near the largest number."""
 
 
 class HarmProcess:
@@ -56,72 +55,37 @@ class HarmProcess:
 
     def __init__(self, start_scale: float = START_SCALE) -> None:
         self._start_scale = start_scale
-        self._bets = [0.0] * len(STAKES)
+        self._bets = np.zeros(len(STAKES))
         self._events = 0
-
-    @property
-    def value(self) -> float:
+        self.value = 0.0
         """Capital in bets now; what has not been bet yet is left out."""
-        return math.fsum(self._bets) / len(STAKES)
 
     def take(self, differences: Array) -> float:
         """(n,) loss of the suspect minus that of what it is compared with, in [-1, 1]; returns the value after them."""
-        if len(differences) > FEW:
-            return float(self.course(differences)[-1])
-        for difference in differences.tolist():
-            weight = _weight(self._events, self._start_scale)
-            self._events += 1
-            self._bets = [
-                min((bet + weight) * (1.0 + stake * difference), CAPITAL_MAX)
-                for bet, stake in zip(self._bets, _STAKE_LIST, strict=True)
-            ]
+        self.course(differences)
         return self.value
 
     def course(self, differences: Array) -> Array:
         """The same, with the value after each of them, (n,)."""
-        parts = [self._take(differences[at : at + CHUNK]) for at in range(0, len(differences), CHUNK)]
-        return np.concatenate(parts) if parts else np.empty(0)
-
-    def _take(self, x: Array) -> Array:
-        weights = _weights(self._events, len(x), self._start_scale)
-        self._events += len(x)
-        growth = np.cumprod(1.0 + np.outer(STAKES, x), axis=1)
-        # What is staked at an event is worth, in capital of the beginning, so much more as had been lost before it.
-        before = np.concatenate([np.ones((len(STAKES), 1)), growth[:, :-1]], axis=1)
-        bets = growth * (np.array(self._bets)[:, None] + np.cumsum(weights / before, axis=1))
-        self._bets = np.minimum(bets[:, -1], CAPITAL_MAX).tolist()
-        values: Array = bets.mean(axis=0)
-        values[-1] = self.value
+        values = np.empty(len(differences))
+        courses.harm(self._bets, values, STAKES, differences, self._events, self._start_scale, CAPITAL_MAX)
+        self._events += len(values)
+        if len(values):
+            self.value = float(values[-1])
         return values
 
     def save(self) -> dict[str, Any]:
-        return {"bets": list(self._bets), "events": self._events}
+        """Plain values that survive MessagePack."""
+        return {"bets": self._bets.tolist(), "events": self._events, "value": self.value}
 
     def load(self, state: dict[str, Any]) -> None:
-        self._bets, self._events = list(state["bets"]), state["events"]
-
-
-_STAKE_LIST: list[float] = STAKES.tolist()
-
-
-def _weight(event: int, scale: float) -> float:
-    """Of the start at this event, counted from 0: the step of -1 / (1 + ln(1 + j / scale)), without cancellation."""
-    before = 1.0 + math.log1p(event / scale)
-    step = math.log1p(1.0 / (scale + event))
-    return step / (before * (before + step))
-
-
-def _weights(event: int, n: int, scale: float) -> Array:
-    events = np.arange(event, event + n, dtype=np.float64)
-    before = 1.0 + np.log1p(events / scale)
-    step = np.log1p(1.0 / (scale + events))
-    weights: Array = step / (before * (before + step))
-    return weights
+        """Become what was saved."""
+        self._bets, self._events = np.array(state["bets"], np.float64), state["events"]
+        self.value = state.get("value", float(self._bets.mean()))
 
 
 ALARM_STAKES = np.array([0.1, 0.25, 0.5])
 """No more than half: what looks wholly wrong for ten events may be new."""
-_ALARM_STAKE_LIST: list[float] = ALARM_STAKES.tolist()
 
 
 class Alarm:
@@ -137,48 +101,32 @@ class Alarm:
     have what a single event can lose as their limit (Waudby-Smith and Ramdas 2023)."""
 
     def __init__(self) -> None:
-        self._bets = [0.0] * len(ALARM_STAKES)
+        self._bets = np.zeros(len(ALARM_STAKES))
 
     @property
     def value(self) -> float:
         """Now, to 1."""
-        return math.fsum(self._bets) / len(self._bets)
+        return float(self._bets.mean())
 
     def take(self, ratios: Array) -> float:
-        """The largest value after any of these (n,) events, that of before them where there is none."""
-        if len(ratios) <= FEW:
-            most = self.value
-            for ratio in ratios.tolist():
-                self._bets = [
-                    min((bet + 1.0) * (1.0 + stake * (ratio - 1.0)), CAPITAL_MAX)
-                    for bet, stake in zip(self._bets, _ALARM_STAKE_LIST, strict=True)
-                ]
-                most = max(most, self.value)
-            return most
-        most = 0.0
-        for at in range(0, len(ratios), CHUNK):
-            growth = np.cumprod(1.0 + np.outer(ALARM_STAKES, ratios[at : at + CHUNK] - 1.0), axis=1)
-            before = np.concatenate([np.ones((len(ALARM_STAKES), 1)), growth[:, :-1]], axis=1)
-            course = growth * (np.array(self._bets)[:, None] + np.cumsum(1.0 / before, axis=1))
-            most = max(most, float(course.mean(axis=0).max()))
-            self._bets = np.minimum(course[:, -1], CAPITAL_MAX).tolist()
-        return most
+        """The largest value after any of these (n,) events."""
+        return courses.alarm(self._bets, ALARM_STAKES, ratios, CAPITAL_MAX)
 
     def save(self) -> list[float]:
         """Plain values that survive MessagePack."""
-        return list(self._bets)
+        return self._bets.tolist()
 
     @classmethod
     def of(cls, state: list[float]) -> Alarm:
         """As it was saved."""
         alarm = cls()
-        alarm._bets = list(state)
+        alarm._bets = np.array(state, np.float64)
         return alarm
 
 
-TILTS = tuple(0.002 * 2.0**k for k in range(9))
+TILTS: Array = 0.002 * 2.0 ** np.arange(9.0)
 """From 0.002, which is best for some million events, doubling to 0.512 for the first few."""
-_PENALTIES = tuple(-math.log1p(-tilt) - tilt for tilt in TILTS)
+_PENALTIES: Array = -np.log1p(-TILTS) - TILTS
 
 
 class MeanInterval:
@@ -196,55 +144,35 @@ class MeanInterval:
     def __init__(self, alpha: float) -> None:
         self._bound = math.log(2.0 / alpha) + math.log(len(TILTS))
         self._events = 0
-        self._sum = 0.0
-        self._squares = 0.0
+        self._sums = np.zeros(2)
+        """Of the differences, and of a quarter of the squares of each minus its guess."""
 
     def take(self, differences: Array) -> None:
-        n = len(differences)
-        if n <= FEW:
-            for x in differences.tolist():
-                self._squares += (x - self._sum / (self._events + 1)) ** 2 / 4
-                self._sum += x
-                self._events += 1
-            return
-        sums = self._sum + np.cumsum(differences)
-        before = np.concatenate(([self._sum], sums[:-1]))
-        # The guess counts one event of difference 0 more, so that the first event has one as well.
-        guesses = before / np.arange(self._events + 1, self._events + n + 1)
-        self._squares += float(np.square(differences - guesses).sum()) / 4
-        self._sum = float(sums[-1])
-        self._events += n
+        """(n,) more of them."""
+        courses.spread(self._sums, differences, self._events)
+        self._events += len(differences)
 
     @property
     def interval(self) -> Interval:
+        """Now."""
         if not self._events:
             return Interval(mean=0.0, low=-1.0, high=1.0, events=0)
-        mean, width = self._sum / self._events, 2 * _radius(self._squares, self._bound) / self._events
+        total, squares = self._sums.tolist()
+        mean, width = total / self._events, 2 * _radius(squares, self._bound) / self._events
         return Interval(mean=mean, low=max(-1.0, mean - width), high=min(1.0, mean + width), events=self._events)
 
     def save(self) -> list[float]:
-        return [self._events, self._sum, self._squares]
+        """Plain values that survive MessagePack."""
+        return [self._events, *self._sums.tolist()]
 
     def load(self, state: list[float]) -> None:
-        self._events, self._sum, self._squares = int(state[0]), state[1], state[2]
+        """Become what was saved."""
+        self._events, self._sums = int(state[0]), np.array(state[1:], np.float64)
 
 
 def _radius(squares: float, bound: float) -> float:
-    """Where the logarithm of sum over l of exp(l r - psi(l) squares) reaches the bound: Newton from the right."""
-    penalties = [penalty * squares for penalty in _PENALTIES]
-    # One l alone reaches the bound at or beyond the root; the function is convex and increasing, so that the steps from
-    # there go down to the root without passing it, and stopping early only widens the interval.
-    r = min((bound + penalty) / tilt for tilt, penalty in zip(TILTS, penalties, strict=True))
-    for _ in range(20):
-        exponents = [tilt * r - penalty for tilt, penalty in zip(TILTS, penalties, strict=True)]
-        top = max(exponents)
-        parts = [math.exp(e - top) for e in exponents]
-        total = math.fsum(parts)
-        step = (top + math.log(total) - bound) * total / sum(map(mul, TILTS, parts))
-        r -= step
-        if step < 1e-4 * r:
-            break
-    return r
+    """Where the logarithm of sum over l of exp(l r - psi(l) squares) reaches the bound."""
+    return courses.radius(TILTS, _PENALTIES, squares, bound)
 
 
 STAKED = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 0.95)

@@ -151,6 +151,9 @@ class SourceWatch:
 
     def load(self, state: dict[str, Any]) -> None:
         """Become what was saved."""
+        if "alarms" not in state:
+            # A state of before what is served looked at sources, too: everybody is believed again.
+            return
         self._slots = {source: slot for slot, source in enumerate(state["sources"])}
         self._sums = np.array(state["sums"], np.float64).reshape(-1, 2 * SHORT)
         self._looked_at = state["looked_at"]

@@ -53,7 +53,7 @@ def parts_of(spec: Spec, folder: Path, reader: LogReader, followers_reader: LogR
     return Parts(
         learner=learner_over(reader),
         gate=HarmGate(spec.gate),
-        predictor=lambda block: BlockPredictor(block, spec, bases, outside),
+        predictor=lambda block: BlockPredictor(block, spec, bases, outside, compiled=True),
         slow=SlowRooms(
             consolidation=folder / "consolidation",
             bases=folder / "bases",

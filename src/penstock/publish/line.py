@@ -295,7 +295,9 @@ class Line:
     def _tell_learner(self) -> None:
         """Predictors are made when what they predict from changes, and not at each step."""
         good, probation = self._scored
-        if self._good is not good:
+        if self._good is not None and self._good is probation:
+            self._learner.good = self._learner.probation
+        elif self._good is not good:
             self._learner.good = None if self._good is None else self._predictor(self._good.block)
         if self._probation is not probation:
             self._learner.probation = None if self._probation is None else self._predictor(self._probation.block)

@@ -266,3 +266,18 @@ def ask_two(values: Array, columns: NDArray[np.int64], bounds: Array, leaves: Ar
             second = 1.0 / (1.0 + np.exp(-min(max(total, -STEEP), STEEP)))
             said[i, 1, member] = second
             said[i, 0, member] = 1.0 - second
+
+
+@compiled("void(f8[:, ::1], i8[::1], f8[::1])")
+def brier(said: Array, classes: NDArray[np.intp], losses: Array) -> None:
+    """Writes the (n,) losses of (n, C) probabilities as `predictor.class_losses` has them."""
+    n, known = said.shape
+    for i in range(n):
+        place = classes[i]
+        if place < 0 or place >= known:
+            losses[i] = 1.0
+            continue
+        squares = 0.0
+        for c in range(known):
+            squares += said[i, c] * said[i, c]
+        losses[i] = min(max(0.5 * (squares + 1.0 - 2.0 * said[i, place]), 0.0), 1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,9 @@ PRICE_MAX_NS = 40e6
 HUGE = 1e100
 """Outcomes are cut here, so that their squares stay finite."""
 FEW = 32
-"""Events up to which trees are asked by compiled loops."""
+"""Events up to which trees that learn are asked by compiled loops."""
+ASKED_MAX = 256
+"""The same of those that are compared with them."""
 HELD = 2
 """Windows that the buffer has room for: events are moved to its front once a window."""
 
@@ -63,7 +66,14 @@ def earned(n: int) -> float:
 class Boosted:
     """Three members, a window each, as servers have them."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: Columns, compiled_until: int = 0) -> None:
+        """``compiled_until``: events up to which compiled loops answer; none where the compiler is not to be loaded."""
+        self._answering: ModuleType | None = None
+        self._compiled_until = compiled_until
+        if compiled_until:
+            from penstock.learn.fast import answering
+
+            self._answering = answering
         self._columns = columns
         self._grown: list[Trees | None] = [None] * len(SHORTER)
         self._last = np.empty((columns.count, 0))
@@ -80,6 +90,8 @@ class Boosted:
         """(n, classes, members) probabilities, or (n, members) means; as good as none before anything has grown."""
         values = self._last = self._columns.of(batch)
         n = len(batch)
+        if self._answering is not None and classes and n <= self._compiled_until:
+            return self._answer_by(self._answering, values, classes)
         if self._together is not None:
             scores = self._together.each(values, self.members)
             if classes is None:
@@ -95,6 +107,23 @@ class Boosted:
         found = np.empty((n, classes, self.members))
         for member, trees in enumerate(self._grown):
             found[:, :, member] = 1.0 / max(classes, 1) if trees is None else trees.probabilities(values, classes)
+        return found
+
+    def _answer_by(self, answering: ModuleType, values: Array, classes: int) -> Array:
+        """The same by compiled loops, in less time where there are few events."""
+        n = values.shape[1]
+        found = np.empty((n, classes, self.members))
+        if self._together is not None and classes == 2:
+            together = self._together
+            answering.ask_two(values, together.columns, together.bounds, together.leaves, found)
+            return found
+        for member, trees in enumerate(self._grown):
+            if trees is None:
+                found[:, :, member] = 1.0 / classes
+                continue
+            scores = np.empty((n, trees.leaves.shape[2]))
+            answering.ask(values, trees.columns, trees.bounds, trees.leaves, scores)
+            answering.chances(scores, trees.groups, trees.spare, found[:, :, member])
         return found
 
     def frozen(self) -> dict[str, NDArray[Any]]:
@@ -120,10 +149,11 @@ def _asked(spec: Spec, encoder: Encoder) -> Columns:
     return Columns(spec, encoder, COLUMNS_MAX if has_trees else 0)
 
 
-def boosted(spec: Spec, encoder: Encoder) -> list[Boosted]:
-    """The trees that a service's settings describe, as servers have them."""
+def boosted(spec: Spec, encoder: Encoder, *, compiled: bool = False) -> list[Boosted]:
+    """The trees that a service's settings describe, as servers have them; ``compiled`` where the compiler may be
+    loaded."""
     columns = _asked(spec, encoder)
-    return [Boosted(columns)] if columns.count else []
+    return [Boosted(columns, ASKED_MAX if compiled else 0)] if columns.count else []
 
 
 def boosting(spec: Spec, encoder: Encoder) -> list[Boosting]:
@@ -136,11 +166,7 @@ class Boosting(Boosted):
     """The same members as the learner has them: with the window that they grow from."""
 
     def __init__(self, columns: Columns, window: int, *, numeric: bool) -> None:
-        # The compiler is loaded by whoever learns, and by nobody else.
-        from penstock.learn.fast import answering
-
-        super().__init__(columns)
-        self._answering = answering
+        super().__init__(columns, FEW)
         self._windows = [max(window // shorter, 1) for shorter in SHORTER]
         self._numeric = numeric
         self._values = np.empty((columns.count, HELD * window))
@@ -150,26 +176,6 @@ class Boosting(Boosted):
         self._grown_times = 0
         self._since = [0] * len(SHORTER)
         self._credit = CREDIT_FIRST_NS
-
-    def answer(self, batch: Batch, classes: int | None) -> Array:
-        """As servers answer, in less time where there are few events."""
-        n = len(batch)
-        if n > FEW or not classes:
-            return super().answer(batch, classes)
-        values = self._last = self._columns.of(batch)
-        found = np.empty((n, classes, self.members))
-        if self._together is not None and classes == 2:
-            together = self._together
-            self._answering.ask_two(values, together.columns, together.bounds, together.leaves, found)
-            return found
-        for member, trees in enumerate(self._grown):
-            if trees is None:
-                found[:, :, member] = 1.0 / classes
-                continue
-            scores = np.empty((n, trees.leaves.shape[2]))
-            self._answering.ask(values, trees.columns, trees.bounds, trees.leaves, scores)
-            self._answering.chances(scores, trees.groups, trees.spare, found[:, :, member])
-        return found
 
     def learn(self, batch: Batch, targets: NDArray[Any]) -> None:
         """Take a step's events into the window, and grow those trees that are due, as far as there is credit."""

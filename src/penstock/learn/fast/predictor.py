@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -98,12 +99,27 @@ class BlockPredictor:
 
     Raises BlockDamaged, or BaseMissing where the base that it was made for is not to be found."""
 
-    def __init__(self, block: Block, spec: Spec, bases: Bases | None = None, outside: Outside | None = None) -> None:
+    def __init__(
+        self,
+        block: Block,
+        spec: Spec,
+        bases: Bases | None = None,
+        outside: Outside | None = None,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        """With ``compiled`` it answers classes by compiled loops, which may differ in the last digits, and does not say
+        what members said: for who learns, and compares versions at every step."""
+        self._answering: ModuleType | None = None
+        if compiled:
+            from penstock.learn.fast import answering
+
+            self._answering = answering
         self._schema = Schema.of(spec).fingerprint
         self._encoder = Encoder(spec)
         self._anchor = Anchor(spec)
         self._stable = Stable(found(bases, block.head.base))
-        self._experts: list[Answering] = [*boosted(spec, self._encoder)]
+        self._experts: list[Answering] = [*boosted(spec, self._encoder, compiled=compiled)]
         if (named := named_outside(spec, outside)) is not None:
             self._experts.extend(named.answering((self._encoder, self._anchor)))
         others = self._stable.members + sum(expert.members for expert in self._experts)
@@ -135,7 +151,9 @@ class BlockPredictor:
         if block.head.schema != self._schema:
             raise BlockDamaged(reason="it was made for other columns than the service has")
         self._classes = {name: index for index, name in enumerate(block.head.classes)}
-        arrays: dict[str, NDArray[Any]] = dict(block.arrays)
+        # What travelled as bytes must not be written to, and compiled loops take no such arrays.
+        is_compiled = self._answering is not None
+        arrays: dict[str, NDArray[Any]] = {n: a.copy() if is_compiled else a for n, a in block.arrays.items()}
         try:
             self._encoder.load(arrays)
             self._anchor.thaw(arrays["anchor"])
@@ -154,7 +172,10 @@ class BlockPredictor:
         members, mark = self._members, said.mark_of(self._stable.id, self._anchor.mark)
         if isinstance(members, ClassMembers):
             alone = self._stable.probabilities(embedded, self._classes, len(self._classes))
-            answer = members.answer(features, answers(self._experts, batch, len(self._classes), alone))
+            others = answers(self._experts, batch, len(self._classes), alone)
+            if self._answering is not None:
+                return Predictions(probabilities=members.answer_by(self._answering, features, others).mixed)
+            answer = members.answer(features, others)
             return Predictions(probabilities=answer.mixed, said=said.of_classes(answer.members, mark))
         if isinstance(members, SetMembers):
             sets = members.answer(features, self._stable.probabilities(embedded, self._classes, len(self._classes)))
@@ -164,8 +185,8 @@ class BlockPredictor:
             return replace(count_predictions(counts, members), said=members.said(counts, mark))
         anchors = self._anchor.values(batch)
         alone = self._stable.means(embedded, anchors, members.centre, members.unit)
-        others = members.standard(answers(self._experts, batch, None, np.empty((len(batch), 0))))
-        numbers = members.answer(features, np.concatenate((alone, others), axis=1))
+        experts = members.standard(answers(self._experts, batch, None, np.empty((len(batch), 0))))
+        numbers = members.answer(features, np.concatenate((alone, experts), axis=1))
         return replace(number_predictions(numbers, members, anchors), said=members.said(numbers, anchors, mark))
 
     def losses(self, predictions: Predictions, batch: Batch, scale: float | None = None) -> Array:
@@ -175,7 +196,12 @@ class BlockPredictor:
             assert predictions.probabilities is not None
             of = self._classes.get
             names: list[ClassName] = batch.labels  # type: ignore[assignment]
-            return class_losses(predictions.probabilities, np.array([of(c, -1) for c in names], dtype=np.intp))
+            classes = np.array([of(c, -1) for c in names], dtype=np.intp)
+            if self._answering is None:
+                return class_losses(predictions.probabilities, classes)
+            losses = np.empty(len(classes))
+            self._answering.brier(predictions.probabilities, classes, losses)
+            return losses
         if isinstance(self._members, SetMembers):
             assert predictions.probabilities is not None
             of_sets: list[ClassSet] = batch.labels  # type: ignore[assignment]
