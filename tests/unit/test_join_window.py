@@ -239,7 +239,7 @@ def test_examples_without_ids_are_passed_on_untouched() -> None:
 
 def test_memory_of_a_large_batch_goes_with_its_answers() -> None:
     ids: Strings = [f"p{i}" for i in range(1000)]
-    batch = make_batch(Kind.PREDICTION, ids, values=[float(i) for i in range(1000)])
+    batch = make_batch(Kind.PREDICTION, ids, values=[float(i) for i in range(1000)], version=3)
     join = JoinWindow(10.0, 1000)
     join.take(batch, Partition(0), Offset(0), 1.0)
     join.take(make_batch(Kind.FEEDBACK, ids[:999], told=["yes"] * 999), Partition(0), Offset(1000), 2.0)
@@ -248,7 +248,7 @@ def test_memory_of_a_large_batch_goes_with_its_answers() -> None:
     assert len(group.batch) == 1
     assert group.batch.numbers.base is None
     out = join.take(make_batch(Kind.FEEDBACK, ids[999:], told=["no"]), Partition(0), Offset(1999), 3.0)
-    assert rows_out(out) == [Joined("p999", "no", None, 999.0, 0, (0, 1999))]
+    assert rows_out(out) == [Joined("p999", "no", None, 999.0, 3, (0, 1999))]
     assert not join._waiting._groups
 
 
@@ -310,8 +310,8 @@ def test_labels_and_delays_of_an_earlier_checkpoint_are_read() -> None:
     assert join.take(again, Partition(0), Offset(9), 6.0) is None
     assert join.counts.feedback_duplicate == 2
     assert join.take_amendments() == []
-    out = join.take(make_batch(Kind.PREDICTION, ["p2"], values=[2.0]), Partition(0), Offset(11), 6.0)
-    assert rows_out(out) == [Joined("p2", "yes", None, 2.0, 0, (-1, -1))]
+    out = join.take(make_batch(Kind.PREDICTION, ["p2"], values=[2.0], version=3), Partition(0), Offset(11), 6.0)
+    assert rows_out(out) == [Joined("p2", "yes", None, 2.0, 3, (-1, -1))]
 
 
 def test_quantiles_of_delays_are_within_a_bucket_of_the_truth() -> None:
