@@ -197,3 +197,14 @@ class GivenUp(Fact, tag="given_up", frozen=True, kw_only=True):
     base: str
     events: int
     reason: str
+
+
+class Throttled(Fact, tag="throttled", frozen=True, kw_only=True):
+    """A budget has moved a service, or all of them, on the ladder; written down before it was done."""
+
+    before: str
+    after: str
+    """The rung: ``free``, ``alert``, ..., ``stop``."""
+    reason: str
+    inputs: tuple[dict[str, float | str | None], ...]
+    """Each limit with its period, what was spent, what was about to be, and what was forecast."""

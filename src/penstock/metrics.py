@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -74,6 +75,24 @@ class Reading:
         self.explanation = explanation
         self.values = values
         self.grows = grows
+
+
+def counted(folder: Path, name: str) -> dict[str, float]:
+    """What all processes that count into this folder have counted under this name, by service."""
+    registry = CollectorRegistry()
+    try:
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+        families = list(registry.collect())
+    except (OSError, ValueError):
+        # It is not there yet, or a file was just being made: the next look sees it.
+        return {}
+    found: dict[str, float] = {}
+    for family in families:
+        for sample in family.samples:
+            if sample.name == name:
+                service = sample.labels.get("service", "")
+                found[service] = found.get(service, 0.0) + sample.value
+    return found
 
 
 def text(readings: Sequence[Reading]) -> bytes:

@@ -50,6 +50,7 @@ def run_learner(service: str, data: Path) -> None:
     from penstock.eventlog.local import LocalLogReader
     from penstock.learn.checkpoint import Checkpoints
     from penstock.learn.steps import StepJournal
+    from penstock.publish.allowance import AllowanceFile
     from penstock.publish.assembly import is_past_whole, parts_of
     from penstock.publish.environment import keep, this_environment
     from penstock.publish.last_words import leave
@@ -75,6 +76,7 @@ def run_learner(service: str, data: Path) -> None:
         wishes=folder / "quarantine",
         orders=folder / "orders",
         canary=folder / "canary",
+        allowance=AllowanceFile(folder),
         keeps_past=lambda: is_past_whole(journal, readers[0].starts(), folder, spec.budget.past_max_bytes),
         corrected=lambda cpu_s: _spent_correcting(service, cpu_s),
     )
@@ -210,6 +212,40 @@ def run_consolidation(service: str, data: Path, *, number: int, reason: str) -> 
     spec = load(recorded_path(data, service))
     made = consolidate(spec, data / service, number=number, reason=reason, stop=stop.is_set)
     return 0 if made is not None else 1
+
+
+def run_governor(services: Sequence[str], data: Path) -> None:
+    """Watch what these services cost, and hold learning back by their budgets, until SIGTERM or SIGINT."""
+    from penstock.control.courier import Courier
+    from penstock.control.governor import Governor
+    from penstock.control.ledger import Ledger, ledger_path
+    from penstock.control.local_actuator import LocalActuator
+    from penstock.control.portfolio import read_house
+    from penstock.control.sensor import Sensor
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    ledger = Ledger(ledger_path(data))
+    courier = Courier(lambda: Ledger(ledger_path(data)), data)
+    live = {service: SharedLiveReader(live_path(data, service)) for service in services}
+    governor = Governor(
+        [load(recorded_path(data, service)) for service in services],
+        data,
+        read_house(data),
+        sensor=Sensor(os.getppid(), services),
+        live=live,
+        actuator=LocalActuator(data),
+        ledger=ledger,
+    )
+    courier.start()
+    while not stop.wait(governor.look()):
+        pass
+    governor.look()
+    courier.close()
+    ledger.close()
+    for reader in live.values():
+        reader.close()
 
 
 def _load_machine_code(data: Path) -> None:

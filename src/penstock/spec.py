@@ -32,6 +32,8 @@ HalfLives = Annotated[tuple[PositiveOrInfinite, ...], Meta(min_length=1, max_len
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Members = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=8)]
 Values = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=10_000)]
+Money = Annotated[float, Meta(ge=0)]
+ALERTS_AT = (0.5, 0.8, 1.0)
 Quantiles = Annotated[tuple[Share, ...], Meta(max_length=32)]
 Stages = Annotated[tuple[Annotated[float, Meta(gt=0, le=1)], ...], Meta(max_length=16)]
 
@@ -222,6 +224,21 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     event: steps, and states of candidates. It is let go of when it grows larger, or the log's first events go."""
     memory_max_bytes: Annotated[int, Meta(ge=1024**2)] = 2 * 1024**3
     """Memory of events that were sent but are not on disk yet; beyond it the server answers 503."""
+    per_day: Money | None = None
+    """What the service may cost on a day (in UTC), in the currency of the price list, US dollars by default. The nearer
+    spending comes, the less is learned; predictions go on. None by default: what it costs is counted and told."""
+    per_month: Money | None = None
+    """The same for a calendar month."""
+    alert_at: Annotated[tuple[Positive, ...], Meta(max_length=16)] = ALERTS_AT
+    """Shares of a limit at which somebody is told, once for what is spent and once for what is forecast."""
+    alert_webhook: Annotated[str, Meta(max_length=1000)] = ""
+    """Where alerts are posted as JSON, such as ``https://server/path``; ``Idempotency-Key`` is the alert's id."""
+    alert_file: Annotated[str, Meta(max_length=1000)] = ""
+    """A file to which they are appended, one JSON a line; relative to the data folder."""
+    alert_command: Annotated[str, Meta(max_length=1000)] = ""
+    """A command of the shell that is given each as JSON on stdin, and its id as ``PENSTOCK_ALERT_ID``."""
+    at_limit: Literal["serve", "stop"] = "serve"
+    """When everything is spent: predictions go on (``serve``), or end as well (``stop``)."""
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

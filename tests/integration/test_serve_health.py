@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from penstock.publish.allowance import Allowance, AllowanceFile, write_allowance
 from penstock.publish.interface import Progress
 from penstock.publish.live import SharedLiveReader, SharedLiveWeights
 from penstock.serve import status
@@ -19,12 +20,27 @@ def test_a_disk_with_next_to_no_room_is_not_called_well(tmp_path: Path, monkeypa
         version=lambda: 1, progress=lambda: SimpleNamespace(holding=False, hold=None), silence_s=lambda: 0.0
     )
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
-    service = SimpleNamespace(**parts, look=Pace, folder=tmp_path)
+    service = SimpleNamespace(**parts, look=Pace, folder=tmp_path, allowance=AllowanceFile(tmp_path))
     monkeypatch.setattr(status, "DISK_LOW_BYTES", 0)
     assert status.health_of(cast(Service, service)).status == "ok"
     monkeypatch.setattr(status, "DISK_LOW_BYTES", 2**63)
     health = status.health_of(cast(Service, service))
     assert (health.status, health.worst.split(":")[0]) == ("degraded", "disk")
+
+
+def test_learning_that_a_budget_holds_back_is_told_as_that_and_not_as_a_stalled_learner(tmp_path: Path) -> None:
+    live = SimpleNamespace(
+        version=lambda: 1, progress=lambda: SimpleNamespace(holding=False, hold=None), silence_s=lambda: 0.0
+    )
+    parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
+    allowance = AllowanceFile(tmp_path)
+    service = SimpleNamespace(**parts, look=lambda: Pace(stalled_s=99.0), folder=tmp_path, allowance=allowance)
+    service.lag = lambda: 7
+    assert status.health_of(cast(Service, service)).worst.startswith("learner: 7 events wait")
+    write_allowance(tmp_path, Allowance(rung="pause_learning", why="0.96 of 1 are spent"))
+    allowance()
+    told = status.health_of(cast(Service, service))
+    assert told == status.Health("degraded", "budget: learning is paused: 0.96 of 1 are spent")
 
 
 def test_a_learner_that_died_with_nothing_waiting_is_noticed(tmp_path: Path) -> None:
@@ -33,7 +49,7 @@ def test_a_learner_that_died_with_nothing_waiting_is_noticed(tmp_path: Path) -> 
         version=lambda: 1, progress=lambda: SimpleNamespace(holding=False, hold=None), silence_s=lambda: silence_s
     )
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
-    service = cast(Service, SimpleNamespace(**parts, look=Pace, folder=tmp_path))
+    service = cast(Service, SimpleNamespace(**parts, look=Pace, folder=tmp_path, allowance=AllowanceFile(tmp_path)))
     assert status.health_of(service).status == "ok"
     silence_s = 40.0
     assert status.health_of(service) == status.Health("degraded", "learner: nothing was heard of it for 40 s")

@@ -48,6 +48,7 @@ members = st.lists(
 chosen: dict[str, st.SearchStrategy[Any]] = {
     "members": members,
     "openlineage": st.sampled_from(["", "http://a:5000/b?c", "file:/a b.json"]),
+    "alert_webhook": st.sampled_from(["", "http://a:5000/b?c", "https://a.b/"]),
     "min": st.none() | st.floats(-1e300, 0.0),
     "max": st.none() | st.floats(0.0, 1e300),
 }

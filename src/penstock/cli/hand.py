@@ -90,7 +90,7 @@ def _order(what: Any, service: str, data: Path, by: str | None, reason: str, **m
     recorded(data, service)
     if len(reason) > REASON_MAX or len(by or "") > BY_MAX:
         raise click.UsageError(f"--reason has at most {REASON_MAX} characters, and --by {BY_MAX}")
-    order = Order(what=what, by=by or _me(), reason=reason, **more)
+    order = Order(what=what, by=by or me(), reason=reason, **more)
     if read_state(data) is None:
         _foresee(service, data, order)
     file = ask(data / service / "orders", order)
@@ -133,7 +133,8 @@ def _tell(service: str, said: Answer | None, as_json: bool, next_: str) -> None:
     next_commands(f"penstock why {service} {said.version}", next_)
 
 
-def _me() -> str:
+def me() -> str:
+    """Whoever gives this command."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):

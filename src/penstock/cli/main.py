@@ -41,6 +41,7 @@ COMMANDS = {
     "quarantine": ("quarantine:quarantine", "What is set aside instead of learned."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
     "plan": ("plan:plan", "Where a service should run, and what that costs."),
+    "budget": ("budget:budget", "What was spent, what may be, and what is done about it."),
     "prices": ("prices:prices", "What machines cost an hour."),
     "bench": ("bench.group:bench", "Measure this machine, with floors and peers beside."),
 }
@@ -49,6 +50,7 @@ HIDDEN = {
     "_server": "processes:server",
     "_learner": "processes:learner",
     "_consolidator": "processes:consolidator",
+    "_governor": "processes:governor",
     "_consolidate": "processes:consolidate",
     "_verify": "verify:rebuild",
     "_erase": "erase:build",

@@ -76,3 +76,14 @@ def consolidate(data: Path, service: str, number: int, reason: str) -> int:
 
     _begin()
     return run_consolidation(service, data, number=number, reason=reason)
+
+
+@click.command("_governor", hidden=True)
+@_data
+@click.argument("services", nargs=-1, required=True)
+def governor(data: Path, services: tuple[str, ...]) -> None:
+    """What watches the money."""
+    from penstock.service import run_governor
+
+    _begin()
+    run_governor(services, data)

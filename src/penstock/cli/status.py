@@ -20,6 +20,7 @@ COLUMNS = (
     ("events.accepted", "ACCEPTED"),
     ("events.learned", "LEARNED"),
     ("events.lag", "WAITING"),
+    ("money.day.spent", "TODAY"),
     ("model.accuracy", "ACCURACY"),
     ("model.micro_f1", "F1"),
     ("model.error", "ERROR"),
@@ -50,6 +51,7 @@ LINES = (
     ("feedback.delay_p50_s", "answers' delay, median, s"),
     ("feedback.delay_p99_s", "answers' delay, p99, s"),
     ("predictions.waiting", "predictions without answer"),
+    ("money_shown", "money"),
     ("disk.log_bytes", "log, bytes"),
     ("disk.log_max_bytes", "at most, bytes"),
     ("disk.other_bytes", "all else kept, bytes"),
@@ -88,6 +90,7 @@ def status(service: str | None, as_json: bool, as_csv: bool, wait_s: float, url:
             "updated": moment(frame["model"].get("updated")),
             "base_shown": base_line(frame["base"], time.time()),
             "held_shown": hold_line(frame["model"]),
+            "money_shown": money_line(frame["money"]),
         }
         shown = frame if as_json else {**frame, **more}
         show_record(shown, LINES, json=as_json)
@@ -130,6 +133,23 @@ def hold_line(model: dict[str, Any]) -> str | None:
         return None
     why = f": {model['held_why']}" if model["held_why"] else ""
     return f"by {model['held_by']} since {moment(model['held_since'])}{why}"
+
+
+def money_line(money: dict[str, Any]) -> str:
+    """What was spent in one line."""
+    if money["day"] is None:
+        return "not counted yet"
+    currency = money["currency"]
+    parts = [_spent("today", money["day"]), _spent("this month", money["month"])]
+    parts.append(f"{money['per_hour']:.3g} an hour at present ({currency})")
+    if money["rung"] != "free":
+        parts.append(f"{money['rung'].replace('_', ' ')}: {money['why']}")
+    return "; ".join(parts)
+
+
+def _spent(when: str, limit: dict[str, Any]) -> str:
+    of = "" if limit["limit"] is None else f" of {limit['limit']:.4g}"
+    return f"{limit['spent']:.3g}{of} {when}"
 
 
 def base_line(base: dict[str, Any], now: float) -> str:

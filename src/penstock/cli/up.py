@@ -34,7 +34,12 @@ from penstock.cli.show import next_commands, say
     help="0 takes a free one.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Server processes.")
-def up(paths: tuple[Path, ...], data: Path, host: str, port: int, workers: int) -> None:
+@click.option(
+    "--budget",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A budget for all services together, and what this machine costs.",
+)
+def up(paths: tuple[Path, ...], data: Path, host: str, port: int, workers: int, budget: Path | None) -> None:
     """Run services until they are told to stop.
 
     PATHS are service files, or folders of which every .yaml and .yml file is one. Ctrl-C or SIGTERM drains: requests in
@@ -60,5 +65,5 @@ def up(paths: tuple[Path, ...], data: Path, host: str, port: int, workers: int) 
         at = "" if address == "http://127.0.0.1:7717" else f" --url {address}"
         next_commands(f"penstock ingest {first} events.csv{at}", f"penstock status{at}", f"curl {address}/v1/{first}")
 
-    code = run_house(specs, data.absolute(), host=host, port=port, workers=workers, announce=announce)
+    code = run_house(specs, data.absolute(), host=host, port=port, workers=workers, budget=budget, announce=announce)
     sys.exit(code)

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.control.due import after_failure, why_now
+from penstock.control.due import REST, after_failure, why_now
 from penstock.control.supervisor import dies_with
 from penstock.learn.ready import ready_numbers, release
-from penstock.publish.consolidating import answer, is_asked, read_consolidating, write_consolidating
+from penstock.publish.allowance import SLOW_REST, AllowanceFile
+from penstock.publish.consolidating import answer, ask, is_asked, read_consolidating, write_consolidating
 from penstock.publish.interface import LiveReader
 from penstock.spec import Spec
 
@@ -55,6 +56,7 @@ class Consolidator:
         self._live = live
         self._command = command
         self._now = now
+        self._allowance = AllowanceFile(folder)
         self._limit_s = spec.consolidate.max_s + grace_s
         self._state = read_consolidating(self._folder)
 
@@ -74,7 +76,12 @@ class Consolidator:
         if not any((self._folder.parent / "checkpoints").glob("[0-9]*")):
             # A candidate begins with a checkpoint, and the learner has not written its first yet.
             return False
-        reason = why_now(self._settings, progress, self._state, asked=is_asked(self._folder), now=self._now())
+        allowance = self._allowance()
+        if self._is_paused():
+            return False
+        rest = SLOW_REST if allowance.reaches("slow_consolidation") else REST
+        asked = is_asked(self._folder)
+        reason = why_now(self._settings, progress, self._state, asked=asked, now=self._now(), rest=rest)
         if not reason:
             return False
         # The number of one that failed or was stopped is given again, so that it goes on where that ended.
@@ -94,6 +101,11 @@ class Consolidator:
             self._note(phase="waiting", since=now, took_s=now - began, failures=0, failure="", retry_at=0.0)
         elif stop.is_set():
             self._note(phase="waiting", since=self._now())
+        elif self._is_paused():
+            # It goes on where it was, under the same number, as soon as it may.
+            self._note(phase="waiting", since=self._now(), took_s=0.0)
+            if reason == "request":
+                ask(self._folder, self._now())
         else:
             self._state = after_failure(self._state, failure, self._now())
             write_consolidating(self._folder, self._state)
@@ -121,7 +133,7 @@ class Consolidator:
                     process_group=0,
                     preexec_fn=dies_with(os.getpid()),
                 )
-            late = _wait(child, stop, self._limit_s)
+            late = _wait(child, lambda: stop.wait(0.1) or self._is_paused(), self._limit_s)
         except OSError as error:
             return f"it could not be started: {error.strerror}"
         finally:
@@ -132,17 +144,21 @@ class Consolidator:
             return None
         return _last_lines(said) or f"it ended with {child.returncode} and said nothing"
 
+    def _is_paused(self) -> bool:
+        allowance = self._allowance()
+        return allowance.reaches("pause_consolidation") or allowance.stops_learning(self._now())
+
     def _note(self, **changes: object) -> None:
         self._state = msgspec.structs.replace(self._state, **changes)
         write_consolidating(self._folder, self._state)
 
 
-def _wait(child: subprocess.Popen[bytes], stop: threading.Event, limit_s: float) -> bool:
+def _wait(child: subprocess.Popen[bytes], is_to_stop: Callable[[], bool], limit_s: float) -> bool:
     """Wait for its end, or end it when it is told to stop or takes too long; whether it took too long."""
     deadline = time.monotonic() + limit_s
     while child.poll() is None:
         late = time.monotonic() >= deadline
-        if late or stop.wait(0.1):
+        if late or is_to_stop():
             child.send_signal(signal.SIGTERM)
             try:
                 child.wait(STOP_S)

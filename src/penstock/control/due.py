@@ -24,14 +24,22 @@ AFTER_DRIFT_MAX = 1000
 Reason = Literal["", "request", "schedule", "drift"]
 
 
-def why_now(settings: Consolidate, progress: Progress, state: Consolidating, *, asked: bool, now: float) -> Reason:
+def why_now(
+    settings: Consolidate,
+    progress: Progress,
+    state: Consolidating,
+    *,
+    asked: bool,
+    now: float,
+    rest: float = REST,
+) -> Reason:
     """Why a base is to be trained now, or empty. A candidate that is on its way or in shadow is waited for."""
     slow, labelled = progress.slow, progress.labelled
     if settings.when == "never" or progress.version == 0 or slow.shadow or slow.catching_up:
         return ""
     if asked:
         return "request"
-    resting = state.phase == "waiting" and now < state.since + REST * state.took_s
+    resting = state.phase == "waiting" and now < state.since + rest * state.took_s
     if settings.when == "request" or resting or now < state.retry_at:
         return ""
     if labelled - slow.settled_events >= settings.every_events:

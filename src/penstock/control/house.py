@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from penstock.control.folder import State, locked, state_path, write_state
+from penstock.control.local_actuator import wanted
 from penstock.control.record import record
 from penstock.control.supervisor import Child, Supervisor
 from penstock.control.swap import finish, unfinished
@@ -41,15 +42,23 @@ def run_house(
     host: str,
     port: int,
     workers: int,
+    budget: Path | None = None,
     announce: Callable[[str], None],
 ) -> int:
     """Run these services until SIGTERM or SIGINT; the exit code. ``announce`` is told the address when all answer.
 
-    Raises FolderInUse, FolderUnusable, SpecChanged and CannotListen before anything is started."""
+    Raises FolderInUse, FolderUnusable, SpecChanged, CannotListen and what reading the budget file raises before
+    anything is started."""
+    # Here, since every process of the house imports this module, and prices are for this one alone.
+    from penstock.control.portfolio import read_portfolio, write_house
+    from penstock.control.sensor import capacity
+
+    money = read_portfolio(budget, capacity())
     with locked(data) as lock:
         for service in unfinished(data):
             finish(data, service)
         record(specs, data)
+        write_house(data, money)
         counted = data / "run" / "metrics"
         shutil.rmtree(counted, ignore_errors=True)
         counted.mkdir()
@@ -79,6 +88,7 @@ def run_house(
                 on_ready=lambda: announce(state.address),
                 on_change=note,
                 on_stop=listener.close,
+                resting=(lambda: _resting(data, workers)) if workers > 1 else None,
             )
             try:
                 return supervisor.run()
@@ -131,7 +141,23 @@ def _children(specs: Sequence[Spec], data: Path, workers: int, fd: int, lock: in
         for spec in specs
         if spec.consolidate.when != "never" and not missing_for_bases()
     ]
-    return [*learners, *servers, *consolidators]
+    governor = Child(
+        name="governor",
+        argv=(*PENSTOCK, "_governor", "--data", str(data), *services),
+        group="governors",
+        key="governor",
+        # The last, so that it counts what the others used until their end.
+        drain=2,
+        env={**ONE_THREAD, "PYTHONUNBUFFERED": "1"},
+        descriptors=(lock,),
+    )
+    return [*learners, *servers, *consolidators, governor]
+
+
+def _resting(data: Path, workers: int) -> set[str]:
+    """Server workers that are not wanted for now; the first always is."""
+    kept = wanted(data).workers
+    return set() if kept is None else {f"server {worker}" for worker in range(max(1, kept), workers)}
 
 
 def learner_environment(spec: Spec) -> dict[str, str]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TextIO
@@ -30,6 +30,8 @@ DRAIN_S = 30.0
 """For each stage of the drain; what has not ended by then is killed, which loses nothing that was acknowledged."""
 LOOK_S = 0.05
 """How often readiness is asked for until it is there."""
+LOOK_AT_REST_S = 1.0
+"""How often it is asked who should be at rest."""
 LINE_MAX_BYTES = 64 * 1024
 USAGE_ERROR = 2
 """The exit code of a child that would fail in the same way for ever. Once everything has run, it may be due to what
@@ -68,6 +70,8 @@ class _Kept:
     restarts: int = 0
     rest: bytes = b""
     """The beginning of a line whose end has not been written yet."""
+    is_at_rest: bool = False
+    """Whether it was told to stop and is not to be started until it is wanted again."""
 
 
 class Supervisor:
@@ -81,10 +85,13 @@ class Supervisor:
         on_ready: Callable[[], None] = lambda: None,
         on_change: Callable[[Supervisor], None] = lambda _: None,
         on_stop: Callable[[], None] = lambda: None,
+        resting: Callable[[], Collection[str]] | None = None,
         output: TextIO | None = None,
     ) -> None:
         self._kept = [_Kept(child) for child in children]
         self._is_ready, self._on_ready, self._on_change, self._on_stop = is_ready, on_ready, on_change, on_stop
+        self._resting = resting
+        """Names of children that are not wanted for now."""
         self._output = output if output is not None else sys.stderr
         self._width = max(len(child.name) for child in children)
         self._selector = selectors.DefaultSelector()
@@ -112,6 +119,7 @@ class Supervisor:
         with self._signals_caught():
             try:
                 while not self._is_over():
+                    self._let_rest()
                     self._start_due()
                     self._look_whether_ready()
                     self._wait()
@@ -130,6 +138,19 @@ class Supervisor:
             self._output.flush()
 
     # Starting ---------------------------------------------------------------------------------------------------------
+
+    def _let_rest(self) -> None:
+        """Drain those that are not wanted for now, and start those that are again."""
+        if self._resting is None or self._stages is not None:
+            return
+        resting = self._resting()
+        for kept in self._kept:
+            if kept.child.name in resting and not kept.is_at_rest:
+                kept.is_at_rest, kept.due_at = True, None
+                self._send(kept, signal.SIGTERM)
+            elif kept.child.name not in resting and kept.is_at_rest:
+                kept.is_at_rest = False
+                kept.due_at = time.monotonic() if kept.process is None else None
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -187,6 +208,8 @@ class Supervisor:
             times.append(self._stage_deadline)
         elif not self.ready:
             times.append(now + LOOK_S)
+        elif self._resting is not None:
+            times.append(now + LOOK_AT_REST_S)
         return max(0.0, min(times) - now) if times else None
 
     def _relay(self, kept: _Kept) -> bool:
@@ -216,7 +239,9 @@ class Supervisor:
             code = kept.process.returncode
             self._finish_output(kept)
             kept.process = None
-            if self._stages is None:
+            if kept.is_at_rest and self._stages is None:
+                self.say(kept.child.name, "rests, since the budget has come to it")
+            elif self._stages is None:
                 self._died(kept, code)
             elif code not in (0, -signal.SIGTERM):  # One that had not begun yet has no handler, and nothing to finish.
                 self._exit_code = self._exit_code or 1

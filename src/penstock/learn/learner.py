@@ -107,6 +107,8 @@ class Learner:
         self.behind = False
         """Whether the newest step left events for later that were durable when it was formed."""
         self.pace = Pace(spec.learn.step_max, spec.learn.catch_up_s)
+        self.rest_s = 0.0
+        """Seconds between two steps at least, however much waits; 0 where nobody asks for rest."""
         self._spec = spec
         self._reader = reader
         self._step_max = spec.learn.step_max
@@ -124,9 +126,10 @@ class Learner:
         if not self._reader.wait(self.position, timeout_s):
             return False
         early_s = self._earliest - time.monotonic()
-        if early_s > 0.0 and self.backlog() < self._step_max:
-            time.sleep(min(early_s, self._interval_s))
-        self._earliest = time.monotonic() + self._interval_s
+        interval_s = max(self._interval_s, self.rest_s)
+        if early_s > 0.0 and (self.rest_s or self.backlog() < self._step_max):
+            time.sleep(min(early_s, interval_s))
+        self._earliest = time.monotonic() + interval_s
         return True
 
     def backlog(self) -> int:

@@ -57,6 +57,9 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970."""
     at: float = 0.0
     """Of the last look."""
+    learn_until: float | None = None
+    """Until when what is learned cannot come near a limit though nobody looks: then learning pauses by itself. Null
+    where there is no limit."""
     currency: str = "USD"
     day: Limit | None = None
     month: Limit | None = None
@@ -71,6 +74,11 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
         """Whether what this rung does is to be done."""
         return HEIGHT[self.rung] >= HEIGHT[rung]
 
+    def stops_learning(self, now: float) -> bool:
+        """Whether nothing is to be learned, nor a base trained, at this time in seconds since 1970: the budget says so,
+        or whoever watches it has not looked for too long."""
+        return self.reaches("pause_learning") or (self.learn_until is not None and now > self.learn_until)
+
 
 FREE = Allowance()
 
@@ -82,19 +90,20 @@ class AllowanceFile:
         """``folder`` is the service's."""
         self._path = folder / "allowance.json"
         self._seen: tuple[int, int] = (0, 0)
-        self._read = FREE
+        self.latest = FREE
+        """What it said when it was last looked at."""
 
     def __call__(self) -> Allowance:
         """What it says now. One that is not there allows everything, and one that is damaged what the last one did."""
         try:
             found = os.stat(self._path)
             if (seen := (found.st_ino, found.st_mtime_ns)) != self._seen:
-                self._read, self._seen = msgspec.json.decode(self._path.read_bytes(), type=Allowance), seen
+                self.latest, self._seen = msgspec.json.decode(self._path.read_bytes(), type=Allowance), seen
         except FileNotFoundError:
-            self._read, self._seen = FREE, (0, 0)
+            self.latest, self._seen = FREE, (0, 0)
         except (OSError, msgspec.MsgspecError):
             pass
-        return self._read
+        return self.latest
 
 
 def write_allowance(folder: Path, allowance: Allowance) -> None:

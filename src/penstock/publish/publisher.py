@@ -8,6 +8,7 @@ crash means that the events are taken again; after that a restart repeats it fro
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.steps import Reached, Step, nothing
 from penstock.publish.account import refill_receipts
+from penstock.publish.allowance import LEARN_LESS_REST_S
 from penstock.publish.canary_counts import read_counts
 from penstock.publish.entries import Stamp, demand_same
 from penstock.publish.interface import Progress, Receipt
@@ -32,6 +34,8 @@ from penstock.spec import Spec
 
 IDLE_S = 0.2
 """How long the loop sleeps without an event before it looks whether it should stop."""
+RESTING_S = 0.1
+"""How long the loop sleeps while the budget lets nothing be learned: orders by hand are still obeyed."""
 REPLAY_CPU_MAX_S = 1.0
 """Processor time after which a checkpoint is due even if it is not time yet, since a restart would have to spend it
 again. A checkpoint costs some 15 ms."""
@@ -84,6 +88,8 @@ class Publisher:
         self._cpu_since_checkpoint_s = 0.0
         self._correct_after = 0.0
         """When corrections are made good again."""
+        self._is_resting = False
+        """Whether the budget has paused learning, and the checkpoint for it is written."""
         self._sealed = ""
         """The hash of the newest checkpoint's state, until an entry says it."""
         self._environment = environment
@@ -359,13 +365,15 @@ class Publisher:
         replay."""
         self.start()
         while not stop.is_set():
-            self.take_up()
             self.obey()
             self.listen()
+            if self._rests():
+                continue
+            self.take_up()
             self.grant()
             self.correct()
             if self._learner.wait(0.0 if self._shadows.is_catching_up else IDLE_S):
-                while not self.step() and self.has_backlog() and not stop.is_set():
+                while not self.step() and self.has_backlog() and not (stop.is_set() or self._is_paused()):
                     # Events without a label need no record each, so they are taken as fast as they can be read.
                     self._rooms.live.report(self.progress)
                     self.obey()
@@ -375,6 +383,25 @@ class Publisher:
                 self._rooms.live.report(self.progress)
         self.checkpoint()
         self.close()
+
+    def _rests(self) -> bool:
+        """Follow what the budget allows: whether nothing is learned for now. What was learned is safe then: a rest
+        begins with a checkpoint."""
+        allowance = self._rooms.allowance()
+        self._learner.rest_s = LEARN_LESS_REST_S if allowance.reaches("learn_less") else 0.0
+        if not self._is_paused():
+            self._is_resting = False
+            return False
+        if not self._is_resting:
+            self.checkpoint()
+            self._is_resting = True
+            self._reached("budget.paused")
+        self._rooms.live.report(self.progress)
+        time.sleep(RESTING_S)
+        return True
+
+    def _is_paused(self) -> bool:
+        return self._rooms.allowance().stops_learning(self._clocks.now())
 
     def close(self) -> None:
         """Let go of files; what is shared stays for those who read it."""

@@ -12,6 +12,7 @@ from penstock.events import Version
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.learner import Learner
 from penstock.learn.steps import StepJournal
+from penstock.publish.allowance import FREE, Allowance
 from penstock.publish.interface import LiveWeights, Receipts, Snapshots, Witness
 
 
@@ -38,6 +39,8 @@ class Rooms:
     """The folder in which somebody orders something by hand."""
     canary: Path | None = None
     """The folder in which servers say what they have counted of a candidate that answers a share of the traffic."""
+    allowance: Callable[[], Allowance] = lambda: FREE
+    """What may still be done for the money."""
     keeps_past: Callable[[], bool] = lambda: False
     """Whether everything is kept that rebuilding versions from the log's first event takes."""
     corrected: Callable[[float], None] = lambda cpu_s: None

@@ -127,6 +127,7 @@ class Application:
     # Events -----------------------------------------------------------------------------------------------------------
 
     async def _accept(self, service: Service, kind: Kind, request: Request) -> Reply:
+        service.demand_open()
         body = await self._patience.read(request, service.spec.serve.body_max_bytes)
         media = media_of(request.media)
         intake = service.intake
@@ -150,6 +151,7 @@ class Application:
         return Reply(_encode(_Accepted(accepted, duplicates, position, len(impossible), why)), 201)
 
     async def _predict(self, service: Service, request: Request) -> Reply:
+        service.demand_open()
         body = await self._patience.read(request, service.spec.serve.body_max_bytes)
         media = media_of(request.media)
         if media is Media.ARROW:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from penstock.errors import BaseMissing, LibraryMissing, LogCorrupt
+from penstock.errors import BaseMissing, LibraryMissing, LogCorrupt, OverBudget
 from penstock.eventlog.interface import Counts, Frame
 from penstock.events import Kind, Offset, Partition, Position, class_names
 from penstock.events import decode as decode_payload
 from penstock.gate.declared import Declared
 from penstock.learn.interface import Bases, Block, Predictor
 from penstock.metrics import ServiceMetrics
+from penstock.publish.allowance import AllowanceFile
 from penstock.publish.interface import LiveReader, Receipts
 from penstock.serve.answers import Answers
 from penstock.serve.canary import Trial
@@ -69,15 +70,23 @@ class Service:
     metrics: ServiceMetrics
     folder: Path
     thaw: Thaw
+    allowance: AllowanceFile
     pace: Pace = field(default_factory=lambda: Pace())
 
     def lag(self) -> int:
         """Durable events, of all kinds, that the learner has not taken yet."""
         return max(0, sum(self.log.ends().values()) - sum(self.live.progress().position.values()))
 
+    def demand_open(self) -> None:
+        """Raises OverBudget where everything is spent, and the service is to end with it."""
+        allowance = self.allowance.latest
+        if allowance.rung == "stop":
+            raise OverBudget(service=self.spec.name, why=allowance.why)
+
     def look(self) -> Pace:
         """Whether the learner keeps up, as of now; and what it published last is made ready to answer."""
         self.answers.look()
+        self.allowance()
         taken = sum(self.live.progress().position.values())
         self.pace.look(sum(self.log.ends().values()), taken, time.monotonic())
         return self.pace
@@ -190,6 +199,7 @@ def assemble(
         metrics=metrics,
         folder=folder,
         thaw=thaw,
+        allowance=AllowanceFile(folder),
     )
 
 

@@ -6,13 +6,14 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from penstock.metrics import Reading
+from penstock.publish.allowance import HEIGHT, Allowance
 from penstock.publish.consolidating import Consolidating, read_consolidating
 from penstock.publish.interface import Progress, SlowTier
 from penstock.publish.last_words import heard
@@ -21,6 +22,14 @@ from penstock.serve.served import BEHIND_AFTER_S, SILENT_AFTER_S, STALLED_AFTER_
 
 DISK_LOW_BYTES = 32 * 1024**2
 """Less is soon too little for a segment of the log and a checkpoint; small writes may still succeed by chance."""
+
+HELD_BACK = {
+    "learn_less": "less is learned",
+    "pause_learning": "learning is paused",
+    "serving_floor": "learning is paused, one worker serves",
+    "stop": "nothing is answered",
+}
+"""What a rung of the budget's ladder means for who asks."""
 
 HealthStatus = Literal["ok", "degraded", "starting"]
 
@@ -234,6 +243,8 @@ class Status(msgspec.Struct, frozen=True):
     position: dict[str, int]
     """What the learner has taken: the next offset of each partition."""
     disk: Disk
+    money: Allowance
+    """What was spent, what may be, and what is held back for it."""
 
 
 def status_of(service: Service) -> Status:
@@ -298,6 +309,7 @@ def status_of(service: Service) -> Status:
             other_bytes=_other_bytes(service.folder),
             free_bytes=_free_bytes(service),
         ),
+        money=service.allowance(),
     )
 
 
@@ -367,10 +379,11 @@ def health_of(service: Service) -> Health:
         return Health("starting", "learner: it has not published a version yet")
     if failure is not None:
         return Health("degraded", f"event log: {failure}")
-    pace = service.look()
-    if pace.stalled_s > STALLED_AFTER_S:
+    pace, allowance = service.look(), service.allowance.latest
+    is_held_back = allowance.reaches("learn_less")
+    if pace.stalled_s > STALLED_AFTER_S and not is_held_back:
         return Health("degraded", f"learner: {service.lag()} events wait, none was taken for {pace.stalled_s:.0f} s")
-    if pace.behind_s > BEHIND_AFTER_S:
+    if pace.behind_s > BEHIND_AFTER_S and not is_held_back:
         return Health("degraded", f"learner: {service.lag()} events wait, some for {pace.behind_s:.0f} s and more")
     if silence_s > SILENT_AFTER_S:
         return Health("degraded", f"learner: nothing was heard of it for {silence_s:.0f} s")
@@ -378,6 +391,8 @@ def health_of(service: Service) -> Health:
         return Health("degraded", f"disk: {free} bytes are free for the log and what is learned")
     if service.thaw.fault:
         return Health("degraded", f"base: {service.thaw.fault}; an earlier version answers")
+    if is_held_back:
+        return Health("degraded", f"budget: {HELD_BACK[allowance.rung]}: {allowance.why}")
     if (hold := service.live.progress().hold) is not None:
         why = f": {hold.reason}" if hold.reason else ""
         return Health("degraded", f"gate: updates are held back by hand, by {hold.by}{why}")
@@ -468,7 +483,37 @@ def readings(services: Iterable[Service]) -> list[Reading]:
         reading(
             "canary_answers", "Predictions from a new base", {n: p.slow.share_counts.answered for n, _, p, _ in seen}
         ),
+        *_money_readings({n: s.allowance() for n, _, _, s in seen}),
         reading("ready", "Whether it answers", {n: float(is_ready(s)) for n, _, _, s in seen}),
+    ]
+
+
+def _money_readings(allowances: Mapping[str, Allowance]) -> list[Reading]:
+    """What services cost, in the currency of the price list; a limit that there is not is none."""
+
+    def of(period: Literal["day", "month"], field: str) -> dict[str, float]:
+        found = {name: getattr(allowance, period) for name, allowance in allowances.items()}
+        values = {name: getattr(limit, field) for name, limit in found.items() if limit is not None}
+        return {name: value for name, value in values.items() if value is not None}
+
+    periods: tuple[Literal["day", "month"], ...] = ("day", "month")
+    return [
+        *(Reading(f"penstock_cost_{period}", f"Spent this {period} (UTC)", of(period, "spent")) for period in periods),
+        *(
+            Reading(f"penstock_cost_{period}_limit", f"What may be spent this {period}", of(period, "limit"))
+            for period in periods
+        ),
+        *(
+            Reading(f"penstock_cost_{period}_forecast", f"At the end of this {period}", of(period, "forecast"))
+            for period in periods
+        ),
+        Reading("penstock_cost_per_hour", "At present", {n: a.per_hour for n, a in allowances.items()}),
+        Reading(
+            "penstock_budget_rung",
+            "0 free, 1 alert, 2 and 3 consolidation slowed and paused, 4 and 5 learning less and paused, "
+            "6 serving floor, 7 stopped",
+            {n: float(HEIGHT[a.rung]) for n, a in allowances.items()},
+        ),
     ]
 
 

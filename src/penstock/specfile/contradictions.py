@@ -13,6 +13,8 @@ EVENT_FIELDS = ("id", "time", "source")
 """What an event says beside its features and label, so no feature may have these names."""
 FOLDER_NAMES = ("run", "lock")
 """Names that the data folder uses itself."""
+PORTFOLIO = "portfolio"
+"""Stands for all services together where money is spoken of."""
 WITHOUT_MEMBERS = {
     "counts": "predict classes or numbers, and there are none for counts",
     "multilabel": "predict one class or a number, and there are none for several classes together",
@@ -27,6 +29,11 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
     """Path and message of what is wrong although each value alone is right; values may be UNREADABLE."""
     if spec.name in FOLDER_NAMES:
         yield "name", f"{spec.name!r} is the name of a folder of Penstock itself; choose another"
+    if spec.name == PORTFOLIO:
+        yield "name", f"{PORTFOLIO!r} stands for all services together; choose another"
+    webhook = getattr(spec.budget, "alert_webhook", "")
+    if isinstance(webhook, str) and webhook and not webhook.startswith(("http://", "https://")):
+        yield "budget.alert_webhook", f"is an address, such as https://server/path, not {webhook!r}"
     if isinstance(spec.label, Label):
         yield from _label_contradictions(spec.task, spec.label)
     label_name = getattr(spec.label, "name", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.learner import Learner
 from penstock.learn.steps import StepJournal
+from penstock.publish.allowance import FREE, Allowance
 from penstock.publish.live import SharedLiveWeights
 from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
@@ -35,8 +37,10 @@ ALL = 1_000_000
 """Checkpoints kept: so many that the journal keeps every step."""
 
 
-def publisher_of(folder: Path, kept: int = ALL, spec: Spec = SPEC) -> Publisher:
-    """A publisher over the files in this folder, which keeps so many checkpoints."""
+def publisher_of(
+    folder: Path, kept: int = ALL, spec: Spec = SPEC, allowance: Callable[[], Allowance] = lambda: FREE
+) -> Publisher:
+    """A publisher over the files in this folder, which keeps so many checkpoints and does what it may."""
     learner = Learner(
         spec,
         LocalLogReader(folder / "log"),
@@ -49,6 +53,7 @@ def publisher_of(folder: Path, kept: int = ALL, spec: Spec = SPEC) -> Publisher:
         live=SharedLiveWeights(folder / "live"),
         snapshots=LocalSnapshots(folder / "snapshots", spec.name),
         receipts=SqliteReceipts(folder / "versions.sqlite", spec.name),
+        allowance=allowance,
     )
     return Publisher(spec, learner, HarmGate(spec.gate), lambda block: BlockPredictor(block, spec), rooms)
 

@@ -39,7 +39,7 @@ def gate(
     tell(measure(settings, command_line(), say), as_json, words, tables)
 
 
-CONTROL_PARTS = ("cluster", "policy", "plan")
+CONTROL_PARTS = ("cluster", "policy", "plan", "money")
 _TRACES = "Folder with llm_traces/ [default: the synthetic week alone]"
 _CASES = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -47,7 +47,7 @@ _CASES = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @json_option
 @click.option("--quick", is_flag=True, help="A minute or two: without our own autoscaler, and a fiftieth of the plans.")
-@click.option("--parts", multiple=True, metavar="NAMES", help="Which of cluster,policy,plan.")
+@click.option("--parts", multiple=True, metavar="NAMES", help="Which of cluster,policy,plan,money.")
 @click.option("--every", type=click.IntRange(min=1), help="Of the plans, one in so many [default: all]")
 @click.option("--data", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help=_TRACES)
 @click.option("--hpa-cases", type=_CASES, help="Run these cases of the Horizontal Pod Autoscaler instead.")
@@ -66,7 +66,8 @@ def control(
     With files of cases, how many of them our rules agree with; exits with 1 when they disagree with any. Without, the
     simulator beside what is known (the waits of Erlang's formula, the time for a day of a million requests, its bill),
     our own autoscaler beside the best fixed count and the best floor that hindsight finds, and the choice of machines
-    or functions beside an exhaustive simulation of some six thousand workloads. Takes some twenty minutes.
+    or functions beside an exhaustive simulation of some six thousand workloads; and a running service with a budget of
+    cents, up and down its ladder with a kill at every rung. Takes some twenty minutes.
     """
     if hpa_cases is None and ca_cases is None:
         from penstock.cli.benchmarks.control_report import measure, tables, words

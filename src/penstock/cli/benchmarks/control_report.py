@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.cli.benchmarks import control, control_plan, control_policy
+from penstock.cli.benchmarks import control, control_plan, control_policy, money
 from penstock.cli.benchmarks.machine import Machine, describe
 
 
@@ -22,6 +22,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     policy: list[control_policy.Stretch]
     """Our own autoscaler beside the best of others with hindsight."""
     plan: control_plan.Choosing | None
+    money: money.Money | None
+    """A budget of cents on a running service."""
     holds: bool
     """Whether every figure is within its bound, time aside."""
 
@@ -32,13 +34,15 @@ def measure(
     """Measure these parts; of the plan's workloads one in ``every``."""
     cluster = control.measure(note) if "cluster" in parts else None
     plan = control_plan.measure(note, every=every) if "plan" in parts else None
+    spent = money.govern(Path(tempfile.gettempdir()), note) if "money" in parts else None
     return Report(
         command=command,
         machine=describe(Path(tempfile.gettempdir())),
         cluster=cluster,
         policy=control_policy.measure(folder, note) if "policy" in parts else [],
         plan=plan,
-        holds=all(part.holds for part in (cluster, plan) if part is not None),
+        money=spent,
+        holds=all(part.holds for part in (cluster, plan, spent) if part is not None),
     )
 
 
@@ -57,4 +61,5 @@ def words(report: Report) -> Sequence[str]:
         *(() if report.cluster is None else control.words(report.cluster)),
         *(control_policy.words(report.policy) if report.policy else ()),
         *(() if report.plan is None else control_plan.words(report.plan)),
+        *(() if report.money is None else money.words(report.money)),
     )

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +62,8 @@ class House:
     service: str
     home: Path
     port: int
+    more: Sequence[str] = ()
+    """Further options of `penstock up`."""
     child: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,7 +110,7 @@ class House:
         files = [str(self.home / "service.yaml"), "--data", str(self.data), "--port", str(self.port)]
         with self.output.open("ab") as sink:
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "penstock", "up", *files],
+                [sys.executable, "-m", "penstock", "up", *files, *self.more],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -120,7 +122,7 @@ def housed(spec: Spec, folder: Path) -> Iterator[House]:
     """A house with this one service, until the block ends. ``folder`` is on the disk that should be used."""
     with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=folder) as home:
         Path(home, "service.yaml").write_text(dump(spec), encoding="utf-8")
-        house = House(spec.name, Path(home), _free_port())
+        house = House(spec.name, Path(home), free_port())
         try:
             house.wait_until_ready()
             yield house
@@ -149,7 +151,8 @@ def _wait_until_ready(service: Running, child: subprocess.Popen[bytes], output: 
     raise DidNotStart(output=output.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "nothing")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

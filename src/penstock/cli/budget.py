@@ -1,0 +1,163 @@
+"""`penstock budget`: what was spent, what may be, and what is done about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from penstock.cli.connect import data_option
+from penstock.cli.show import as_json as json_option
+from penstock.cli.show import moment, next_commands, say, show, show_json
+from penstock.specfile.quantities import quantity
+
+if TYPE_CHECKING:
+    from penstock.control.ledger import Ledger
+
+OVER_BUDGET = 4
+WAIT_S = 15.0
+LOOK_EVERY_S = 0.1
+COLUMNS = (
+    ("scope", "SCOPE"),
+    ("rung", "RUNG"),
+    ("day.spent", "TODAY"),
+    ("day.limit", "OF"),
+    ("day.forecast", "FORECAST"),
+    ("month.spent", "MONTH"),
+    ("month.limit", "OF"),
+    ("month.forecast", "FORECAST"),
+    ("per_hour", "AN HOUR"),
+    ("per_1000_predictions", "1000 PREDICTIONS"),
+    ("per_million_learned", "MILLION LEARNED"),
+)
+_amount = click.FloatRange(min=0)
+
+
+@click.group()
+def budget() -> None:
+    """What was spent, what may be, and what is done about it.
+
+    SCOPE is the name of a service, or `portfolio` for all of them together. Amounts are in the currency of the price
+    list; days and months are those of UTC.
+    """
+
+
+@budget.command("show")
+@click.argument("scope", required=False)
+@json_option
+@data_option
+def show_(scope: str | None, as_json: bool, data: Path) -> int:
+    """What was spent, what is forecast, and which rung of the ladder that leads to.
+
+    With SCOPE, its decisions and alerts as well. Exits with 4 when a limit is spent.
+    """
+    from penstock.control.statement import statement
+
+    with _ledger(data) as ledger:
+        found = statement(data, ledger, scope, time.time())
+    rows = [msgspec.to_builtins(each) for each in found.scopes]
+    if as_json:
+        show_json(found)
+    else:
+        show(rows, COLUMNS)
+        bill = found.month
+        say(
+            f"\nThis month: {bill.total:.4g} {found.currency}, of which services {bill.workload:.4g}, "
+            f"idle {bill.idle:.4g}, the house itself {bill.overhead:.4g}."
+        )
+        say(f"Counted with {found.machine}.")
+        for decision in found.decisions[:10] if scope else ():
+            say(f"{moment(decision.at)}  {decision.before} -> {decision.after}: {decision.reason}")
+        for each in found.waiting:
+            say(f"A change by {each.by} waits for `penstock up`.")
+        next_commands("penstock budget show SCOPE", "penstock budget set SCOPE --per-day AMOUNT")
+    return OVER_BUDGET if any(each.is_spent for each in found.scopes) else 0
+
+
+def _said(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every change says."""
+    command = data_option(json_option(command))
+    command = click.option("--reason", default="", help="Why, in a sentence: it is kept.")(command)
+    command = click.option("--by", metavar="WHO", help="Who changes it [default: user@host].")(command)
+    command = click.option("--per-month", type=_amount, help="What may be spent in a month.")(command)
+    command = click.option("--per-day", type=_amount, help="What may be spent on a day.")(command)
+    return click.argument("scope")(command)
+
+
+@budget.command("set")
+@_said
+@click.option("--reset", is_flag=True, help="Go back to what the service file or the budget file says.")
+def set_(
+    scope: str,
+    per_day: float | None,
+    per_month: float | None,
+    by: str | None,
+    reason: str,
+    as_json: bool,
+    data: Path,
+    reset: bool,
+) -> None:
+    """Change what may be spent from now on."""
+    if reset == (per_day is not None or per_month is not None):
+        raise click.UsageError("Say --per-day or --per-month, or --reset alone")
+    _change(scope, data, by, reason, as_json, per_day=per_day, per_month=per_month, is_reset=reset)
+
+
+@budget.command("override")
+@_said
+@click.option("--for", "for_", default="1h", show_default=True, metavar="TIME", help="How long, such as 30m or 2d.")
+def override(
+    scope: str,
+    per_day: float | None,
+    per_month: float | None,
+    by: str | None,
+    reason: str,
+    as_json: bool,
+    data: Path,
+    for_: str,
+) -> None:
+    """Allow another amount for a while, after which what was set before counts again."""
+    seconds = quantity(for_, "s")
+    if seconds is None or not 0 < seconds < 1e9:
+        raise click.UsageError(f"--for takes a time such as 30m, 2h or 1d, not {for_!r}")
+    if per_day is None and per_month is None:
+        raise click.UsageError("Say --per-day or --per-month")
+    _change(scope, data, by, reason, as_json, per_day=per_day, per_month=per_month, until=time.time() + seconds)
+
+
+def _change(scope: str, data: Path, by: str | None, reason: str, as_json: bool, **what: Any) -> None:
+    from penstock.cli.hand import me
+    from penstock.control.budget.limits import PORTFOLIO, Change
+    from penstock.control.changes import ask, change_id
+    from penstock.control.folder import read_state
+    from penstock.control.record import recorded
+
+    if scope != PORTFOLIO:
+        recorded(data, scope)
+    now = time.time()
+    try:
+        change = msgspec.convert(
+            {"id": change_id(now), "at": now, "scope": scope, "by": by or me(), "reason": reason, **what}, Change
+        )
+    except msgspec.ValidationError as error:
+        raise click.UsageError(str(error)) from error
+    file = ask(data, change)
+    until = time.monotonic() + WAIT_S
+    while file.exists() and read_state(data) is not None and time.monotonic() < until:
+        time.sleep(LOOK_EVERY_S)
+    waits = file.exists()
+    if as_json:
+        show_json({"change": change, "pending": waits})
+        return
+    say("It counts with the next `penstock up`." if waits else "It counts from now on.")
+    next_commands(f"penstock budget show {scope}")
+
+
+def _ledger(data: Path) -> Ledger:
+    from penstock.control.ledger import Ledger, ledger_path
+
+    return Ledger(ledger_path(data), read_only=True)

@@ -1,0 +1,138 @@
+"""Sends what the ledger owes: alerts to a webhook, a file or a command.
+
+An alert is written down before it is sent and ticked off afterwards. A crash between the two means that nobody knows
+whether it arrived, and it is sent again: with the same id, in the body and as ``Idempotency-Key``, by which a receiver
+knows it. A file is looked through for the id first, so that it has each alert once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import urllib3
+
+from penstock.control.budget.alerts import Alert
+from penstock.control.ledger import Ledger
+
+LOOK_EVERY_S = 0.5
+WAIT_S = 10.0
+"""For an answer, or for a command to end."""
+RETRY_S, RETRY_MAX_S = 1.0, 300.0
+CHANNELS = ("webhook", "file", "command")
+
+
+class NotSent(Exception):
+    """Why an alert could not be sent for now."""
+
+
+def channel(kind: str, target: str) -> str:
+    """A channel as the ledger names it."""
+    return f"{kind} {target}"
+
+
+class Courier:
+    """Sends from a thread, so that nothing waits for it; what fails is tried again, ever more seldom."""
+
+    def __init__(self, open_ledger: Callable[[], Ledger], data: Path) -> None:
+        self._open = open_ledger
+        self._data = data
+        self._failures: dict[tuple[str, str], int] = {}
+        self._again_at: dict[tuple[str, str], float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, and send what is owed once more; what is not sent then is sent at the next start."""
+        self._stop.set()
+        self._thread.join(WAIT_S + 1.0)
+
+    def _run(self) -> None:
+        ledger = self._open()
+        try:
+            while True:
+                last = self._stop.wait(LOOK_EVERY_S)
+                self.send(ledger, time.monotonic())
+                if last:
+                    return
+        finally:
+            ledger.close()
+
+    def send(self, ledger: Ledger, now: float) -> None:
+        """Try everything that is owed and due at this time of a clock that does not jump."""
+        for alert, name in ledger.owed():
+            owed = alert.id, name
+            if now < self._again_at.get(owed, now):
+                continue
+            try:
+                deliver(alert, name, self._data)
+            except NotSent as error:
+                failures = self._failures[owed] = self._failures.get(owed, 0) + 1
+                self._again_at[owed] = now + min(RETRY_MAX_S, RETRY_S * 2.0 ** min(failures - 1, 16))
+                sys.stderr.write(f"alert {alert.id} could not be sent by {name}: {error}; it is tried again\n")
+                sys.stderr.flush()
+            else:
+                ledger.sent(alert.id, name, time.time())
+
+
+def deliver(alert: Alert, name: str, data: Path) -> None:
+    """Send one alert by one channel. Raises NotSent."""
+    kind, _, target = name.partition(" ")
+    content = msgspec.json.encode(alert)
+    if kind == "webhook":
+        _post(target, content, alert.id)
+    elif kind == "file":
+        _append(data / target, content, alert.id)
+    else:
+        _run(target, content, alert.id)
+
+
+def _post(url: str, content: bytes, key: str) -> None:
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+    try:
+        answer = urllib3.request("POST", url, body=content, headers=headers, retries=False, timeout=WAIT_S)
+    except urllib3.exceptions.HTTPError as error:
+        raise NotSent(str(error)) from error
+    if not 200 <= answer.status < 300:
+        raise NotSent(f"it answers {answer.status}")
+
+
+def _append(file: Path, content: bytes, key: str) -> None:
+    try:
+        with file.open("a+b") as sink:
+            sink.seek(0)
+            before = sink.read()
+            if any(_id(line) == key for line in before.splitlines()):
+                return
+            # A line that a crash has cut is ended, so that this one stands by itself.
+            sink.write((b"\n" if before and not before.endswith(b"\n") else b"") + content + b"\n")
+            sink.flush()
+            os.fsync(sink.fileno())
+    except OSError as error:
+        raise NotSent(error.strerror or str(error)) from error
+
+
+def _id(line: bytes) -> str:
+    try:
+        return msgspec.json.decode(line, type=Alert).id
+    except msgspec.MsgspecError:
+        return ""
+
+
+def _run(command: str, content: bytes, key: str) -> None:
+    env = {**os.environ, "PENSTOCK_ALERT_ID": key}
+    try:
+        done = subprocess.run(command, shell=True, input=content, env=env, timeout=WAIT_S, capture_output=True)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotSent(str(error)) from error
+    if done.returncode:
+        raise NotSent(f"it ends with {done.returncode}: {done.stderr.decode(errors='replace').strip()[-200:]}")

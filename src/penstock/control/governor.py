@@ -1,0 +1,254 @@
+"""Watches what is spent, decides how far each budget holds learning back, and has that done.
+
+One process of the house. It may be killed at any point: what it decided stands in the ledger before anything is done
+for it, and what is done stands in files that those who follow them go on reading while it is gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from penstock.control.budget.alerts import due
+from penstock.control.budget.ladder import BEGINS, Standing, decide
+from penstock.control.budget.limits import PORTFOLIO, Change, Limits, in_force
+from penstock.control.changes import take
+from penstock.control.courier import channel
+from penstock.control.interface import Actuator
+from penstock.control.ledger import Ledger
+from penstock.control.meter.account import Pace, charge
+from penstock.control.meter.bill import bill_of
+from penstock.control.meter.forecast import PeriodName, forecast, period_of
+from penstock.control.meter.sample import Counts, Process, Sample
+from penstock.control.portfolio import House, Portfolio, limits_of
+from penstock.control.sensor import folder_gib
+from penstock.facts import Throttled
+from penstock.learn.steps import Reached, nothing
+from penstock.metrics import counted
+from penstock.publish.allowance import FREE, HEIGHT, Allowance, Limit, Rung
+from penstock.publish.interface import LiveReader
+from penstock.spec import Budget, Spec
+
+LOOK_MIN_S, LOOK_MAX_S = 0.25, 5.0
+"""Between two looks: the nearer the next rung is at the present speed, the sooner."""
+LOOKS_TO_RUNG = 4.0
+"""Looks that there are to be before the next rung is reached."""
+REACTION_S = 1.0
+"""Until those who read what they may do have done it."""
+LEASE_SPEED = 2.0
+"""Times its present speed that spending may come to while nobody looks."""
+LEASE_MAX_S = 60.0
+DOWN_EVERY_S = 1.0
+"""For so long a rung is kept before the next lower one: a look that a crash repeats is no second look."""
+DISK_EVERY_S = 60.0
+FLOOR_WORKERS = 1
+PERIODS: tuple[PeriodName, ...] = ("day", "month")
+
+
+class Eyes(Protocol):
+    """What sees the processes of the house."""
+
+    def look(self, now: float) -> tuple[str, tuple[Process, ...]]:
+        """The key of the supervisor, and the processes, at this time of a clock that does not jump."""
+        ...
+
+
+class Governor:
+    """Governs the services of one house."""
+
+    def __init__(
+        self,
+        specs: Sequence[Spec],
+        data: Path,
+        house: House,
+        *,
+        sensor: Eyes,
+        live: Mapping[str, LiveReader],
+        actuator: Actuator,
+        ledger: Ledger,
+        now: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
+        reached: Reached = nothing,
+    ) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._data = data
+        self._house = house
+        self._sensor = sensor
+        self._live = live
+        self._actuator = actuator
+        self._ledger = ledger
+        self._now = now
+        self._elapsed = elapsed
+        self._reached = reached
+        self._metered = ledger.metered()
+        self._told = ledger.told()
+        self._disk: dict[str, float] = {}
+        self._disk_at = -DISK_EVERY_S
+        self._rungs: dict[str, tuple[Rung, str, float]] = {}
+        for scope in (*self._specs, PORTFOLIO):
+            last = next(iter(ledger.decisions(scope, newest=1)), None)
+            self._rungs[scope] = ("free", "", 0.0) if last is None else _rung_of(last)
+
+    def look(self) -> float:
+        """Look once and act on it. Returns the seconds until the next look is due."""
+        now = self._now()
+        # 1. See, and charge what is new: from here on it is spent, whatever crashes.
+        self._metered, charges = charge(self._metered, self._sample(now), self._house.rates)
+        self._reached("money.seen")
+        self._ledger.enter(self._metered, charges)
+        self._reached("money.charged")
+        # 2. Take up what somebody has changed.
+        take(self._data, self._ledger, self._reached)
+        changes = self._ledger.changes()
+        standings = {scope: self._standings(scope, changes, now) for scope in self._rungs}
+        # 3. Decide, and write it down before anything is done for it.
+        for scope, standing in standings.items():
+            self._decide(scope, standing, now)
+            self._reached("money.decided")
+            self._alert(scope, standing, now)
+            self._reached("money.alerted")
+        # 4. Have it done. This says what is to be, so it also mends what a crash has left half done.
+        allowances = {name: self._allowance(name, standings, changes, now) for name in self._specs}
+        self._actuator.allow(allowances)
+        self._reached("money.allowed")
+        everybody = all(allowance.reaches("serving_floor") for allowance in allowances.values())
+        self._actuator.serve_with(FLOOR_WORKERS if everybody else None)
+        return self._pause_s([each for standing in standings.values() for each in standing])
+
+    # Seeing -----------------------------------------------------------------------------------------------------------
+
+    def _sample(self, now: float) -> Sample:
+        elapsed = self._elapsed()
+        if elapsed - self._disk_at >= DISK_EVERY_S:
+            self._disk = {name: folder_gib(self._data / name) for name in self._specs}
+            self._disk_at = elapsed
+        house, processes = self._sensor.look(elapsed)
+        predictions = counted(self._data / "run" / "metrics", "penstock_predictions_total")
+        counts = {}
+        for name, live in self._live.items():
+            progress = live.progress()
+            counts[name] = Counts(
+                predictions=predictions.get(name, 0.0), learned=float(progress.labelled), loss=progress.loss
+            )
+        return Sample(at=now, house=house, processes=processes, storage_gib=self._disk, counts=counts)
+
+    # Deciding ---------------------------------------------------------------------------------------------------------
+
+    def _standings(self, scope: str, changes: Sequence[Change], now: float) -> list[Standing]:
+        limits = in_force(scope, self._file_limits(scope), changes, now)
+        found = []
+        for name in PERIODS:
+            limit = limits.per_day if name == "day" else limits.per_month
+            if limit is not None:
+                seen = self._limit(scope, name, limit, now)
+                found.append(
+                    Standing(
+                        period=name,
+                        key=seen.period,
+                        limit=limit,
+                        spent=seen.spent,
+                        ahead=self._pace(scope, self._metered.fast).per_s * (LOOK_MIN_S + REACTION_S),
+                        forecast=seen.forecast,
+                    )
+                )
+        return found
+
+    def _limit(self, scope: str, name: PeriodName, limit: float | None, now: float) -> Limit:
+        period = period_of(name, now)
+        spent = self._ledger.spent(None if scope == PORTFOLIO else scope, period.key)
+        expected = forecast(spent, period, self._pace(scope, self._metered.slow))
+        return Limit(period=period.key, limit=limit, spent=spent, forecast=expected)
+
+    def _pace(self, scope: str, paces: Mapping[str, Pace]) -> Pace:
+        if scope != PORTFOLIO:
+            return paces.get(scope, Pace())
+        seconds = max((pace.seconds for pace in paces.values()), default=0.0)
+        return Pace(cost=sum(pace.per_s for pace in paces.values()) * seconds, seconds=seconds)
+
+    def _file_limits(self, scope: str) -> Limits:
+        return self._house.portfolio.limits if scope == PORTFOLIO else limits_of(self._specs[scope])
+
+    def _decide(self, scope: str, standings: Sequence[Standing], now: float) -> None:
+        before, _, since = self._rungs[scope]
+        decided = decide(before, standings, may_stop=self._settings(scope).at_limit == "stop")
+        is_lower = HEIGHT[decided.rung] < HEIGHT[before]
+        if decided.rung == before or (is_lower and now < since + DOWN_EVERY_S):
+            return
+        inputs = tuple(msgspec.structs.asdict(standing) for standing in standings)
+        fact = Throttled(at=now, service=scope, before=before, after=decided.rung, reason=decided.why, inputs=inputs)
+        self._ledger.decide(fact)
+        self._rungs[scope] = _rung_of(fact)
+
+    def _alert(self, scope: str, standings: Sequence[Standing], now: float) -> None:
+        settings, currency = self._settings(scope), self._house.rates.currency
+        alerts = list(due(scope, standings, settings.alert_at, self._told, currency=currency, at=now))
+        if alerts:
+            targets = {
+                "webhook": settings.alert_webhook,
+                "file": settings.alert_file,
+                "command": settings.alert_command,
+            }
+            self._ledger.alert(alerts, [channel(kind, target) for kind, target in targets.items() if target])
+            self._told |= {alert.id for alert in alerts}
+
+    def _settings(self, scope: str) -> Portfolio | Budget:
+        return self._house.portfolio if scope == PORTFOLIO else self._specs[scope].budget
+
+    # Acting -----------------------------------------------------------------------------------------------------------
+
+    def _allowance(
+        self, name: str, standings: Mapping[str, Sequence[Standing]], changes: Sequence[Change], now: float
+    ) -> Allowance:
+        scope = max((name, PORTFOLIO), key=lambda each: HEIGHT[self._rungs[each][0]])
+        rung, why, since = self._rungs[scope]
+        limits = in_force(name, self._file_limits(name), changes, now)
+        day = self._limit(name, "day", limits.per_day, now)
+        bill = bill_of(each for each in self._ledger.charges(day.period) if each.service == name).services.get(name)
+        return Allowance(
+            rung=rung,
+            why=why,
+            scope=scope if rung != "free" else "",
+            since=since,
+            at=now,
+            learn_until=self._lease(now, [*standings[name], *standings[PORTFOLIO]]),
+            currency=self._house.rates.currency,
+            day=day,
+            month=self._limit(name, "month", limits.per_month, now),
+            per_hour=3600.0 * self._pace(name, self._metered.slow).per_s,
+            per_1000_predictions=bill.per_1000_predictions if bill else None,
+            per_million_learned=bill.per_million_learned if bill else None,
+            machine=self._house.rates.source,
+        )
+
+    def _lease(self, now: float, standings: Sequence[Standing]) -> float | None:
+        """Until when learning may go on if this process is killed now and does not come back."""
+        lasts_s = [
+            (BEGINS["pause_learning"] * standing.limit - standing.spent) / (LEASE_SPEED * _speed(standing))
+            for standing in standings
+            if standing.ahead > 0.0
+        ]
+        return now + max(0.0, min([LEASE_MAX_S, *lasts_s])) if standings else None
+
+    def _pause_s(self, standings: Sequence[Standing]) -> float:
+        """Until the next rung could be near."""
+        pause_s = LOOK_MAX_S
+        for standing in standings:
+            per_s = _speed(standing)
+            ahead = [begins - standing.share for begins in BEGINS.values() if begins > standing.share]
+            if ahead and per_s > 0.0:
+                pause_s = min(pause_s, min(ahead) * standing.limit / per_s / LOOKS_TO_RUNG)
+        return max(LOOK_MIN_S, pause_s)
+
+
+def _speed(standing: Standing) -> float:
+    """How fast it is spent."""
+    return standing.ahead / (LOOK_MIN_S + REACTION_S)
+
+
+def _rung_of(fact: Throttled) -> tuple[Rung, str, float]:
+    rung: Rung = next((rung for rung in HEIGHT if rung == fact.after), FREE.rung)
+    return rung, fact.reason, fact.at

@@ -1,0 +1,189 @@
+"""The ledger: what was spent and why it was acted upon, in SQLite, so that it survives whatever crashes.
+
+The counters up to which everything was charged stand in the same transaction as the charges. So after a crash either
+both are there, or neither, and the next sample makes up for it: nothing is counted twice, and nothing is left out.
+Decisions, changes and alerts are only ever added; an alert is there before it is sent.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self, TypeVar
+
+import msgspec
+
+from penstock.control.budget.alerts import Alert
+from penstock.control.budget.limits import Change
+from penstock.control.meter.account import MACHINE, Charge, Metered
+from penstock.errors import LedgerUnavailable
+from penstock.facts import Throttled
+
+FORMAT = 1
+WAIT_S = 10.0
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS metered (one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS charges (
+  day TEXT NOT NULL, service TEXT NOT NULL, role TEXT NOT NULL, resource TEXT NOT NULL,
+  amount REAL NOT NULL, cost REAL NOT NULL, PRIMARY KEY (day, service, role, resource)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS decisions (number INTEGER PRIMARY KEY, scope TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS changes (id TEXT PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS alerts (id TEXT PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS deliveries (
+  alert TEXT NOT NULL, channel TEXT NOT NULL, sent REAL, PRIMARY KEY (alert, channel)
+) WITHOUT ROWID;
+PRAGMA user_version = {FORMAT};
+"""
+_encode = msgspec.msgpack.Encoder().encode
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Ledger:
+    """One process writes, any number reads with ``read_only``."""
+
+    def __init__(self, file: Path, *, read_only: bool = False) -> None:
+        """Raises LedgerUnavailable where it cannot be opened, or is damaged."""
+        self._file = file
+        with self._explained():
+            if not read_only:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            mode = "ro" if read_only else "rwc"
+            self._base = sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=WAIT_S)
+            if not read_only:
+                self._base.execute("PRAGMA journal_mode = WAL")
+                self._base.execute("PRAGMA synchronous = FULL")
+                self._base.executescript(_SCHEMA)
+            (version,) = self._base.execute("PRAGMA user_version").fetchone()
+            if version != FORMAT:
+                raise LedgerUnavailable(file=file, reason=f"format {version} is not known, only {FORMAT}")
+
+    def metered(self) -> Metered:
+        """What was charged so far, as counters."""
+        with self._explained():
+            row = self._base.execute("SELECT body, crc FROM metered").fetchone()
+        if row is None:
+            return Metered()
+        if zlib.crc32(row[0]) != row[1]:
+            raise LedgerUnavailable(file=self._file, reason="the counters are not what was written")
+        return self._read(row[0], Metered)
+
+    def enter(self, metered: Metered, charges: Sequence[Charge]) -> None:
+        """Charge these, and remember that they were charged: both or neither."""
+        body = _encode(metered)
+        rows = [(c.day, c.service, c.role, c.resource, c.amount, c.cost) for c in charges]
+        with self._explained(), self._base:
+            self._base.execute("INSERT OR REPLACE INTO metered VALUES (1, ?, ?)", (body, zlib.crc32(body)))
+            self._base.executemany(
+                "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET amount = amount + excluded.amount, cost = cost + excluded.cost",
+                rows,
+            )
+
+    def spent(self, scope: str | None, period: str) -> float:
+        """What a service has cost on the day or in the month of this name; None for everybody, and the house."""
+        begins = f"{period}%"
+        where = "day LIKE ? AND resource != ?" + (" AND service = ?" if scope is not None else "")
+        given = (begins, MACHINE) + (() if scope is None else (scope,))
+        with self._explained():
+            (cost,) = self._base.execute(f"SELECT total(cost) FROM charges WHERE {where}", given).fetchone()
+        return float(cost)
+
+    def charges(self, period: str = "") -> list[Charge]:
+        """All of a day, of a month, or of all time."""
+        with self._explained():
+            rows = self._base.execute("SELECT * FROM charges WHERE day LIKE ?", (f"{period}%",)).fetchall()
+        return [
+            Charge(day=day, service=service, role=role, resource=resource, amount=amount, cost=cost)
+            for day, service, role, resource, amount, cost in rows
+        ]
+
+    def decide(self, decision: Throttled) -> None:
+        """Write a decision down, before anything is done for it."""
+        with self._explained(), self._base:
+            self._base.execute(
+                "INSERT INTO decisions (scope, body) VALUES (?, ?)", (decision.service, _encode(decision))
+            )
+
+    def decisions(self, scope: str | None = None, newest: int = 1_000_000) -> list[Throttled]:
+        """The newest so many, the newest first."""
+        where = "" if scope is None else "WHERE scope = ?"
+        given = (() if scope is None else (scope,)) + (newest,)
+        with self._explained():
+            rows = self._base.execute(f"SELECT body FROM decisions {where} ORDER BY number DESC LIMIT ?", given)
+            return [self._read(body, Throttled) for (body,) in rows]
+
+    def change(self, change: Change) -> None:
+        """Write down that somebody changed a budget; the same change twice is one."""
+        with self._explained(), self._base:
+            self._base.execute("INSERT OR IGNORE INTO changes VALUES (?, ?)", (change.id, _encode(change)))
+
+    def changes(self) -> list[Change]:
+        with self._explained():
+            rows = self._base.execute("SELECT body FROM changes ORDER BY id").fetchall()
+        return [self._read(body, Change) for (body,) in rows]
+
+    def alert(self, alerts: Iterable[Alert], channels: Sequence[str]) -> None:
+        """Owe these alerts to these channels. One that was made before is not made again."""
+        with self._explained(), self._base:
+            for alert in alerts:
+                made = self._base.execute("INSERT OR IGNORE INTO alerts VALUES (?, ?)", (alert.id, _encode(alert)))
+                if made.rowcount:
+                    owed = [(alert.id, channel) for channel in channels]
+                    self._base.executemany("INSERT INTO deliveries VALUES (?, ?, NULL)", owed)
+
+    def told(self) -> set[str]:
+        """The ids of all alerts that were made."""
+        with self._explained():
+            return {alert_id for (alert_id,) in self._base.execute("SELECT id FROM alerts")}
+
+    def alerts(self) -> list[Alert]:
+        with self._explained():
+            rows = self._base.execute("SELECT body FROM alerts ORDER BY rowid").fetchall()
+        return [self._read(body, Alert) for (body,) in rows]
+
+    def owed(self) -> list[tuple[Alert, str]]:
+        """What is still to be sent, and by which channel."""
+        with self._explained():
+            rows = self._base.execute(
+                "SELECT body, channel FROM deliveries JOIN alerts ON alert = id "
+                "WHERE sent IS NULL ORDER BY alerts.rowid"
+            ).fetchall()
+        return [(self._read(body, Alert), channel) for body, channel in rows]
+
+    def sent(self, alert_id: str, channel: str, at: float) -> None:
+        """It was sent, and is not owed any more."""
+        with self._explained(), self._base:
+            self._base.execute(
+                "UPDATE deliveries SET sent = ? WHERE alert = ? AND channel = ?", (at, alert_id, channel)
+            )
+
+    def close(self) -> None:
+        self._base.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, body: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.msgpack.decode(body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise LedgerUnavailable(file=self._file, reason=str(error)) from error
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerUnavailable(file=self._file, reason=str(error)) from error
+
+
+def ledger_path(data: Path) -> Path:
+    """Where the ledger of a data folder stands."""
+    return data / ".money" / "ledger.sqlite"

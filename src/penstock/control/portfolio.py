@@ -1,0 +1,91 @@
+"""What all services of a house may spend together, and what its machine costs: the budget file of `penstock up`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from penstock.control.budget.limits import Limits
+from penstock.control.folder import replace_file
+from penstock.control.meter.rates import Capacity, Rates, rates_of
+from penstock.control.prices.catalogue import load
+from penstock.errors import BadFile
+from penstock.spec import ALERTS_AT, Spec
+
+Amount = Annotated[float, Meta(ge=0)]
+
+
+class Portfolio(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A budget file. All amounts are in the currency of its price list."""
+
+    per_day: Amount | None = None
+    per_month: Amount | None = None
+    alert_at: Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(max_length=16)] = ALERTS_AT
+    """Shares of a limit at which somebody is told, when they are spent or forecast."""
+    alert_webhook: str = ""
+    alert_file: str = ""
+    alert_command: str = ""
+    at_limit: Literal["serve", "stop"] = "serve"
+    machine: str | None = None
+    """The type of machine whose price counts; by default the one of the price list that is most like this one."""
+    per_hour: Amount | None = None
+    """What this machine costs an hour; then no price list is looked at for it."""
+    prices: str = ""
+    """A price list of your own, relative to this file."""
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(per_day=self.per_day, per_month=self.per_month)
+
+
+class House(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``.money/house.json`` says: the budget file as it was at the last start, and what the machine costs."""
+
+    portfolio: Portfolio
+    rates: Rates
+
+
+def read_portfolio(file: Path | None, here: Capacity) -> House:
+    """The budget file, and the rates that it leads to. Raises BadFile and UnknownMachine."""
+    portfolio = Portfolio() if file is None else _decoded(file)
+    own = None if file is None or not portfolio.prices else file.parent / portfolio.prices
+    rates = rates_of(load(own), here, machine=portfolio.machine, per_hour=portfolio.per_hour)
+    return House(portfolio=portfolio, rates=rates)
+
+
+def write_house(data: Path, house: House) -> None:
+    """Keep it for the governor."""
+    place = data / ".money"
+    place.mkdir(exist_ok=True)
+    replace_file(place / "house.json", msgspec.json.format(msgspec.json.encode(house)) + b"\n")
+
+
+def read_house(data: Path) -> House:
+    """What the last start has kept. Raises BadFile where there was none."""
+    file = data / ".money" / "house.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=House)
+    except FileNotFoundError as error:
+        raise BadFile(file, "nothing was ever started on this folder") from error
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadFile(file, str(error)) from error
+
+
+def limits_of(spec: Spec) -> Limits:
+    """What the service file says."""
+    return Limits(per_day=spec.budget.per_day, per_month=spec.budget.per_month)
+
+
+def _decoded(file: Path) -> Portfolio:
+    try:
+        return msgspec.convert(yaml.safe_load(file.read_bytes()) or {}, Portfolio)
+    except OSError as error:
+        raise BadFile(file, error.strerror or str(error)) from error
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise BadFile(file, f"this is no YAML: {' '.join(str(error).split())}") from error
+    except msgspec.ValidationError as error:
+        raise BadFile(file, f"this is no budget file: {error}") from error

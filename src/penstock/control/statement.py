@@ -1,0 +1,116 @@
+"""What `penstock budget show` says: read from the ledger, whether anything runs or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from penstock.control.budget.alerts import Alert
+from penstock.control.budget.limits import PORTFOLIO, Change, Limits, current, in_force
+from penstock.control.changes import waiting
+from penstock.control.ledger import Ledger
+from penstock.control.meter.account import Pace
+from penstock.control.meter.bill import Bill, bill_of
+from penstock.control.meter.forecast import PeriodName, forecast, period_of
+from penstock.control.portfolio import limits_of, read_house
+from penstock.control.record import recorded
+from penstock.errors import UnknownService
+from penstock.facts import Throttled
+from penstock.publish.allowance import Limit
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """A service, or all of them."""
+
+    scope: str
+    rung: str
+    why: str
+    since: float | None
+    day: Limit
+    month: Limit
+    per_hour: float
+    per_1000_predictions: float | None = None
+    per_million_learned: float | None = None
+    changes: tuple[Change, ...]
+    """Those that count now."""
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether one of its limits is."""
+        return any(each.limit is not None and each.spent >= each.limit for each in (self.day, self.month))
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole frame."""
+
+    currency: str
+    machine: str
+    scopes: list[Scope]
+    today: Bill
+    month: Bill
+    decisions: list[Throttled]
+    """The newest first."""
+    alerts: list[Alert]
+    owed: int
+    """Alerts that are still to be delivered, by all channels."""
+    waiting: list[Change]
+    """Changes that the ledger does not have yet."""
+
+
+def statement(data: Path, ledger: Ledger, only: str | None, now: float) -> Statement:
+    """As of now; of one scope, or of all. Raises UnknownService, BadFile and LedgerUnavailable."""
+    house, changes, metered = read_house(data), ledger.changes(), ledger.metered()
+    services = sorted(path.parent.name for path in data.glob("*/service.json"))
+    if only is not None and only not in (*services, PORTFOLIO):
+        raise UnknownService(name=only, known=", ".join([*services, PORTFOLIO]))
+    today, month = (bill_of(ledger.charges(period_of(name, now).key)) for name in _PERIODS)
+    scopes = []
+    for scope in [only] if only is not None else [*services, PORTFOLIO]:
+        file = house.portfolio.limits if scope == PORTFOLIO else limits_of(recorded(data, scope))
+        limits = in_force(scope, file, changes, now)
+        paces = metered.slow if scope == PORTFOLIO else {scope: metered.slow.get(scope, Pace())}
+        last = next(iter(ledger.decisions(scope, newest=1)), None)
+        billed = month.services.get(scope)
+        scopes.append(
+            Scope(
+                scope=scope,
+                rung="free" if last is None else last.after,
+                why="" if last is None else last.reason,
+                since=None if last is None else last.at,
+                day=_limit(ledger, scope, "day", limits, paces, now),
+                month=_limit(ledger, scope, "month", limits, paces, now),
+                per_hour=3600.0 * sum(pace.per_s for pace in paces.values()),
+                per_1000_predictions=billed.per_1000_predictions if billed else None,
+                per_million_learned=billed.per_million_learned if billed else None,
+                changes=tuple(current(scope, changes, now)),
+            )
+        )
+    alerts = [alert for alert in ledger.alerts() if only in (None, alert.scope)]
+    return Statement(
+        currency=house.rates.currency,
+        machine=house.rates.source,
+        scopes=scopes,
+        today=today,
+        month=month,
+        decisions=ledger.decisions(only, newest=100),
+        alerts=alerts[-100:],
+        owed=len(ledger.owed()),
+        waiting=[change for _, change in waiting(data)],
+    )
+
+
+_PERIODS: tuple[PeriodName, ...] = ("day", "month")
+
+
+def _limit(ledger: Ledger, scope: str, name: PeriodName, limits: Limits, paces: dict[str, Pace], now: float) -> Limit:
+    period = period_of(name, now)
+    spent = ledger.spent(None if scope == PORTFOLIO else scope, period.key)
+    seconds = max((pace.seconds for pace in paces.values()), default=0.0)
+    pace = Pace(cost=seconds * sum(pace.per_s for pace in paces.values()), seconds=seconds)
+    return Limit(
+        period=period.key,
+        limit=limits.per_day if name == "day" else limits.per_month,
+        spent=spent,
+        forecast=forecast(spent, period, pace),
+    )

@@ -1,0 +1,222 @@
+"""Those who follow a budget: learner, consolidator and alerts' couriers, each for real."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from penstock.control.budget.alerts import Alert
+from penstock.control.consolidator import Consolidator
+from penstock.control.courier import Courier, channel
+from penstock.control.ledger import Ledger, ledger_path
+from penstock.control.supervisor import Child, Supervisor
+from penstock.errors import LedgerUnavailable
+from penstock.events import Version
+from penstock.publish.allowance import FREE, Allowance, AllowanceFile, write_allowance
+from penstock.publish.consolidating import read_consolidating
+from penstock.publish.interface import Progress
+from penstock.spec import Consolidate, Feature, Spec
+from penstock.testing.local_house import Traffic, publisher_of
+from penstock.testing.memory_publish import MemoryLiveWeights
+
+
+def alert(key: str) -> Alert:
+    return Alert(
+        id=key, at=1.0, scope="a", period="2026-07-31", basis="actual", percent=50.0, limit=1.0, amount=0.5,
+        currency="USD", message="a: 0.5 USD have been spent",
+    )  # fmt: skip
+
+
+class Webhook:
+    """A server that writes down the ids that it was sent, and fails as often as it is told."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.failures = 0
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                assert body["id"] == self.headers["Idempotency-Key"]
+                hook.keys.append(body["id"])
+                hook.failures -= 1
+                self.send_response(500 if hook.failures >= 0 else 204)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/alerts"
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    hook = Webhook()
+    thread = threading.Thread(target=hook.server.serve_forever)
+    thread.start()
+    yield hook
+    hook.server.shutdown()
+    hook.server.server_close()
+    thread.join()
+
+
+def test_alerts_arrive_by_every_channel_whatever_fails_or_crashes_in_between(tmp_path: Path, webhook: Webhook) -> None:
+    seen = tmp_path / "seen.txt"
+    command = f'echo "$PENSTOCK_ALERT_ID" >> {seen}; cat > /dev/null'
+    channels = [channel("webhook", webhook.url), channel("file", "alerts.jsonl"), channel("command", command)]
+    webhook.failures = 1
+    with Ledger(ledger_path(tmp_path)) as ledger:
+        ledger.alert([alert("one"), alert("two")], channels)
+        ledger.alert([alert("one")], channels)
+        courier = Courier(lambda: ledger, tmp_path)
+        courier.send(ledger, now=0.0)
+        assert [(owed.id, name) for owed, name in ledger.owed()] == [("one", channels[0])]
+        courier.send(ledger, now=0.5)
+        assert len(webhook.keys) == 2, "what failed is not tried again at once"
+        courier.send(ledger, now=2.0)
+        assert not ledger.owed()
+    # A crash between sending and ticking off: all is owed again.
+    with Ledger(ledger_path(tmp_path)) as ledger:
+        ledger._base.execute("UPDATE deliveries SET sent = NULL")
+        ledger._base.commit()
+        Courier(lambda: ledger, tmp_path).send(ledger, now=0.0)
+        assert not ledger.owed()
+    assert Counter(webhook.keys) == {"one": 3, "two": 2}, "the webhook knows both by their keys"
+    lines = [json.loads(line)["id"] for line in (tmp_path / "alerts.jsonl").read_text().splitlines()]
+    assert lines == ["one", "two"], "a file has each once"
+    assert Counter(seen.read_text().split()) == {"one": 2, "two": 2}
+
+
+def test_a_ledger_whose_counters_are_damaged_is_not_believed(tmp_path: Path) -> None:
+    with Ledger(ledger_path(tmp_path)) as ledger:
+        ledger.enter(ledger.metered(), [])
+        ledger._base.execute("UPDATE metered SET body = x'80'")
+        ledger._base.commit()
+        with pytest.raises(LedgerUnavailable, match="not what was written"):
+            ledger.metered()
+    (tmp_path / "broken").write_bytes(b"this is no database, and longer than its header would be" * 20)
+    with pytest.raises(LedgerUnavailable, match="not a database"):
+        Ledger(tmp_path / "broken")
+
+
+class Until:
+    """Stops a loop once this holds."""
+
+    def __init__(self, condition: object) -> None:
+        self.is_set = condition
+
+
+def test_a_learner_whose_learning_is_paused_has_a_checkpoint_and_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    allowed = [FREE]
+    traffic = Traffic(tmp_path, seed=3)
+    for _ in range(30):
+        traffic.send()
+    publisher = publisher_of(tmp_path, allowance=lambda: allowed[0])
+    looks: list[tuple[bool, int]] = []
+
+    def is_over() -> bool:
+        looks.append((publisher._learner.rest_s > 0.0, sum(publisher.progress.position.values())))
+        if len(looks) == 2:
+            allowed[0] = Allowance(rung="pause_learning")
+        if len(looks) == 4:
+            for _ in range(10):
+                traffic.send()
+        if len(looks) == 5:
+            allowed[0] = Allowance(rung="learn_less")
+        return len(looks) > 5 and not publisher.has_backlog()
+
+    publisher.run(Until(is_over))  # type: ignore[arg-type]
+    paused = {taken for rests, taken in looks[2:5]}
+    assert len(paused) <= 2, "nothing was taken while it was paused"
+    assert looks[3][1] == looks[4][1]
+    assert looks[3][0], "it rests between steps as well"
+    steps = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert len(steps) >= 2, "the pause began with a checkpoint"
+    traffic.close()
+    before = publisher.state_hash()
+    again = publisher_of(tmp_path)
+    again.start()
+    assert again.state_hash() == before
+    again.close()
+
+
+def test_a_training_is_stopped_where_consolidation_is_paused_and_goes_on_under_its_number(tmp_path: Path) -> None:
+    spec = Spec(
+        name="s",
+        task="binary",
+        features={"x": Feature(type="number")},
+        consolidate=Consolidate(every_events=100, max_s=60.0),
+    )
+    calls: list[int] = []
+
+    def command(number: int, reason: str) -> list[str]:
+        calls.append(number)
+        if len(calls) == 1:
+            threading.Timer(0.3, write_allowance, (tmp_path, Allowance(rung="pause_consolidation"))).start()
+            return [sys.executable, "-c", "import time; time.sleep(60)"]
+        leaves = f"import os; os.makedirs({str(tmp_path / 'consolidation/ready/00000001')!r})"
+        return [sys.executable, "-c", leaves]
+
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    live = MemoryLiveWeights()
+    live.report(Progress(version=Version(1), examples_learned=100))
+    consolidator = Consolidator(spec, tmp_path, live, command)
+    stop = threading.Event()
+    assert consolidator.look(stop)
+    assert read_consolidating(tmp_path / "consolidation").phase == "waiting", "it has not failed"
+    assert not consolidator.look(stop), "it is paused"
+    write_allowance(tmp_path, Allowance(rung="slow_consolidation"))
+    assert consolidator.look(stop)
+    assert calls == [1, 1]
+
+
+def test_learning_pauses_by_itself_when_nobody_has_watched_the_budget_for_too_long() -> None:
+    assert not Allowance(learn_until=100.0).stops_learning(100.0)
+    assert Allowance(learn_until=100.0).stops_learning(100.1)
+    assert not Allowance().stops_learning(1e12)
+    assert Allowance(rung="serving_floor").stops_learning(0.0)
+
+
+def test_an_allowance_that_is_damaged_or_gone_is_read_as_it_should_be(tmp_path: Path) -> None:
+    file = AllowanceFile(tmp_path)
+    assert file() == FREE
+    write_allowance(tmp_path, Allowance(rung="learn_less"))
+    assert file().reaches("pause_consolidation")
+    (tmp_path / "allowance.json").write_bytes(b"{")
+    assert file().rung == "learn_less"
+    (tmp_path / "allowance.json").unlink()
+    assert file() == FREE
+
+
+def test_a_child_that_is_not_wanted_rests_until_it_is_again(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    program = f"open({str(begun)!r}, 'a').write('x'); import time; time.sleep(60)"
+    children = [
+        Child(name=name, argv=[sys.executable, "-c", code], group="servers", key=name, drain=0)
+        for name, code in (("stays", "import time; time.sleep(60)"), ("rests", program))
+    ]
+    looks: list[int] = []
+
+    def resting() -> set[str]:
+        there = len(supervisor.pids("servers"))
+        looks.append(there)
+        count = len(begun.read_text()) if begun.exists() else 0
+        if count == 2:
+            supervisor._signals = 1
+        # It is wanted until it runs, then not until it has ended, then again.
+        return {"rests"} if count == 1 and 1 not in looks[2:] else set()
+
+    supervisor = Supervisor(children, resting=resting)
+    assert supervisor.run() == 0
+    assert supervisor.restarts() == {}
+    assert msgspec.json.encode(looks)
