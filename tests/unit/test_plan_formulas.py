@@ -83,6 +83,16 @@ def test_servers_that_are_always_busy_are_not_enough() -> None:
     assert queueing.mixed_late(each.traffic, 2, 0.5, 1.0, 5.0) == 1.0
 
 
+@pytest.mark.parametrize("busy", [0.9, 0.97, 0.985])
+def test_a_short_simulation_of_busy_servers_is_not_one_of_servers_that_just_began(busy: float) -> None:
+    # Of one server late answers are exp(-(1 - ρ) · within): nothing but the queue's own long memory is tested.
+    within_s = 2.0 / (1.0 - busy)
+    each = Workload(traffic=workload.steady(busy), service_s=1.0, learns=False, p99_s=within_s)
+    candidate = Candidate(option="one machine", cloud="aws", workers=1)
+    found = [trial(candidate, each, MARKET, seed=seed, requests=1000).late_share for seed in range(12)]
+    assert float(np.mean(found)) == pytest.approx(np.exp(-2.0), rel=0.3)
+
+
 @given(rps=st.floats(0.001, 30.0), service_s=st.floats(0.01, 2.0))
 @settings(max_examples=15, deadline=None)
 def test_cold_starts_are_about_those_of_simulated_functions(rps: float, service_s: float) -> None:

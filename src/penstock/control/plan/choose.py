@@ -30,11 +30,11 @@ RUNGS_MAX = 48
 OPTIMISM = 0.1
 """The first rung of a ladder is what the formulas say is enough for ten times as many late answers as may be: they are
 approximations, and the simulation is asked before anything is taken."""
-CAUTION = 0.9
+CAUTION = 0.8
 """Of the late answers that may be, so many at most in the simulation by which something is taken: another month is
 another sample."""
 
-NEAR = (0.3, 1.2)
+NEAR = (0.1, 1.2)
 """Times the late answers that may be: a simulation between these is repeated with four times the requests."""
 
 Judge = Callable[[Candidate, Workload, int, int], Result]

@@ -24,6 +24,9 @@ from penstock.control.simulate.traffic import services as draw
 REQUESTS = 24_000
 """Of one trial, over all stretches."""
 STRETCH_MIN = 400
+SETTLED, SETTLED_MAX = 4.0, 2_500.0
+"""A queue that began empty forgets it over some 1/(1 − ρ)² requests (Whitt, 1989). Four times as many are drawn before
+a stretch is counted, and ten times those are counted; where that would be more than 25,000, none are drawn."""
 BACKLOG_POINTS = 16
 """Of a step in which more come than can be served: the waits in it are those of a fluid, at so many moments."""
 WARM_UP = 0.2
@@ -78,8 +81,15 @@ def pool(workload: Workload, workers: Ints, rng: np.random.Generator, requests: 
     for rate, weight, count in zip(*queueing.levels(rates, counts, weights), strict=True):
         if rate <= 0.0:
             continue
-        size = max(STRETCH_MIN, round(requests * float(weight)))
-        drawn = size + round(size * WARM_UP)
+        settles = SETTLED / max(1.0 - rate * service_s / count, 1e-9) ** 2
+        size = max(STRETCH_MIN, round(max(requests * float(weight), 10.0 * settles)))
+        if settles > SETTLED_MAX:
+            # Too near to being always busy to be simulated in passing: the formulas say how many are late.
+            late = queueing.late_share(np.array([rate]), int(count), service_s, shape, workload.p99_s)[0]
+            times.append(np.array([service_s, 2.0 * workload.p99_s]))
+            weighed.append(weight * np.array([1.0 - late, late]))
+            continue
+        drawn = size + round(max(size * WARM_UP, settles))
         services = draw(drawn, service_s, rng, shape=shape)
         waits = _waits(np.cumsum(rng.exponential(1.0 / rate, drawn)), services, int(count))
         times.append((waits + services)[-size:])
