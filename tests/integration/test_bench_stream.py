@@ -173,7 +173,7 @@ def test_a_run_leaves_nothing_on_the_disk_or_in_shared_memory(tmp_path: Path) ->
         live = live_path(home / "data", "stream")
         assert live.exists()
         assert service.status()["service"] == "stream"
-        assert service.cpu_s().keys() - {"consolidator"} == {"supervisor", "server", "learner"}
+        assert service.cpu_s().keys() - {"consolidator", "governor"} == {"supervisor", "server", "learner"}
 
     assert list(tmp_path.iterdir()) == []
     assert list(live.parent.glob(f"{live.name}*")) == []

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from penstock.events import Kind, Partition, Version
-from penstock.gate.canary import is_within
+from penstock.gate.share import is_within
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import Block
 from penstock.learn.steps import CanaryCounts

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import SpecInvalid
-from penstock.gate.canary import ANSWERS_MIN, MARGIN, CanaryWatch, is_within, place_of, slowness
+from penstock.gate.canary import ANSWERS_MIN, MARGIN, CanaryWatch, slowness
 from penstock.gate.sequential import STAKED
+from penstock.gate.share import is_within, place_of
 from penstock.learn.steps import CanaryCounts
 from penstock.spec import Gate as GateSettings
 from penstock.specfile.reader import loads

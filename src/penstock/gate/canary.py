@@ -5,7 +5,6 @@ docs/design/gate.md tells why, and what the guarantees are.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,17 +27,6 @@ ANSWERS_MIN = 32
 """Answers of the newcomer at a stage without which nobody knows whether servers can live with it."""
 SLOW_RATES = (0.6, 0.75, 0.9, 0.99)
 """Shares of slow answers that are betted on, against one half."""
-
-
-def place_of(key: str, seed: str) -> float:
-    """Where a key stands between 0 and 1: a function of the two alone, and even over keys."""
-    hashed = hashlib.blake2b(key.encode(), digest_size=8, key=seed.encode()[:64]).digest()
-    return int.from_bytes(hashed, "little") / 2.0**64
-
-
-def is_within(key: str, seed: str, share: float) -> bool:
-    """Whether what has this key belongs to the share. Whatever belongs to one belongs to every larger one."""
-    return place_of(key, seed) < share
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Batch, Position, Version
-from penstock.gate.canary import is_within
 from penstock.gate.interface import ShadowVerdict
+from penstock.gate.share import is_within
 from penstock.learn.block import pack, unpack
 from penstock.learn.interface import Block, Model
 from penstock.learn.steps import CanaryCounts

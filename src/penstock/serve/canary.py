@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from penstock.errors import LiveWeightsDamaged
 from penstock.eventlog.doorbell import call
 from penstock.events import Batch, Partition, Version
-from penstock.gate.canary import is_within
+from penstock.gate.share import is_within
 from penstock.learn.interface import Block, Predictions, Predictor
 from penstock.learn.steps import CanaryCounts
 from penstock.publish.canary import key_of

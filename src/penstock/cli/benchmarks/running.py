@@ -186,6 +186,7 @@ def role_of(pid: int) -> str:
         "_learner": "learner",
         "_consolidator": "consolidator",
         "_consolidate": "consolidator",
+        "_governor": "governor",
         "up": "supervisor",
     }
     return next((roles[argument] for argument in arguments if argument in roles), "other")
