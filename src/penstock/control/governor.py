@@ -19,10 +19,10 @@ from penstock.control.budget.limits import PORTFOLIO, Change, Limits, in_force
 from penstock.control.changes import take
 from penstock.control.courier import channel
 from penstock.control.interface import Actuator
-from penstock.control.ledger import Ledger
-from penstock.control.meter.account import Pace, charge
-from penstock.control.meter.bill import bill_of
-from penstock.control.meter.forecast import PeriodName, forecast, period_of
+from penstock.control.ledger import Ledger, pace_of
+from penstock.control.meter.account import charge
+from penstock.control.meter.bill import ServiceBill, bill_of
+from penstock.control.meter.forecast import PeriodName, period_of
 from penstock.control.meter.sample import Counts, Process, Sample
 from penstock.control.portfolio import House, Portfolio, limits_of
 from penstock.control.sensor import folder_gib
@@ -104,7 +104,8 @@ class Governor:
         # 2. Take up what somebody has changed.
         take(self._data, self._ledger, self._reached)
         changes = self._ledger.changes()
-        standings = {scope: self._standings(scope, changes, now) for scope in self._rungs}
+        limits = {scope: self._limits(scope, changes, now) for scope in self._rungs}
+        standings = {scope: self._standings(scope, seen) for scope, seen in limits.items()}
         # 3. Decide, and write it down before anything is done for it.
         for scope, standing in standings.items():
             self._decide(scope, standing, now)
@@ -112,7 +113,10 @@ class Governor:
             self._alert(scope, standing, now)
             self._reached("money.alerted")
         # 4. Have it done. This says what is to be, so it also mends what a crash has left half done.
-        allowances = {name: self._allowance(name, standings, changes, now) for name in self._specs}
+        today = bill_of(self._ledger.charges(period_of("day", now).key)).services
+        allowances = {
+            name: self._allowance(name, standings, limits[name], today.get(name), now) for name in self._specs
+        }
         self._actuator.allow(allowances)
         self._reached("money.allowed")
         everybody = all(allowance.reaches("serving_floor") for allowance in allowances.values())
@@ -138,36 +142,21 @@ class Governor:
 
     # Deciding ---------------------------------------------------------------------------------------------------------
 
-    def _standings(self, scope: str, changes: Sequence[Change], now: float) -> list[Standing]:
+    def _limits(self, scope: str, changes: Sequence[Change], now: float) -> tuple[Limit, Limit]:
+        """How its day and its month stand."""
         limits = in_force(scope, self._file_limits(scope), changes, now)
-        found = []
-        for name in PERIODS:
-            limit = limits.per_day if name == "day" else limits.per_month
-            if limit is not None:
-                seen = self._limit(scope, name, limit, now)
-                found.append(
-                    Standing(
-                        period=name,
-                        key=seen.period,
-                        limit=limit,
-                        spent=seen.spent,
-                        ahead=self._pace(scope, self._metered.fast).per_s * (LOOK_MIN_S + REACTION_S),
-                        forecast=seen.forecast,
-                    )
-                )
-        return found
+        return self._ledger.limits(scope, limits, pace_of(scope, self._metered.slow), now)
 
-    def _limit(self, scope: str, name: PeriodName, limit: float | None, now: float) -> Limit:
-        period = period_of(name, now)
-        spent = self._ledger.spent(None if scope == PORTFOLIO else scope, period.key)
-        expected = forecast(spent, period, self._pace(scope, self._metered.slow))
-        return Limit(period=period.key, limit=limit, spent=spent, forecast=expected)
-
-    def _pace(self, scope: str, paces: Mapping[str, Pace]) -> Pace:
-        if scope != PORTFOLIO:
-            return paces.get(scope, Pace())
-        seconds = max((pace.seconds for pace in paces.values()), default=0.0)
-        return Pace(cost=sum(pace.per_s for pace in paces.values()) * seconds, seconds=seconds)
+    def _standings(self, scope: str, limits: tuple[Limit, Limit]) -> list[Standing]:
+        """Of the periods that have a limit."""
+        ahead = pace_of(scope, self._metered.fast).per_s * (LOOK_MIN_S + REACTION_S)
+        return [
+            Standing(
+                period=name, key=seen.period, limit=seen.limit, spent=seen.spent, ahead=ahead, forecast=seen.forecast
+            )
+            for name, seen in zip(PERIODS, limits, strict=True)
+            if seen.limit is not None
+        ]
 
     def _file_limits(self, scope: str) -> Limits:
         return self._house.portfolio.limits if scope == PORTFOLIO else limits_of(self._specs[scope])
@@ -201,13 +190,16 @@ class Governor:
     # Acting -----------------------------------------------------------------------------------------------------------
 
     def _allowance(
-        self, name: str, standings: Mapping[str, Sequence[Standing]], changes: Sequence[Change], now: float
+        self,
+        name: str,
+        standings: Mapping[str, Sequence[Standing]],
+        limits: tuple[Limit, Limit],
+        today: ServiceBill | None,
+        now: float,
     ) -> Allowance:
         scope = max((name, PORTFOLIO), key=lambda each: HEIGHT[self._rungs[each][0]])
         rung, why, since = self._rungs[scope]
-        limits = in_force(name, self._file_limits(name), changes, now)
-        day = self._limit(name, "day", limits.per_day, now)
-        bill = bill_of(each for each in self._ledger.charges(day.period) if each.service == name).services.get(name)
+        day, month = limits
         return Allowance(
             rung=rung,
             why=why,
@@ -217,10 +209,10 @@ class Governor:
             learn_until=self._lease(now, [*standings[name], *standings[PORTFOLIO]]),
             currency=self._house.rates.currency,
             day=day,
-            month=self._limit(name, "month", limits.per_month, now),
-            per_hour=3600.0 * self._pace(name, self._metered.slow).per_s,
-            per_1000_predictions=bill.per_1000_predictions if bill else None,
-            per_million_learned=bill.per_million_learned if bill else None,
+            month=month,
+            per_hour=3600.0 * pace_of(name, self._metered.slow).per_s,
+            per_1000_predictions=today.per_1000_predictions if today else None,
+            per_million_learned=today.per_million_learned if today else None,
             machine=self._house.rates.source,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
@@ -17,10 +17,12 @@ from typing import Self, TypeVar
 import msgspec
 
 from penstock.control.budget.alerts import Alert
-from penstock.control.budget.limits import Change
-from penstock.control.meter.account import MACHINE, Charge, Metered
+from penstock.control.budget.limits import PORTFOLIO, Change, Limits
+from penstock.control.meter.account import MACHINE, Charge, Metered, Pace
+from penstock.control.meter.forecast import PeriodName, forecast, period_of
 from penstock.errors import LedgerUnavailable
 from penstock.facts import Throttled
+from penstock.publish.allowance import Limit
 
 FORMAT = 1
 WAIT_S = 10.0
@@ -91,6 +93,16 @@ class Ledger:
         with self._explained():
             (cost,) = self._base.execute(f"SELECT total(cost) FROM charges WHERE {where}", given).fetchone()
         return float(cost)
+
+    def limits(self, scope: str, limits: Limits, pace: Pace, now: float) -> tuple[Limit, Limit]:
+        """How the day and the month of this moment stand: what may be spent, is, and will be at this pace."""
+
+        def seen(name: PeriodName, limit: float | None) -> Limit:
+            period = period_of(name, now)
+            spent = self.spent(None if scope == PORTFOLIO else scope, period.key)
+            return Limit(period=period.key, limit=limit, spent=spent, forecast=forecast(spent, period, pace))
+
+        return seen("day", limits.per_day), seen("month", limits.per_month)
 
     def charges(self, period: str = "") -> list[Charge]:
         """All of a day, of a month, or of all time."""
@@ -182,6 +194,14 @@ class Ledger:
             yield
         except (sqlite3.Error, OSError) as error:
             raise LedgerUnavailable(file=self._file, reason=str(error)) from error
+
+
+def pace_of(scope: str, paces: Mapping[str, Pace]) -> Pace:
+    """A service's, or that of all together, known for as long as the one that is known longest."""
+    if scope != PORTFOLIO:
+        return paces.get(scope, Pace())
+    seconds = max((pace.seconds for pace in paces.values()), default=0.0)
+    return Pace(cost=sum(pace.per_s for pace in paces.values()) * seconds, seconds=seconds)
 
 
 def ledger_path(data: Path) -> Path:

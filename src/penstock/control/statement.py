@@ -7,12 +7,11 @@ from pathlib import Path
 import msgspec
 
 from penstock.control.budget.alerts import Alert
-from penstock.control.budget.limits import PORTFOLIO, Change, Limits, current, in_force
+from penstock.control.budget.limits import PORTFOLIO, Change, current, in_force
 from penstock.control.changes import waiting
-from penstock.control.ledger import Ledger
-from penstock.control.meter.account import Pace
+from penstock.control.ledger import Ledger, pace_of
 from penstock.control.meter.bill import Bill, bill_of
-from penstock.control.meter.forecast import PeriodName, forecast, period_of
+from penstock.control.meter.forecast import PeriodName, period_of
 from penstock.control.portfolio import limits_of, read_house
 from penstock.control.record import recorded
 from penstock.errors import UnknownService
@@ -69,7 +68,8 @@ def statement(data: Path, ledger: Ledger, only: str | None, now: float) -> State
     for scope in [only] if only is not None else [*services, PORTFOLIO]:
         file = house.portfolio.limits if scope == PORTFOLIO else limits_of(recorded(data, scope))
         limits = in_force(scope, file, changes, now)
-        paces = metered.slow if scope == PORTFOLIO else {scope: metered.slow.get(scope, Pace())}
+        pace = pace_of(scope, metered.slow)
+        day, in_month = ledger.limits(scope, limits, pace, now)
         last = next(iter(ledger.decisions(scope, newest=1)), None)
         billed = month.services.get(scope)
         scopes.append(
@@ -78,9 +78,9 @@ def statement(data: Path, ledger: Ledger, only: str | None, now: float) -> State
                 rung="free" if last is None else last.after,
                 why="" if last is None else last.reason,
                 since=None if last is None else last.at,
-                day=_limit(ledger, scope, "day", limits, paces, now),
-                month=_limit(ledger, scope, "month", limits, paces, now),
-                per_hour=3600.0 * sum(pace.per_s for pace in paces.values()),
+                day=day,
+                month=in_month,
+                per_hour=3600.0 * pace.per_s,
                 per_1000_predictions=billed.per_1000_predictions if billed else None,
                 per_million_learned=billed.per_million_learned if billed else None,
                 changes=tuple(current(scope, changes, now)),
@@ -101,16 +101,3 @@ def statement(data: Path, ledger: Ledger, only: str | None, now: float) -> State
 
 
 _PERIODS: tuple[PeriodName, ...] = ("day", "month")
-
-
-def _limit(ledger: Ledger, scope: str, name: PeriodName, limits: Limits, paces: dict[str, Pace], now: float) -> Limit:
-    period = period_of(name, now)
-    spent = ledger.spent(None if scope == PORTFOLIO else scope, period.key)
-    seconds = max((pace.seconds for pace in paces.values()), default=0.0)
-    pace = Pace(cost=seconds * sum(pace.per_s for pace in paces.values()), seconds=seconds)
-    return Limit(
-        period=period.key,
-        limit=limits.per_day if name == "day" else limits.per_month,
-        spent=spent,
-        forecast=forecast(spent, period, pace),
-    )
