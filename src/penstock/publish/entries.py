@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from penstock.errors import ReplayDiverged
-from penstock.gate.interface import Interval
+from penstock.gate.interface import Interval, Verdict
 from penstock.learn.block import digest
 from penstock.learn.interface import Block
 from penstock.learn.steps import Erasure, Step, difference
@@ -53,6 +54,19 @@ Stamps = Callable[[bool], Stamp]
 def numbers_of(gain: Interval | None) -> tuple[float, float, float, int] | None:
     """An interval as entries keep it."""
     return None if gain is None else (gain.mean, gain.low, gain.high, gain.events)
+
+
+def said_by(verdict: Verdict | None) -> dict[str, Any]:
+    """What an entry says of a verdict on the update; nothing was done where there is none."""
+    if verdict is None:
+        return {}
+    return {
+        "action": verdict.action,
+        "good": verdict.good,
+        "probation": verdict.probation,
+        "gain": numbers_of(verdict.gain),
+        "verdict": verdict.reason,
+    }
 
 
 def demand_same(recorded: Step, repeated: Step) -> None:

@@ -136,6 +136,12 @@ def words_for(order: Order, version: Version | None) -> str:
     return f"{done} by {order.by}{': ' * bool(order.reason)}{order.reason.rstrip('.')}."
 
 
+def taken_down(id_: str, order: Order, kept: Kept | None) -> HandStep:
+    """What an entry says of the order that it obeys, ``kept`` being the version that it goes back to."""
+    position = () if kept is None else tuple(sorted(kept.block.head.position.items()))
+    return HandStep(what=order.what, by=order.by, reason=order.reason, id=id_, version=order.version, position=position)
+
+
 def again(hand: HandStep) -> Order:
     """The order that was obeyed."""
     return Order(what=hand.what, by=hand.by, reason=hand.reason, version=hand.version)

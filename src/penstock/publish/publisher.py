@@ -12,22 +12,21 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from penstock.errors import StepsCorrupt
 from penstock.events import Version
-from penstock.facts import CheckpointUnreadable, Fact, Restarted
+from penstock.facts import Fact, Restarted
 from penstock.gate.interface import Gate
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.steps import Reached, Step, nothing
-from penstock.publish.account import refill_receipts
 from penstock.publish.allowance import LEARN_LESS_REST_S
 from penstock.publish.canary_counts import read_counts
 from penstock.publish.entries import Stamp, demand_same
 from penstock.publish.interface import Progress, Receipt
 from penstock.publish.orders import Answer, answer, next_order
+from penstock.publish.repeating import repeat
+from penstock.publish.restarts import Restarts
 from penstock.publish.rooms import SYSTEM, Clocks, Rooms, SlowRooms
 from penstock.publish.shadow import Shadows
-from penstock.publish.snapshots import thin
 from penstock.publish.succession import Succession, state_hash
 from penstock.publish.wishes import granted, next_wish
 from penstock.spec import Spec
@@ -36,9 +35,6 @@ IDLE_S = 0.2
 """How long the loop sleeps without an event before it looks whether it should stop."""
 RESTING_S = 0.1
 """How long the loop sleeps while the budget lets nothing be learned: orders by hand are still obeyed."""
-REPLAY_CPU_MAX_S = 1.0
-"""Processor time after which a checkpoint is due even if it is not time yet, since a restart would have to spend it
-again. A checkpoint costs some 15 ms."""
 ROUND_S = 0.02
 """How long steps of a backlog are gathered before they are recorded and exposed: each on its own would wait for the
 disk as long as it takes to learn."""
@@ -48,8 +44,6 @@ LISTEN_EVERY_S = 0.25
 CORRECTING_SHARE = 0.2
 """Of the time, for learning again what was learned with labels that are other ones now: a flood of corrections leaves
 four fifths of it to what is new."""
-PAST_FILE_BYTES = 4 * 1024 * 1024
-"""Size of the journal's files while it is kept whole: a restart reads the newest, a year has a few thousand."""
 logger = logging.getLogger(__name__)
 
 
@@ -82,16 +76,11 @@ class Publisher:
         self._rooms = rooms
         self._clocks = clocks
         self._reached = reached
-        self._checkpoint_step = 0
-        self._checkpoint_at = 0.0
-        self._cpu_at = 0.0
-        self._cpu_since_checkpoint_s = 0.0
+        self._restarts = Restarts(spec, self._succession, self._shadows, rooms, clocks)
         self._correct_after = 0.0
         """When corrections are made good again."""
         self._is_resting = False
         """Whether the budget has paused learning, and the checkpoint for it is written."""
-        self._sealed = ""
-        """The hash of the newest checkpoint's state, until an entry says it."""
         self._environment = environment
         self._shown: tuple[Version, float] | None = None
         """Under which number a candidate answers which share, as servers were told last; None before they were."""
@@ -119,7 +108,7 @@ class Publisher:
                 break
             self._reached("step.learned")
             # 2. Judge the update, and make the version that results, in memory.
-            entry, made = self._decide(taken, self._rooms.journal.last + 1 + len(entries))
+            entry, made = self._decide(taken, ahead=len(entries))
             entries.append(entry)
             block = made or block
             more_receipts, more_facts = self._succession.enter(entry)
@@ -151,18 +140,13 @@ class Publisher:
     def take_up(self) -> bool:
         """Bring a candidate with a new base that stands ready a little nearer to the journal's end; there it goes in
         shadow, or is refused. Returns whether that was recorded."""
-        # 1. Repeat recorded steps with it. Nothing of this is seen, and a restart begins it again.
+        # Repeat recorded steps with it. Nothing of this is seen, and a restart begins it again.
         caught_up = self._shadows.catch_up(self._rooms.journal, self._clocks.elapsed)
         if caught_up is None:
             return False
-        # 2. Refuse it for what it has forgotten, or put it in shadow.
-        entry = self._succession.adopt(caught_up, self._stamp(self._rooms.journal.last + 1, due=True))
-        self._reached("shadow.decided")
-        # 3. Record it. From here on it is in shadow, or is gone.
-        self._rooms.journal.append(entry)
-        self._reached("shadow.recorded")
-        # 4. Account for it, and write a checkpoint, so that a restart need not catch it up again.
-        self._rooms.live.report(self._enter(entry))
+        # Refuse it for what it has forgotten, or put it in shadow.
+        self._make("shadow", self._succession.adopt(caught_up, self._stamp(due=True)), None)
+        # With a checkpoint, so that a restart need not catch it up again.
         self.checkpoint()
         self._reached("shadow.taken_up")
         return True
@@ -173,21 +157,10 @@ class Publisher:
         began, cpu_s = self._clocks.elapsed(), self._clocks.cpu()
         if not self._succession.corrections.are_due or began < self._correct_after:
             return False
-        # 1. What was taken stands before it.
         self._record_pending()
-        # 2. Learn again, in memory.
-        number = self._rooms.journal.last + 1
-        entry, block = self._succession.correct(lambda _: self._stamp(number, self._is_checkpoint_due()))
-        self._reached("correction.decided")
-        # 3. Record it. From here on it has happened.
-        self._rooms.journal.append(entry)
-        self._reached("correction.recorded")
-        # 4. Expose the result, and account for it.
-        progress = self._enter(entry)
-        self._expose(block, progress)
+        entry, block = self._succession.correct(lambda _: self._stamp(due=self._restarts.is_due))
+        self._make("correction", entry, block)
         self._rooms.corrected(self._clocks.cpu() - cpu_s)
-        self._reached("correction.exposed")
-        # 5. Write a checkpoint when one is due.
         if entry.checkpoint_due:
             self.checkpoint()
         now = self._clocks.elapsed()
@@ -200,26 +173,13 @@ class Publisher:
         if asked is None:
             return False
         file, wish = asked
-        # 1. What was taken stands before it.
         self._record_pending()
-        while True:
-            # 2. Learn those that are released and judge that, or drop the others, in memory.
-            number = self._rooms.journal.last + 1
-            settled = self._succession.settle(wish, lambda ended: self._stamp(number, ended))  # noqa: B023
-            if settled is None:
-                break
-            entry, block = settled
-            self._reached("wish.decided")
-            # 3. Record it. From here on it has happened, and these events are not set aside any more.
-            self._rooms.journal.append(entry)
-            self._reached("wish.recorded")
-            # 4. Expose the result, and account for it.
-            progress = self._enter(entry)
-            self._expose(block, progress)
-            self._reached("wish.exposed")
-            if entry.checkpoint_due:
+        # Learn those that are released and judge that, or drop the others: these events are not set aside any more.
+        while (settled := self._succession.settle(wish, lambda ended: self._stamp(due=ended))) is not None:
+            self._make("wish", *settled)
+            if settled[0].checkpoint_due:
                 self.checkpoint()
-        # 5. Nothing is left of the wish. After a crash before this nothing is found of what it names.
+        # Nothing is left of the wish. After a crash before this nothing is found of what it names.
         granted(file)
         self._reached("wish.granted")
         return True
@@ -232,30 +192,19 @@ class Publisher:
         file, order = asked
         said, checkpoint_due = self._succession.hand.answer_to(file.stem), False
         if said is None:
-            # 1. What was taken stands before it.
             self._record_pending()
-            # 2. Decide as it says, in memory, or say why that cannot be.
-            number = self._rooms.journal.last + 1
-            obeyed = self._succession.obey(file.stem, order, lambda _: self._stamp(number, True))
+            obeyed = self._succession.obey(file.stem, order, lambda _: self._stamp(due=True))
             if isinstance(obeyed, str):
                 logger.warning("an order was refused", extra={"order": order.what, "by": order.by, "why": obeyed})
                 said = Answer(done=False, told=obeyed, version=self.progress.version)
             else:
-                entry, block = obeyed
-                self._reached("order.decided")
-                # 3. Record it. From here on it has happened.
-                self._rooms.journal.append(entry)
-                self._reached("order.recorded")
-                # 4. Expose the result, and account for it.
-                progress = self._enter(entry)
-                self._expose(block, progress)
-                self._reached("order.exposed")
+                self._make("order", *obeyed)
                 said, checkpoint_due = self._succession.hand.answer_to(file.stem), True
-        # 5. Answer. After a crash before this the order is found again, and answered as it was obeyed.
+        # After a crash before this the order is found again, and answered as it was obeyed.
         assert said is not None, "what was obeyed has an answer"
         answer(file, said)
         self._reached("order.answered")
-        # 6. Write a checkpoint, so that a restart need not go back once more.
+        # With a checkpoint, so that a restart need not go back once more.
         if checkpoint_due:
             self.checkpoint()
         return True
@@ -270,58 +219,29 @@ class Publisher:
         counts = read_counts(self._rooms.canary, canary.block.head.base)
         if counts == canary.heard:
             return False
-        # 1. What was taken stands before it.
         self._record_pending()
-        # 2. Decide, in memory, whether it may go on.
-        number = self._rooms.journal.last + 1
-        entry = self._succession.hear(counts, lambda ended: self._stamp(number, ended))
-        self._reached("canary.decided")
-        # 3. Record it. From here on it has happened.
-        self._rooms.journal.append(entry)
-        self._reached("canary.recorded")
-        # 4. Expose the result, and account for it.
-        self._expose(None, self._enter(entry))
-        self._reached("canary.exposed")
+        entry = self._succession.hear(counts, lambda ended: self._stamp(due=ended))
+        self._make("canary", entry, None)
         if entry.checkpoint_due:
             self.checkpoint()
         return True
 
+    def _make(self, what: str, entry: Step, block: Block | None) -> None:
+        """Make happen what was decided in memory beside the steps; all that was taken stands before it already."""
+        self._reached(f"{what}.decided")
+        # 1. Record it. From here on it has happened.
+        self._rooms.journal.append(entry)
+        self._reached(f"{what}.recorded")
+        # 2. Account for it, and expose the result.
+        self._tell(*self._succession.enter(entry))
+        self._expose(block, self.progress)
+        self._reached(f"{what}.exposed")
+
     def checkpoint(self) -> None:
-        """Make a restart begin here: receipts first, since the journal forgets what is older than the oldest
-        checkpoint."""
+        """Make a restart begin here."""
         # Nothing may be pending in a checkpoint, so that the next entry begins where it ends.
         self._record_pending()
-        step = self._rooms.journal.last
-        if step == self._checkpoint_step:
-            self._checkpoint_at = self._clocks.elapsed()
-            return
-        self._reached("checkpoint.due")
-        # 1. Receipts and facts up to here are on disk for good.
-        self._rooms.receipts.flush(durably=True)
-        self._reached("checkpoint.accounted")
-        # 2. What is served is materialised.
-        self._rooms.snapshots.put(self._succession.line.block, self._succession.line.state)
-        self._reached("checkpoint.snapshot")
-        # 3. The state of every stage, together. The oldest checkpoint goes, and with it what it needed of the log.
-        made = self._succession.checkpoint(step)
-        self._rooms.checkpoints.write(made)
-        self._sealed = state_hash(made)
-        if self._rooms.witness is not None:
-            self._rooms.witness.checkpointed(made.version, self._sealed)
-        self._reached("checkpoint.written")
-        # 4. The journal forgets what no kept checkpoint needs for a replay, nor a consolidation, and settled candidates
-        # go; but not while the log has its first event still, and every version can be rebuilt from there.
-        keeps_past = self._rooms.keeps_past()
-        self._rooms.journal.rotate(PAST_FILE_BYTES if keeps_past else 0)
-        self._shadows.tidy(self._rooms, self._rooms.checkpoints.replay_from(), keeps_past)
-        self._reached("checkpoint.forgotten")
-        # 5. Old snapshots go.
-        # None goes that a restart would go back to again.
-        thin(self._rooms.snapshots, self._succession.hand.gone_back_to(self._rooms.checkpoints.replay_from()))
-        self._checkpoint_step = step
-        self._checkpoint_at = self._clocks.elapsed()
-        self._cpu_since_checkpoint_s = 0.0
-        self._reached("checkpoint.end")
+        self._restarts.write(self._reached)
 
     # The life of a learner -------------------------------------------------------------------------------------------
 
@@ -332,19 +252,17 @@ class Publisher:
 
         Raises ReplayDiverged when a repeated step does not give what was recorded."""
         self._reached("start.begin")
-        facts = self._restore()
+        facts = self._restarts.restore()
         self._reached("start.restored")
         replayed, owed = 0, False
-        for entry in self._rooms.journal.entries(after=self._checkpoint_step):
+        for entry in self._rooms.journal.entries(after=self._restarts.step):
             self._repeat(entry)
             replayed += entry.taken
             owed = owed or entry.checkpoint_due
         self._reached("start.replayed")
-        self._cpu_at = self._clocks.cpu()
+        self._restarts.count_cpu()
         if self._succession.account.version == 0:
-            entry, block = self._succession.begin(self._stamp(1, due=False))
-            self._rooms.journal.append(entry)
-            self._expose(block, self._enter(entry))
+            self._make("beginning", *self._succession.begin(self._stamp(due=False)))
         else:
             restarted = Restarted(
                 at=self._clocks.now(), service=self._spec.name, process="learner", replayed_events=replayed
@@ -377,7 +295,7 @@ class Publisher:
                     # Events without a label need no record each, so they are taken as fast as they can be read.
                     self._rooms.live.report(self.progress)
                     self.obey()
-            elif self._is_checkpoint_due():
+            elif self._restarts.is_due:
                 self.checkpoint()
             else:
                 self._rooms.live.report(self.progress)
@@ -427,10 +345,29 @@ class Publisher:
 
     # The parts -------------------------------------------------------------------------------------------------------
 
-    def _decide(self, taken: Taken, number: int | None = None) -> tuple[Step, Block | None]:
-        """The journal's entry for a step and the block that it publishes."""
-        number = number or self._rooms.journal.last + 1
-        return self._succession.decide(taken, lambda ended: self._stamp(number, ended or self._is_checkpoint_due()))
+    def _decide(self, taken: Taken, ahead: int = 0) -> tuple[Step, Block | None]:
+        """The journal's entry for a step and the block that it publishes, ``ahead`` entries being decided and not
+        recorded yet."""
+        return self._succession.decide(taken, lambda ended: self._stamp(ahead, due=ended or self._restarts.is_due))
+
+    def _record_pending(self) -> None:
+        """What was taken, and nothing was learned from, stands before what follows."""
+        taken = self._learner.flush()
+        if taken is not None:
+            entry, _ = self._decide(taken)
+            self._rooms.journal.append(entry)
+            self._tell(*self._succession.enter(entry))
+
+    def _stamp(self, ahead: int = 0, *, due: bool) -> Stamp:
+        changed = self._environment and self._environment != self._succession.account.environment
+        return Stamp(
+            number=self._rooms.journal.last + 1 + ahead,
+            time=self._clocks.now(),
+            cpu_s=self._restarts.spent_cpu_s(),
+            checkpoint_due=due,
+            sealed=self._restarts.seal(),
+            environment=self._environment if changed else "",
+        )
 
     def _expose(self, block: Block | None, progress: Progress) -> None:
         """Let servers answer with this block, if there is a new one, and a share of the traffic with what is tried out
@@ -444,74 +381,14 @@ class Publisher:
             self._rooms.live.try_out(canary.block, canary.share)
             self._shown = canary.version, canary.share
 
-    def _record_pending(self) -> None:
-        taken = self._learner.flush()
-        if taken is not None:
-            entry, _ = self._decide(taken)
-            self._rooms.journal.append(entry)
-            self._enter(entry)
-
-    def _stamp(self, number: int, due: bool) -> Stamp:
-        sealed, self._sealed = self._sealed, ""
-        changed = self._environment and self._environment != self._succession.account.environment
-        return Stamp(
-            number=number,
-            time=self._clocks.now(),
-            cpu_s=self._spent_cpu(),
-            checkpoint_due=due,
-            sealed=sealed,
-            environment=self._environment if changed else "",
-        )
-
-    def _repeat(self, recorded: Step) -> None:
-        """Do a recorded step again, all but what others can see."""
-        repeated, _ = self._succession.repeat(recorded, self._rooms.journal)
-        demand_same(recorded, repeated)
-        self._sealed = ""
-        self._cpu_since_checkpoint_s += recorded.cpu_s
-        self._rooms.receipts.write(*self._succession.enter(recorded))
-
-    def _enter(self, entry: Step) -> Progress:
-        self._tell(*self._succession.enter(entry))
-        return self.progress
-
     def _tell(self, receipts: list[Receipt], facts: list[Fact]) -> None:
         self._rooms.receipts.write(receipts, facts)
         if self._rooms.witness is not None:
             self._rooms.witness.published(receipts, facts)
 
-    def _is_checkpoint_due(self) -> bool:
-        due_s = self._spec.learn.checkpoint_every_s
-        return self._clocks.elapsed() - self._checkpoint_at >= due_s or self._cpu_since_checkpoint_s >= REPLAY_CPU_MAX_S
-
-    def _spent_cpu(self) -> float:
-        before, self._cpu_at = self._cpu_at, self._clocks.cpu()
-        self._cpu_since_checkpoint_s += self._cpu_at - before
-        return self._cpu_at - before
-
-    def _restore(self) -> list[Fact]:
-        """Become the newest readable checkpoint; what was wrong with newer ones, as facts."""
-        checkpoint, damaged = self._rooms.checkpoints.newest()
-        after = 0 if checkpoint is None else checkpoint.step
-        first = next(iter(self._rooms.journal.entries(after)), None)
-        if self._rooms.journal.last < after or (first is not None and first.number != after + 1):
-            if damaged:
-                raise damaged[0]
-            raise StepsCorrupt(
-                file=self._rooms.journal.folder, byte=0, reason=f"the steps that follow step {after} are missing"
-            )
-        if first is None and checkpoint is None and damaged:
-            raise damaged[0]
-        for error in damaged:
-            logger.warning("a checkpoint cannot be read, an older one is restored", extra={"error": str(error)})
-        if checkpoint is not None:
-            refill_receipts(self._rooms, self._spec.name, checkpoint)
-            self._succession.load(checkpoint)
-            self._sealed = state_hash(checkpoint)
-        self._checkpoint_step = after
-        self._checkpoint_at = self._clocks.elapsed()
-        now, service = self._clocks.now(), self._spec.name
-        return [
-            CheckpointUnreadable(at=now, service=service, folder=str(found["folder"]), reason=str(found["reason"]))
-            for found in (error.details for error in damaged)
-        ]
+    def _repeat(self, recorded: Step) -> None:
+        """Do a recorded step again, all but what others can see."""
+        repeated, _ = repeat(self._succession, recorded, self._rooms.journal)
+        demand_same(recorded, repeated)
+        self._restarts.repeated(recorded)
+        self._rooms.receipts.write(*self._succession.enter(recorded))

@@ -30,9 +30,9 @@ from penstock.publish.environment import find as find_environment
 from penstock.publish.environment import keep, this_environment
 from penstock.publish.erasing import Erasing, Found
 from penstock.publish.interface import Receipt
-from penstock.publish.publisher import PAST_FILE_BYTES
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.replay import Replay, nearest
+from penstock.publish.restarts import PAST_FILE_BYTES
 from penstock.publish.snapshots import LocalSnapshots, thin
 from penstock.spec import Spec
 

@@ -20,6 +20,7 @@ from penstock.learn.steps import Step, Steps
 from penstock.publish.entries import demand_same
 from penstock.publish.interface import Receipt
 from penstock.publish.line import Kept
+from penstock.publish.repeating import repeat
 from penstock.publish.succession import Succession, state_hash
 
 Build = Callable[[str], Succession]
@@ -120,7 +121,7 @@ class Replay:
         if recorded.environment:
             self._move(recorded.environment)
         asked = recorded if self._restated is None else self._restated(recorded)
-        entry, block = self.succession.repeat(asked, self.steps)
+        entry, block = repeat(self.succession, asked, self.steps)
         if self._compares:
             demand_same(recorded, entry)
         self._note(recorded)

@@ -7,34 +7,33 @@ once more. Both run this, so that what was rebuilt is what was served.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from penstock.errors import BaseMissing, LibraryMissing, SnapshotDamaged, UnknownVersion
 from penstock.events import Position, Version
 from penstock.facts import Fact
 from penstock.gate.interface import Gate, ShadowVerdict, Verdict
 from penstock.gate.sieve import Sieve
-from penstock.learn.anchors import Anchors, scores_of
+from penstock.learn.anchors import Anchors
 from penstock.learn.checkpoint import Checkpoint, fingerprint
-from penstock.learn.drift import DriftDetector
-from penstock.learn.interface import Block, Forgotten, Predictor
+from penstock.learn.drift import Drift, DriftDetector
+from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
-from penstock.learn.quarantine import AsideStep, Quarantine
-from penstock.learn.steps import CanaryCounts, HandStep, ShadowStep, Step, StepAction, Steps
+from penstock.learn.quarantine import Aside, AsideStep, Quarantine
+from penstock.learn.steps import CanaryCounts, ShadowStep, Step
 from penstock.publish.account import Account
 from penstock.publish.canary import Canary
 from penstock.publish.corrections import Corrections, told
-from penstock.publish.entries import Stamp, Stamps, numbers_of
+from penstock.publish.entries import Stamp, Stamps, said_by
 from penstock.publish.evidence import evidence_of, opinions_of
-from penstock.publish.hand import Earlier, Hand, again, words_for
+from penstock.publish.hand import Earlier, Hand, taken_down, words_for
 from penstock.publish.interface import Progress, Receipt, Snapshots
 from penstock.publish.line import Kept, Line
+from penstock.publish.looks import Looks
 from penstock.publish.orders import Order
 from penstock.publish.progress import progress_of
 from penstock.publish.shadow import CaughtUp, Shadows, adoption
@@ -78,6 +77,7 @@ class Succession:
         self.corrections = Corrections(spec.label, self.line, self.quarantine)
         self.hand = Hand()
         self.earlier = Earlier(self.line, snapshots)
+        self._looks = Looks(self.anchors, self.line, learner, predictor)
         self._predictor = predictor
         self._step_max = spec.learn.step_max
         self.shadows = shadows
@@ -93,32 +93,15 @@ class Succession:
     def begin(self, stamp: Stamp) -> tuple[Step, Block]:
         """The first entry, and the empty model as the first version."""
         block = self.line.begin(Version(self.account.highest + 1))
-        entry = self._entry(stamp, action="start", version=block.head.version, verdict=BEGINNING, base="")
-        return entry, block
+        return self.entry(stamp, block, action="start", verdict=BEGINNING, base=""), block
 
     def decide(self, taken: Taken, stamps: Stamps) -> tuple[Step, Block | None]:
         """The entry for a step that was taken, and the block that it publishes."""
-        if taken.learned is not None and taken.batch is not None:
-            self._prequential.add(taken.learned, taken.batch, self.line.classes_before(taken.learned))
-        drift = None if taken.learned is None else self._drift.take(taken.learned.losses)
-        own = None if taken.batch is None else self.canary.own(taken.batch, taken.compared)
-        beside = self.shadows.learn(taken)
-        columns = () if beside is None or taken.learned is None else self.line.classes_before(taken.learned)
-        opinions = opinions_of(taken, columns, beside)
-        evidence = evidence_of(taken, beside, self._forgotten(taken), own, opinions)
-        verdict = None if evidence is None else self.gate.judge(evidence)
-        action: StepAction = "advance" if verdict is None else verdict.action
-        block, restored = None, None
+        drift = self._measure(taken)
+        verdict = self._judge(taken)
         shadow = None if verdict is None else self._follow_shadow(verdict.shadow)
-        aside = taken.aside
-        if taken.batch is not None:
-            self.corrections.learned(taken.batch, vouched=aside is not None and bool(aside.released))
-        aside = self.corrections.hear(self.learner.take_amended(), aside)
-        if verdict is not None and verdict.take_out:
-            aside = msgspec.structs.replace(aside or AsideStep(), taken_out=self.line.take_out(verdict))
-            self.anchors.without(verdict.take_out)
-        if verdict is not None and verdict.accepts is not None:
-            self.anchors.accept(verdict.accepts)
+        aside = self._settle_events(taken, verdict)
+        block, restored = None, None
         if verdict is not None:
             block, restored = self.line.follow(verdict, self.account.highest)
         elif taken.doubted is not None:
@@ -127,22 +110,16 @@ class Succession:
         self._tell_learner()
         if aside is not None:
             aside = self.quarantine.enter(aside)
-        stamp = stamps(shadow is not None)
-        entry = self._entry(
-            stamp,
-            action=action,
+        entry = self.entry(
+            stamps(shadow is not None),
+            block,
+            **said_by(verdict),
             ranges=taken.ranges,
-            version=self.account.version if block is None else block.head.version,
             restored=restored,
-            good=verdict is not None and verdict.good,
-            probation=verdict is not None and verdict.probation,
             taken=taken.events,
             events=0 if taken.batch is None else len(taken.batch),
             loss_sum=0.0 if taken.learned is None else float(taken.learned.losses.sum()),
             served_sum=0.0 if taken.served is None else float(taken.served.sum()),
-            gain=numbers_of(verdict.gain if verdict else None),
-            verdict=verdict.reason if verdict else "",
-            weights=stamp.weights(block),
             log_time=taken.log_time,
             shadow=shadow,
             drifted=None if drift is None else (drift.before, drift.after, drift.events),
@@ -154,13 +131,46 @@ class Succession:
             self.shadows.drifted(self.progress.labelled)
         return entry, block
 
-    def _entry(self, stamp: Stamp, **said: Any) -> Step:
-        """An entry that says this, and beside it what every entry says: its number and times, and what is served."""
+    def _measure(self, taken: Taken) -> Drift | None:
+        """How well the learner answered before it learned, and whether that has become worse for good."""
+        if taken.learned is None:
+            return None
+        if taken.batch is not None:
+            self._prequential.add(taken.learned, taken.batch, self.line.classes_before(taken.learned))
+        return self._drift.take(taken.learned.losses)
+
+    def _judge(self, taken: Taken) -> Verdict | None:
+        """What the gate says of the step; None where there is nothing to be said."""
+        own = None if taken.batch is None else self.canary.own(taken.batch, taken.compared)
+        beside = self.shadows.learn(taken)
+        columns = () if beside is None or taken.learned is None else self.line.classes_before(taken.learned)
+        opinions = opinions_of(taken, columns, beside)
+        evidence = evidence_of(taken, beside, self._looks.look(taken), own, opinions)
+        return None if evidence is None else self.gate.judge(evidence)
+
+    def _settle_events(self, taken: Taken, verdict: Verdict | None) -> AsideStep | None:
+        """What becomes of the step's events, of those whose labels it changes, and of those that the verdict has no
+        belief in any more."""
+        aside = taken.aside
+        if taken.batch is not None:
+            self.corrections.learned(taken.batch, vouched=aside is not None and bool(aside.released))
+        aside = self.corrections.hear(self.learner.take_amended(), aside)
+        if verdict is not None and verdict.take_out:
+            aside = msgspec.structs.replace(aside or AsideStep(), taken_out=self.line.take_out(verdict))
+            self.anchors.without(verdict.take_out)
+        if verdict is not None and verdict.accepts is not None:
+            self.anchors.accept(verdict.accepts)
+        return aside
+
+    def entry(self, stamp: Stamp, block: Block | None = None, **said: Any) -> Step:
+        """An entry that says this, and beside it what every entry says: its number and times, and what is served from
+        then on, which is this block where there is one."""
         self.time = stamp.time
         usual: dict[str, Any] = {
             "action": "advance",
             "ranges": (),
-            "version": self.account.version,
+            "version": self.account.version if block is None else block.head.version,
+            "weights": stamp.weights(block),
             "log_time": self.learner.log_time,
             "base": self.line.base,
         }
@@ -214,40 +224,14 @@ class Succession:
         self.canary.heard = counts
         shadow = self._follow_shadow(self.gate.hear(counts))
         self._tell_learner()
-        entry = self._entry(stamps(shadow is not None), shadow=shadow, heard=counts)
+        entry = self.entry(stamps(shadow is not None), shadow=shadow, heard=counts)
         self._note_shadow(entry)
         return entry
-
-    def _forgotten(self, taken: Taken) -> Forgotten | None:
-        """What the updated model has lost of what it knew, where it is time to look; None otherwise."""
-        learner, events = self.learner, self.anchors.kept
-        if taken.learned is None or taken.batch is None or events is None:
-            return None
-        if taken.good is not None and taken.served is not None:
-            rows = slice(None) if taken.compared is None else taken.compared
-            labels: Any = taken.batch.labels
-            told = labels if taken.compared is None else [labels[row] for row in taken.compared.tolist()]
-            self.anchors.compared(told, taken.good - taken.served[rows])
-        if not self.anchors.learned(len(taken.batch)):
-            return None
-        if learner.served is not None or not taken.learned.finite:
-            # While updates are held back, nobody is answered by what is learned.
-            return None
-        scale = taken.learned.scale
-
-        def of_good() -> NDArray[np.float64] | None:
-            good = self.line.good_block
-            if good is None or learner.good is None:
-                return None
-            return scores_of(learner.good, good.head.classes, events, scale)
-
-        block = learner.model.freeze(self.line.block.head.version, {})
-        return self.anchors.look(scores_of(self._predictor(block), block.head.classes, events, scale), of_good)
 
     def adopt(self, caught_up: CaughtUp, stamp: Stamp) -> Step:
         """The entry that puts a candidate in shadow, or refuses it for what it has forgotten."""
         refusal = None if caught_up.refused else self.gate.begin_shadow(caught_up.manifest.held_out)
-        entry = self._entry(stamp, shadow=adoption(caught_up, refusal, self.line.base))
+        entry = self.entry(stamp, shadow=adoption(caught_up, refusal, self.line.base))
         self.shadows.adopt(caught_up, entry)
         self.shadows.ended(entry, self.progress.labelled)
         return entry
@@ -260,28 +244,21 @@ class Succession:
             return None
         if wish.release:
             return self.decide(self.learner.release(rows), stamps)
-        stamp = stamps(False)
-        return self._drop(AsideStep(dropped=tuple(row.place for row in rows)), stamp), None
+        return self.drop(rows, stamps(False)), None
+
+    def drop(self, rows: Sequence[Aside], stamp: Stamp) -> Step:
+        """The entry after which these events, which are set aside, will never be learned."""
+        dropped = AsideStep(dropped=tuple(row.place for row in rows))
+        self.quarantine.enter(dropped)
+        return self.entry(stamp, aside=dropped)
 
     def correct(self, stamps: Stamps) -> tuple[Step, Block | None]:
         """The entry that makes good what was learned with labels that are other ones now, and the block that comes of
         it, unless updates are held."""
         corrected, block = self.corrections.make_good(self.account.highest)
-        stamp = stamps(False)
-        entry = self._entry(
-            stamp,
-            action="advance" if block is None else "publish",
-            version=self.account.version if block is None else block.head.version,
-            verdict=told(corrected),
-            weights=stamp.weights(block),
-            corrected=corrected,
-        )
+        action = "advance" if block is None else "publish"
+        entry = self.entry(stamps(False), block, action=action, verdict=told(corrected), corrected=corrected)
         return entry, block
-
-    def _drop(self, aside: AsideStep | None, stamp: Stamp) -> Step:
-        if aside is not None:
-            self.quarantine.enter(aside)
-        return self._entry(stamp, aside=aside)
 
     def obey(self, id_: str, order: Order, stamps: Stamps) -> tuple[Step, Block | None] | str:
         """The entry that obeys this order, and the block that it publishes; or why it cannot be obeyed, and nothing
@@ -307,94 +284,16 @@ class Succession:
         shadow = self._follow_shadow(verdict.shadow)
         block, restored = self.line.follow(verdict, self.account.highest)
         self._tell_learner()
-        entry = self._of_order(id_, order, stamps(True), verdict, (block, restored, shadow, kept))
+        said = said_by(verdict) | ({} if block is not None else {"action": "advance"})
+        hand = taken_down(id_, order, kept)
+        entry = self.entry(stamps(True), block, **said, restored=restored, shadow=shadow, hand=hand)
         self._note_shadow(entry)
         self.hand.enter(entry)
         return entry, block
 
-    def _of_order(
-        self,
-        id_: str,
-        order: Order,
-        stamp: Stamp,
-        verdict: Verdict,
-        done: tuple[Block | None, Version | None, ShadowStep | None, Kept | None],
-    ) -> Step:
-        block, restored, shadow, kept = done
-        position = () if kept is None else tuple(sorted(kept.block.head.position.items()))
-        return self._entry(
-            stamp,
-            action="advance" if block is None else verdict.action,
-            version=self.account.version if block is None else block.head.version,
-            restored=restored,
-            probation=verdict.probation,
-            gain=numbers_of(verdict.gain),
-            verdict=verdict.reason,
-            weights=stamp.weights(block),
-            shadow=shadow,
-            hand=HandStep(
-                what=order.what, by=order.by, reason=order.reason, id=id_, version=order.version, position=position
-            ),
-        )
-
     def enter(self, entry: Step) -> tuple[list[Receipt], list[Fact]]:
         """Account for an entry, in the order of their numbers."""
         return self.account.enter(entry)
-
-    # Entries once more ------------------------------------------------------------------------------------------------
-
-    def repeat(self, recorded: Step, steps: Steps) -> tuple[Step, Block | None]:
-        """Decide a recorded step again: the entry that comes of it, and the block that it publishes. Where the log and
-        the software are those of the first time, the entry is the recorded one.
-
-        Raises ReplayDiverged where the step does not begin where the one before ended, CheckpointDamaged where the
-        candidate that it adopts is lost, and what reading the log raises."""
-        if recorded.erasure is not None:
-            self.account.withdraw(recorded.erasure)
-        if recorded.action == "start":
-            return self.begin(Stamp.of(recorded))
-        if recorded.hand is not None:
-            obeyed = self.obey(recorded.hand.id, again(recorded.hand), lambda _: Stamp.of(recorded))
-            # With amendments what was ordered may have become impossible; without any, the entries differ then.
-            if isinstance(obeyed, str):
-                return msgspec.structs.replace(self._drop(None, Stamp.of(recorded)), verdict=obeyed), None
-            return obeyed
-        if recorded.heard is not None:
-            return self.hear(recorded.heard, lambda _: Stamp.of(recorded)), None
-        if recorded.shadow is not None and not recorded.ranges:
-            manifest = self.shadows.adopt_again(recorded, steps)
-            if manifest is not None:
-                self.gate.begin_shadow(manifest.held_out)
-            self.shadows.ended(recorded, self.progress.labelled)
-            self.time = recorded.time
-            return self._adopted_again(recorded), None
-        if recorded.corrected is not None and self.corrections.are_due:
-            return self.correct(lambda _: Stamp.of(recorded))
-        if recorded.corrected is not None:
-            # Of another log, there may be nothing to make good by now.
-            return self._drop(None, Stamp.of(recorded)), None
-        # Of another log, other events may be set aside by now.
-        aside = recorded.aside or AsideStep()
-        if dropped := self.quarantine.find(aside.dropped):
-            return self._drop(AsideStep(dropped=tuple(row.place for row in dropped)), Stamp.of(recorded)), None
-        if released := self.quarantine.find(row.place for row in aside.released):
-            return self.decide(self.learner.release(released), lambda _: Stamp.of(recorded))
-        if not recorded.ranges:
-            # What there was to be done had become impossible, as the entry may say.
-            return msgspec.structs.replace(self._drop(None, Stamp.of(recorded)), verdict=recorded.verdict), None
-        taken = self.learner.again(recorded.number, recorded.ranges)
-        return self.decide(taken, lambda _: Stamp.of(recorded))
-
-    def _adopted_again(self, recorded: Step) -> Step:
-        """The entry of an adoption or a refusal once more, which says what is served beside it."""
-        assert recorded.shadow is not None, "nobody was adopted or refused"
-        return msgspec.structs.replace(
-            recorded,
-            version=self.account.version,
-            log_time=self.learner.log_time,
-            base=self.line.base,
-            shadow=msgspec.structs.replace(recorded.shadow, parent_base=self.line.base),
-        )
 
     # The state --------------------------------------------------------------------------------------------------------
 
