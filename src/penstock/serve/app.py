@@ -18,9 +18,11 @@ from penstock.serve import openapi, problems
 from penstock.serve.answers import Answer
 from penstock.serve.decode import Media, media_of
 from penstock.serve.forms import class_name
+from penstock.serve.health import health_of, is_ready
 from penstock.serve.http import ClientGone, Patience, Receive, Reply, Request, Scope, Send, refusal, respond
+from penstock.serve.readings import readings
 from penstock.serve.served import Service
-from penstock.serve.status import health_of, is_ready, readings, status_of
+from penstock.serve.status import status_of
 from penstock.specfile.writer import settings
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import msgspec
 from penstock.publish.interface import Receipt
 from penstock.serve.answers import ClassAnswer, NumberAnswer, SetAnswer
 from penstock.serve.forms import TEXT_MAX
+from penstock.serve.frame import Status
 from penstock.serve.problems import PROBLEM_TYPE, Problem
-from penstock.serve.status import Status
 from penstock.spec import COUNT_MAX, NUMBER_TASKS, Feature, Spec
 
 Json = dict[str, Any]
