@@ -11,7 +11,7 @@ import pytest
 from penstock.publish.allowance import Allowance, AllowanceFile, write_allowance
 from penstock.publish.interface import Progress
 from penstock.publish.live import SharedLiveReader, SharedLiveWeights
-from penstock.serve import status
+from penstock.serve import health as of
 from penstock.serve.served import Pace, Service
 
 
@@ -21,10 +21,10 @@ def test_a_disk_with_next_to_no_room_is_not_called_well(tmp_path: Path, monkeypa
     )
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
     service = SimpleNamespace(**parts, look=Pace, folder=tmp_path, allowance=AllowanceFile(tmp_path))
-    monkeypatch.setattr(status, "DISK_LOW_BYTES", 0)
-    assert status.health_of(cast(Service, service)).status == "ok"
-    monkeypatch.setattr(status, "DISK_LOW_BYTES", 2**63)
-    health = status.health_of(cast(Service, service))
+    monkeypatch.setattr(of, "DISK_LOW_BYTES", 0)
+    assert of.health_of(cast(Service, service)).status == "ok"
+    monkeypatch.setattr(of, "DISK_LOW_BYTES", 2**63)
+    health = of.health_of(cast(Service, service))
     assert (health.status, health.worst.split(":")[0]) == ("degraded", "disk")
 
 
@@ -36,11 +36,11 @@ def test_learning_that_a_budget_holds_back_is_told_as_that_and_not_as_a_stalled_
     allowance = AllowanceFile(tmp_path)
     service = SimpleNamespace(**parts, look=lambda: Pace(stalled_s=99.0), folder=tmp_path, allowance=allowance)
     service.lag = lambda: 7
-    assert status.health_of(cast(Service, service)).worst.startswith("learner: 7 events wait")
+    assert of.health_of(cast(Service, service)).worst.startswith("learner: 7 events wait")
     write_allowance(tmp_path, Allowance(rung="pause_learning", why="0.96 of 1 are spent"))
     allowance()
-    told = status.health_of(cast(Service, service))
-    assert told == status.Health("degraded", "budget: learning is paused: 0.96 of 1 are spent")
+    told = of.health_of(cast(Service, service))
+    assert told == of.Health("degraded", "budget: learning is paused: 0.96 of 1 are spent")
 
 
 def test_a_learner_that_died_with_nothing_waiting_is_noticed(tmp_path: Path) -> None:
@@ -50,9 +50,9 @@ def test_a_learner_that_died_with_nothing_waiting_is_noticed(tmp_path: Path) -> 
     )
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
     service = cast(Service, SimpleNamespace(**parts, look=Pace, folder=tmp_path, allowance=AllowanceFile(tmp_path)))
-    assert status.health_of(service).status == "ok"
+    assert of.health_of(service).status == "ok"
     silence_s = 40.0
-    assert status.health_of(service) == status.Health("degraded", "learner: nothing was heard of it for 40 s")
+    assert of.health_of(service) == of.Health("degraded", "learner: nothing was heard of it for 40 s")
 
 
 def test_silence_is_counted_from_the_last_report(tmp_path: Path) -> None:
