@@ -1,6 +1,9 @@
 """Breaks the autoscalers' rules in every place, one place at a time, and counts the breaks that no test sees.
 
-    python tests/mutation/mutants.py [--only horizontal] [--list]
+    python tests/mutation/mutants.py [--only horizontal] [--list] [--verdicts FILE]
+
+With a file of verdicts a run that was broken off goes on where it was: what was tried is known by the mutant, and by
+its module and the tests as they are now.
 
 Each mutant is one changed operator, constant, condition or statement. It runs in a fork of this process in which the
 module is compiled from the changed tree, under the tests that decide over that module. A mutant that changes nothing
@@ -11,8 +14,10 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import hashlib
 import importlib.abc
 import importlib.util
+import json
 import os
 import resource
 import sys
@@ -27,6 +32,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "tests" / "unit"
 SOURCE = ROOT / "src" / "penstock" / "control"
+KILLED_MIN = 0.95
 TIMEOUT_S = 60
 """Of the processor, for one mutant; one that takes more loops for ever and is killed by that."""
 AUTOSCALE = ("test_autoscale_rules.py", "test_autoscale_differential.py")
@@ -52,6 +58,9 @@ EQUIVALENT = {
     "if total > INT64_MAX: [Gt is GtE]": "the same number by either branch",
     "return not groups.missing and not (groups.unready and change > 1.0) [Gt is GtE]": (
         "a ratio of 1 stays as it is whether it is refined or not"
+    ),
+    "if target.replicas == 0 and memory.scaled_to_zero and count < autoscaler.smallest: [Lt is LtE]": (
+        "an equal count is the same by either branch"
     ),
     "super().__init__(reason) [left out]": "the text of an exception that never leaves its module",
     "turned = (change < 1.0 < refined) or (refined < 1.0 < change) [Lt is LtE]": (
@@ -101,6 +110,8 @@ class Mutant:
     module: str
     line: int
     what: str
+    number: int
+    """Of the changes of its module: a line may have the same change twice."""
     tree: ast.Module
 
 
@@ -110,6 +121,7 @@ def mutants(module: str) -> Iterator[Mutant]:
     lines = source.splitlines()
     tree = ast.parse(source)
     settings = {keyword.value for each in ast.walk(tree) if isinstance(each, ast.ClassDef) for keyword in each.keywords}
+    count = 0
     for index, node in enumerate(ast.walk(tree)):
         if node in settings:
             continue  # of a class: frozen=True and the like
@@ -119,7 +131,9 @@ def mutants(module: str) -> Iterator[Mutant]:
             words = _change(changed, target, number)
             if words:
                 line = getattr(node, "lineno", 0)
-                yield Mutant(module, line, f"{lines[line - 1].strip()} [{words}]", ast.fix_missing_locations(changed))
+                what = f"{lines[line - 1].strip()} [{words}]"
+                yield Mutant(module, line, what, count, ast.fix_missing_locations(changed))
+                count += 1
 
 
 def _choices(node: ast.AST) -> int:
@@ -249,13 +263,60 @@ def warm_up() -> None:
             del sys.modules[name]
 
 
+class Verdicts:
+    """Which mutants survived, kept in a file, a line each; without a file only for this run."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._known: dict[str, bool] = {}
+        self._sums: dict[str, str] = {}
+        if file is not None and file.is_file():
+            for line in file.read_text().splitlines():
+                told = json.loads(line)
+                self._known[told["mutant"]] = told["survives"]
+
+    def survives(self, mutant: Mutant) -> bool:
+        """What was found before, or is found now."""
+        key = f"{mutant.module}:{mutant.line}: {mutant.what} #{mutant.number} {self._sum(mutant.module)}"
+        if key not in self._known:
+            self._known[key] = survives(mutant)
+            if self._file is not None:
+                with self._file.open("a") as file:
+                    file.write(json.dumps({"mutant": key, "survives": self._known[key]}) + "\n")
+        return self._known[key]
+
+    def _sum(self, module: str) -> str:
+        """Of the module and of what is run over it."""
+        if module not in self._sums:
+            read = [SOURCE / f"{module}.py", *(UNIT / name for name in TESTS[module])]
+            whole = hashlib.sha256(b"".join(path.read_bytes() for path in read))
+            self._sums[module] = whole.hexdigest()[:16]
+        return self._sums[module]
+
+
+def told(found: Sequence[Mutant], survivors: set[int]) -> bool:
+    """Say how many of each decider's mutants were killed; whether enough were of each."""
+    enough = True
+    for decider in dict.fromkeys(each.module.partition("/")[0] for each in found):
+        mine = [(at, each) for at, each in enumerate(found) if each.module.startswith(f"{decider}/")]
+        counted = [at for at, each in mine if each.what not in EQUIVALENT]
+        killed = sum(at not in survivors for at in counted)
+        share = killed / len(counted) if counted else 1.0
+        enough = enough and share >= KILLED_MIN
+        print(
+            f"{decider}: {killed} of {len(counted)} mutants killed ({share:.1%}), {len(mine) - len(counted)} equivalent"
+        )
+    return enough
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Count; exits with 1 below 95 %."""
+    """Count; exits with 1 below 95 % of either decider's."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help="modules whose name has this in it")
     parser.add_argument("--list", action="store_true", help="show the mutants and run none")
     parser.add_argument("--every", type=int, default=1, help="try one of so many")
     parser.add_argument("--first", type=int, default=0, help="which of them is the first")
+    parser.add_argument("--verdicts", type=Path, help="a file of what was found, to go on with")
     given = parser.parse_args(arguments)
     found = [mutant for module in TESTS if given.only in module for mutant in mutants(module)][
         given.first :: given.every
@@ -264,18 +325,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*(f"{each.module}:{each.line}: {each.what}" for each in found), sep="\n")
         return 0
     warm_up()
-    begun, survivors, equivalent = time.monotonic(), 0, 0
-    for mutant in found:
-        if mutant.what in EQUIVALENT:
-            equivalent += 1
-        elif survives(mutant):
-            survivors += 1
+    begun, survivors, verdicts = time.monotonic(), set(), Verdicts(given.verdicts)
+    for at, mutant in enumerate(found):
+        if mutant.what not in EQUIVALENT and verdicts.survives(mutant):
+            survivors.add(at)
             print(f"survives: {mutant.module}:{mutant.line}: {mutant.what}", flush=True)
-    counted = len(found) - equivalent
-    share = 1.0 - survivors / counted
-    took_s = time.monotonic() - begun
-    print(f"{counted - survivors} of {counted} mutants killed ({share:.1%}), {equivalent} equivalent, {took_s:.0f} s")
-    return int(share < 0.95)
+    enough = told(found, survivors)
+    print(f"{time.monotonic() - begun:.0f} s")
+    return int(not enough)
 
 
 if __name__ == "__main__":

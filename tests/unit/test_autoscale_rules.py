@@ -221,6 +221,8 @@ def test_keda_bounds_the_lag_by_the_partitions() -> None:
     assert keda.metric(lagging, trigger) == horizontal.ExternalMetric(values_m=(20_000,), target_average_m=10_000)
     assert keda.total_lag(lagging, keda.Trigger(allow_idle_consumers=True)) == (100, 100)
     assert keda.total_lag(lagging, keda.Trigger(only_partitions_with_lag=True)) == (10, 100)
+    barely = [keda.Partition(end=100, committed=0), keda.Partition(end=5, committed=4)]
+    assert keda.total_lag(barely, keda.Trigger(only_partitions_with_lag=True)) == (20, 101)
     # The quotient loses its fraction, as in KEDA: 29 of 10 on two partitions is not more than two.
     assert keda.total_lag([keda.Partition(end=29, committed=0), keda.Partition(end=0, committed=0)], trigger)[0] == 29
 

@@ -8,6 +8,7 @@ import pytest
 from penstock.control.nodes import karpenter
 from penstock.control.nodes.autoscaler import (
     Asked,
+    Backoff,
     Decision,
     Memory,
     Node,
@@ -133,6 +134,23 @@ def test_nodes_that_do_not_come_are_given_up_and_their_group_rests_longer_each_t
     assert lengths == [1200.0, 1800.0, 1800.0]
     calm = decide([HALF], [], [group()], memory, now=now + 20_000.0)
     assert decide([HALF], [], [group(1)], calm.memory, now=now + 20_900.0).memory.backoffs["cpu"].length_s == 300.0
+
+
+def test_a_group_that_failed_long_ago_rests_as_if_for_the_first_time() -> None:
+    before = Backoff(until=600.0, length_s=600.0, failed_t=0.0)
+    for since_s, length_s in ((10_799.0, 1200.0), (10_800.0, 300.0)):
+        memory = Memory(asked=(Asked(group="cpu", count=1, t=since_s - 900.0),), backoffs={"cpu": before})
+        late = decide([HALF], [], [group(1)], memory, now=since_s)
+        assert late.memory.backoffs["cpu"].length_s == length_s
+
+
+def test_what_came_of_one_group_says_nothing_of_another() -> None:
+    asked = (Asked(group="cpu", count=1, t=0.0), Asked(group="other", count=1, t=50.0))
+    there = [node("b", group="other")]
+    groups = [group(1), group(1, name="other")]
+    decision = decide([], there, groups, Memory(asked=asked), now=100.0)
+    assert decision.memory.asked == (Asked(group="cpu", count=1, t=0.0),)
+    assert decide([], there, groups, Memory(asked=asked), now=900.0).give_up == (("cpu", 1),)
 
 
 def test_what_came_is_forgotten_oldest_first() -> None:

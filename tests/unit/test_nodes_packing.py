@@ -124,6 +124,13 @@ def test_spread_uses_the_room_that_other_pods_left() -> None:
     assert (fewer.nodes, fewer.placed) == (3, (3, 1))
 
 
+def test_a_node_with_room_for_one_more_is_kept_from_it_by_the_spread_alone() -> None:
+    there = Placed(name="old", shape=NODE)
+    # One on the new node, one on the old one, and so the third on the new one again.
+    found = pack([alike(3, 500, spread=Spread(max_skew=1, key=HOSTNAME))], NODE, existing=[there])
+    assert (found.nodes, found.pods) == (2, 3)
+
+
 def test_spread_ends_at_the_limit_and_where_nothing_fits() -> None:
     assert pack([alike(8, 200, spread=Spread(max_skew=2))], NODE, existing=old(), max_new_nodes=3).pods == 6
     found = pack([alike(8, 2000, spread=Spread(max_skew=2))], NODE, existing=old())
