@@ -98,7 +98,7 @@ def test_a_trace_is_planned_for_as_it_came(service: str, tmp_path: Path, capsys:
     [
         ([], "Say how much comes: --rps, or --traffic"),
         ([*GIVEN, "--cloud", "moon"], "there is no 'moon'; there are aws, gcp"),
-        ([*GIVEN, "-o", "plan.png"], "the plot is in a page: plan.html"),
+        ([*GIVEN, "-o", "plan.png"], "the plot is drawn into a page, and no picture is written: plan.html"),
         ([*GIVEN, "--frozen", "--gpu", "learning"], "--frozen has nothing that learns"),
         (["--rps", "0"], "0.0 is not in the range"),
     ],

@@ -67,7 +67,10 @@ def plan(file: Path, as_json: bool, out: Path | None, **given: Any) -> int:
     if given["rps"] is None and given["trace"] is None:
         raise click.UsageError("Say how much comes: --rps, or --traffic with a trace")
     if out is not None and out.suffix != ".html":
-        raise click.BadParameter(f"the plot is in a page: {out.with_suffix('.html')}", param_hint="--out")
+        page = out.with_suffix(".html")
+        raise click.BadParameter(
+            f"the plot is drawn into a page, and no picture is written: {page}", param_hint="--out"
+        )
     spec = load_spec(file)
     catalogue = load(given["own"])
     market = Market(catalogue, Assumptions(), given["cloud"])

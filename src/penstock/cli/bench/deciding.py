@@ -49,6 +49,7 @@ _CASES = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--quick", is_flag=True, help="A minute or two: without our own autoscaler, and a fiftieth of the plans.")
 @click.option("--parts", multiple=True, metavar="NAMES", help="Which of cluster,policy,plan,money.")
 @click.option("--every", type=click.IntRange(min=1), help="Of the plans, one in so many [default: all]")
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes for the plans.")
 @click.option("--data", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help=_TRACES)
 @click.option("--hpa-cases", type=_CASES, help="Run these cases of the Horizontal Pod Autoscaler instead.")
 @click.option("--ca-cases", type=_CASES, help="Run these cases of the Cluster Autoscaler instead.")
@@ -57,6 +58,7 @@ def control(
     quick: bool,
     parts: Sequence[str],
     every: int | None,
+    jobs: int,
     folder: Path | None,
     hpa_cases: Path | None,
     ca_cases: Path | None,
@@ -73,7 +75,7 @@ def control(
         from penstock.cli.benchmarks.control_report import measure, tables, words
 
         chosen = known("--parts", parts, CONTROL_PARTS) or (("cluster", "plan") if quick else CONTROL_PARTS)
-        report = measure(command_line(), say, chosen, folder, every=every or (50 if quick else 1))
+        report = measure(command_line(), say, chosen, folder, every=every or (50 if quick else 1), jobs=jobs)
         tell(report, as_json, words, tables)
         return 0 if report.holds else 1
     from penstock.cli.benchmarks import cases_ca, cases_hpa

@@ -7,8 +7,12 @@ the chooser took is simulated on the same requests, where it must hold, too; wha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -16,7 +20,7 @@ import numpy as np
 from penstock.control.plan import choose, flips, workload
 from penstock.control.plan.limits import broken, forbidden
 from penstock.control.plan.options import Assumptions, Candidate, Market, Option, fixed_usd, request_usd
-from penstock.control.plan.rehearse import rehearse
+from penstock.control.plan.rehearse import Rehearsal, rehearse
 from penstock.control.plan.result import Result
 from penstock.control.plan.trial import REQUESTS, trial
 from penstock.control.plan.workload import DAY_S, HOURS_A_MONTH, Device, Traffic, Workload
@@ -147,19 +151,49 @@ def grid() -> list[Workload]:
     return found
 
 
-def measure(note: Callable[[str], None], *, every: int = 1) -> Choosing:
-    """Choose for every workload of the grid, or for one in ``every``, and compare."""
-    market = Market(builtin(), Assumptions())
+@cache
+def _market() -> Market:
+    """The price list that comes with Penstock; it remembers which machines are worth a look."""
+    return Market(builtin(), Assumptions())
+
+
+class Mapped(Protocol):
+    """``map`` over one argument, in whatever processes."""
+
+    def __call__(self, function: Callable[[Any], Any], each: Iterable[Any], /) -> Iterator[Any]:
+        """Results in the order of the arguments."""
+
+
+@contextmanager
+def _mapped(jobs: int) -> Iterator[Mapped]:
+    if jobs == 1:
+        yield map
+        return
+    # New processes instead of forks: compiled loops may have started threads.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, each: pool.map(function, each, chunksize=4)
+
+
+def measure(note: Callable[[str], None], *, every: int = 1, jobs: int = 1) -> Choosing:
+    """Choose for every workload of the grid, or for one in ``every``, and compare; the same in any number of
+    processes, since each workload has a seed of its own."""
     workloads = grid()[::every]
     outcomes: list[Outcome] = []
-    for number, each in enumerate(workloads, start=1):
-        outcomes.append(compare(each, market, seed=number))
-        if number % 500 == 0:
-            note(f"plan: {number:,} of {len(workloads):,} workloads")
-    note("plan: break-even")
-    evens = [break_even(market, *each, nodes) for each in PUBLISHED for nodes in (1, 2)]
-    note("plan: whole clusters")
-    return summed(outcomes, evens, rehearsed(workloads, outcomes, market))
+    with _mapped(jobs) as mapped:
+        for outcome in mapped(_numbered, enumerate(workloads, start=1)):
+            outcomes.append(outcome)
+            if len(outcomes) % 500 == 0:
+                note(f"plan: {len(outcomes):,} of {len(workloads):,} workloads")
+        note("plan: break-even")
+        evens = [break_even(_market(), *each, nodes) for each in PUBLISHED for nodes in (1, 2)]
+        note("plan: whole clusters")
+        whole = rehearsed(workloads, outcomes, mapped)
+    return summed(outcomes, evens, whole)
+
+
+def _numbered(numbered: tuple[int, Workload]) -> Outcome:
+    number, each = numbered
+    return compare(each, _market(), seed=number)
 
 
 def break_even(market: Market, gib: float, took_s: float, nodes: int) -> BreakEven:
@@ -191,7 +225,7 @@ def break_even(market: Market, gib: float, took_s: float, nodes: int) -> BreakEv
     )
 
 
-def rehearsed(workloads: Sequence[Workload], outcomes: Sequence[Outcome], market: Market) -> Rehearsed:
+def rehearsed(workloads: Sequence[Workload], outcomes: Sequence[Outcome], mapped: Mapped) -> Rehearsed:
     """Some of the choices, of every kind that is no function, on whole clusters."""
     picked = [
         (number, each, outcome.candidate)
@@ -202,9 +236,7 @@ def rehearsed(workloads: Sequence[Workload], outcomes: Sequence[Outcome], market
     ]
     step = max(1, len(picked) // REHEARSED)
     p99, usd, holds = [], [], 0
-    for number, each, candidate in picked[::step][:REHEARSED]:
-        quick = trial(candidate, each, market, seed=number)
-        whole = rehearse(candidate, each, market, seed=number)
+    for quick, whole in mapped(_both, picked[::step][:REHEARSED]):
         p99.append(abs(whole.p99_s / quick.p99_s - 1.0))
         usd.append(abs((whole.usd_month or np.inf) / quick.usd_month - 1.0))
         holds += bool(whole.holds)
@@ -216,6 +248,11 @@ def rehearsed(workloads: Sequence[Workload], outcomes: Sequence[Outcome], market
         usd_off_max=max(usd, default=np.nan),
         holds=holds,
     )
+
+
+def _both(picked: tuple[int, Workload, Candidate]) -> tuple[Result, Rehearsal]:
+    number, each, candidate = picked
+    return trial(candidate, each, _market(), seed=number), rehearse(candidate, each, _market(), seed=number)
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -350,44 +387,3 @@ def _traffic(shape: str, rps: float) -> Traffic:
     if shape == "steady":
         return workload.steady(rps)
     return workload.daily(rps, step_s=900.0) if shape == "daily" else workload.bursts(rps)
-
-
-def tables(report: Choosing) -> dict[str, list[dict[str, Any]]]:
-    """Tables for people, by their titles."""
-    return {
-        "What always doing the same would give": [
-            {
-                "rule": each.name,
-                "holds what is wanted": f"{each.holds:.1%}",
-                "dearer, median": f"{each.dearer_p50:+.0%}",
-                "dearer, mean": f"{each.dearer_mean:+.0%}",
-            }
-            for each in report.rivals
-        ],
-        "Where functions cost as much, in millions of requests a day": [
-            {
-                "GiB × s": each.gb_s,
-                "against": each.cluster,
-                "formula": each.formula_m_a_day,
-                "simulated": each.simulated_m_a_day,
-                "off": f"{each.off:+.2%}",
-            }
-            for each in report.break_evens
-        ],
-    }
-
-
-def words(report: Choosing) -> Sequence[str]:
-    """Sentences for people."""
-    chosen = ", ".join(f"{option} {count:,}" for option, count in report.chosen.items())
-    whole = report.rehearsed
-    return (
-        f"Of {report.workloads:,} workloads {report.possible:,} can be had; the choice breaks a hard limit in "
-        f"{report.violations:,} of them, and nothing is found in {report.none_found:,}.",
-        f"It costs {report.regret_p50:.1%} more than the best of an exhaustive simulation in the median, "
-        f"{report.regret_p95:.1%} in 95 of 100, and {report.regret_max:.0%} at most.",
-        f"Chosen: {chosen}; {report.unscaled:,} times machines that are not scaled, though the traffic changes.",
-        f"On whole clusters {whole.holds} of {whole.workloads} choices hold; p99 is {whole.p99_off_p50:.1%} off the "
-        f"quick simulation in the median and {whole.p99_off_max:.0%} at most, the bill {whole.usd_off_p50:.1%} and "
-        f"{whole.usd_off_max:.0%}.",
-    )

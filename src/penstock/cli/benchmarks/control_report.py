@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.cli.benchmarks import control, control_plan, control_policy, money
+from penstock.cli.benchmarks import control, control_plan, control_plan_report, control_policy, money
 from penstock.cli.benchmarks.machine import Machine, describe
 
 
@@ -29,11 +29,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(
-    command: str, note: Callable[[str], None], parts: Sequence[str], folder: Path | None, *, every: int
+    command: str, note: Callable[[str], None], parts: Sequence[str], folder: Path | None, *, every: int, jobs: int
 ) -> Report:
-    """Measure these parts; of the plan's workloads one in ``every``."""
+    """Measure these parts; of the plan's workloads one in ``every``, in ``jobs`` processes."""
     cluster = control.measure(note) if "cluster" in parts else None
-    plan = control_plan.measure(note, every=every) if "plan" in parts else None
+    plan = control_plan.measure(note, every=every, jobs=jobs) if "plan" in parts else None
     spent = money.govern(Path(tempfile.gettempdir()), note) if "money" in parts else None
     return Report(
         command=command,
@@ -51,7 +51,7 @@ def tables(report: Report) -> dict[str, list[dict[str, Any]]]:
     return {
         **({} if report.cluster is None else control.tables(report.cluster)),
         **(control_policy.tables(report.policy) if report.policy else {}),
-        **({} if report.plan is None else control_plan.tables(report.plan)),
+        **({} if report.plan is None else control_plan_report.tables(report.plan)),
     }
 
 
@@ -60,6 +60,6 @@ def words(report: Report) -> Sequence[str]:
     return (
         *(() if report.cluster is None else control.words(report.cluster)),
         *(control_policy.words(report.policy) if report.policy else ()),
-        *(() if report.plan is None else control_plan.words(report.plan)),
+        *(() if report.plan is None else control_plan_report.words(report.plan)),
         *(() if report.money is None else money.words(report.money)),
     )
