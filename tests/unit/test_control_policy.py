@@ -40,6 +40,8 @@ def test_only_what_is_reported_counts() -> None:
     )
     found = _run(load, 5.0, "one", 1, None, np.inf)
     assert (found.late, found.replicas) == (0.0, 1.0)
-    stretch = Stretch(traffic="few", requests=2, start_s=5.0, rows=[found], envelope=[found], ordered=[found])
+    stretch = Stretch(
+        traffic="few", requests=2, start_s=5.0, rows=[found], objects=[found], envelope=[found], ordered=[found]
+    )
     assert words([stretch])
-    assert [len(rows) for rows in tables([stretch]).values()] == [2]
+    assert [len(rows) for rows in tables([stretch]).values()] == [3]

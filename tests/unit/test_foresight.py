@@ -18,7 +18,7 @@ from penstock.control.foresight.trial import attempt
 from penstock.control.nodes.autoscaler import NodeGroup
 from penstock.control.nodes.shapes import NodeShape, PodShape
 from penstock.control.simulate import traffic
-from penstock.control.simulate.queue import Queue
+from penstock.control.simulate.queue import Ended, Queue
 from penstock.control.simulate.run import follow
 from penstock.control.simulate.scenario import Delay, Pool, Scenario, Serving
 
@@ -122,7 +122,7 @@ def test_more_replicas_are_never_late_more_often(seed: int) -> None:
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
 def test_the_least_that_is_enough_is_found_from_anywhere(one: int, other: int, near: int, least: int) -> None:
     bounds = settings(smallest=min(one, other), largest=max(one, other))
-    found = decide._least(lambda count: count >= least, near, bounds)
+    found = decide.least(lambda count: count >= least, near, bounds)
     assert found == min(max(least, bounds.smallest), bounds.largest)
 
 
@@ -171,6 +171,65 @@ def test_when_nobody_comes_any_more_the_floor_falls() -> None:
     assert decision.floor > 1
     later = step(seen(10), decision.memory, 7200.0, settings())
     assert (later.floor, later.replicas) == (1, 1)
+
+
+def reviewed(late: list[float], promised: float = 0.02, **given: Any) -> list[float]:
+    """What may be late in the trial after each review, where a share of a hundred requests was late before each."""
+    bound = settings(late_max=promised, review_s=60.0, **given)
+    memory, found = Memory(began_t=0.0, reviewed_t=0.0, may_be_late=promised), []
+    for number, share in enumerate(late, start=1):
+        now = 60.0 * number
+        come = np.linspace(now - 60.0, now, 101)[1:]
+        look = seen(5, arrivals=come, services=np.full(100, 0.1), judged=100, late=round(100 * share))
+        memory = step(look, memory, now, bound).memory
+        assert memory.may_be_late is not None
+        found.append(memory.may_be_late)
+    return found
+
+
+def test_the_trial_may_be_late_more_often_while_fewer_are_late_than_promised_and_less_often_after() -> None:
+    shares = reviewed([0.0, 0.0, 0.02, 0.1, 0.1, 0.1])
+    assert shares[:2] == pytest.approx([0.026, 0.032])
+    assert shares[2] == pytest.approx(shares[1])
+    assert shares[3] == pytest.approx(shares[2] - 0.3 * 0.08)
+    assert shares[-1] == 0.02 / 4.0
+    assert reviewed([0.0] * 30)[-1] == 0.08
+
+
+def test_a_minute_counts_by_its_requests() -> None:
+    memory = Memory(began_t=0.0, reviewed_t=540.0, may_be_late=0.02, arrivals=np.linspace(0.5, 540.0, 900))
+    found = step(seen(5, judged=10, late=10), memory, 600.0, settings(late_max=0.02)).memory.may_be_late
+    # Ten that were all late, of some ninety that usually come in a minute.
+    assert found == pytest.approx(0.005)
+    one = step(seen(5, judged=10, late=1), memory, 600.0, settings(late_max=0.02)).memory.may_be_late
+    assert one == pytest.approx(0.02 - 0.3 * (1.0 - 0.2) / 90.0)
+
+
+def test_in_the_long_run_as_many_are_late_as_were_promised_though_what_comes_changes() -> None:
+    rng = np.random.default_rng(2)
+    calm, busy = (traffic.steady(rps, 7200.0, rng) for rps in (6.0, 2.0))
+    arrivals = np.concatenate([calm, 7200.0 + busy, 14_400.0 + traffic.steady(6.0, 7200.0, rng)])
+    services = traffic.services(len(arrivals), 3.0, rng)
+    run = scenario(10, 21_600.0, settings(late_max=0.04, start_s=20.0), patience_s=1.0, model_load=Delay(median_s=20.0))
+    _, waits = follow(run, arrivals, services, seed=1)
+    assert float((~(waits[arrivals < 21_599.0] <= 1.0)).mean()) == pytest.approx(0.04, abs=0.01)
+
+
+@pytest.mark.parametrize("steps", [[5.0, 60.0], [0.5, 1.0, 2.0, 7.0, 30.0, 60.0]])
+def test_who_is_late_is_known_once_of_everybody(steps: list[float]) -> None:
+    arrivals, services = steady(4.0, 60.0, 0.9)
+    queue = Queue(arrivals, services, 1, patience_s=1.0)
+    ended = Ended(queue)
+    for slot in range(3):
+        queue.open(slot, 0.0)
+    told = []
+    for now in steps:
+        queue.advance(now)
+        told.append(ended.judged(now, 1.0))
+    queue.advance(1e9)
+    counted = queue.waits[arrivals <= 59.0]
+    assert sum(judged for judged, _ in told) == len(counted)
+    assert sum(late for _, late in told) == int((counted > 1.0).sum())
 
 
 @given(

@@ -41,6 +41,7 @@ COMMANDS = {
     "quarantine": ("quarantine:quarantine", "What is set aside instead of learned."),
     "consolidate": ("consolidate:consolidate", "Train the base of a service now."),
     "plan": ("plan:plan", "Where a service should run, and what that costs."),
+    "autoscale": ("autoscale:autoscale", "Write what scales a service on Kubernetes, tried on traffic."),
     "budget": ("budget:budget", "What was spent, what may be, and what is done about it."),
     "prices": ("prices:prices", "What machines cost an hour."),
     "bench": ("bench.group:bench", "Measure this machine, with floors and peers beside."),

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from penstock.control.autoscale.horizontal import Autoscaler
 from penstock.control.foresight import decide as foresight
-from penstock.control.nodes.autoscaler import NodeGroup
-from penstock.control.nodes.shapes import NodeShape, PodShape
+from penstock.control.foresight.express import express, run
+from penstock.control.foresight.trial import Replicas
 from penstock.control.simulate import traffic
-from penstock.control.simulate.outcome import Outcome
-from penstock.control.simulate.run import follow
-from penstock.control.simulate.scenario import Delay, Pool, Scaling, Scenario, Serving
+from penstock.control.simulate.scenario import Scaling
+from penstock.deploy import autoscaling, reading
 
 Floats = NDArray[np.float64]
 
@@ -71,6 +70,8 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     start_s: float
     rows: list[Policy]
+    objects: list[Policy]
+    """What Kubernetes' own objects can say of ours, found on what came before: first come, first served."""
     envelope: list[Policy]
     """What no other fixed count or floor beats in both, first come, first served."""
     ordered: list[Policy]
@@ -130,7 +131,8 @@ def _stretch(load: Traffic, start_s: float) -> Stretch:
         return _best([_run(load, start_s, name, count, way, patience_s) for name, count, way in ways])
 
     envelope, ordered = hindsight(np.inf), hindsight(WAIT_MAX_S)
-    rows = []
+    rows: list[Policy] = []
+    objects: list[Policy] = []
     for promise in load.promises:
         settings = foresight.Settings(
             concurrency=load.concurrency,
@@ -141,10 +143,22 @@ def _stretch(load: Traffic, start_s: float) -> Stretch:
         )
         first = max(load.counts) // 2
         row = _run(load, start_s, f"ours, at most {promise:.1%} late", first, settings, WAIT_MAX_S)
-        of_envelope, of_ordered = (_ratio(row, others) for others in (envelope, ordered))
-        rows.append(msgspec.structs.replace(row, of_envelope=of_envelope, of_ordered=of_ordered))
+        written = _written(load, settings)
+        least = written.autoscaler.smallest
+        said = _run(load, start_s, f"its objects, at most {promise:.1%} late", least, written, np.inf)
+        for policy, each in ((rows, row), (objects, said)):
+            of_envelope, of_ordered = (_ratio(each, others) for others in (envelope, ordered))
+            policy.append(msgspec.structs.replace(each, of_envelope=of_envelope, of_ordered=of_ordered))
     reported = int((load.arrivals >= load.reported_from_s).sum())
-    return Stretch(traffic=load.name, requests=reported, start_s=start_s, rows=rows, envelope=envelope, ordered=ordered)
+    return Stretch(
+        traffic=load.name,
+        requests=reported,
+        start_s=start_s,
+        rows=rows,
+        objects=objects,
+        envelope=envelope,
+        ordered=ordered,
+    )
 
 
 def _best(tried: Sequence[Policy]) -> list[Policy]:
@@ -169,33 +183,25 @@ def _run(
     scaling: Scaling | foresight.Settings | None,
     patience_s: float,
 ) -> Policy:
-    shape = NodeShape(cpu_m=1000 * LARGEST, memory_b=2**40)
-    scenario = Scenario(
-        duration_s=load.until_s,
-        serving=Serving(
-            pod=PodShape(cpu_m=1000, memory_b=2**30, owner="server"),
-            replicas=count,
-            concurrency=load.concurrency,
-            model_load=Delay(median_s=start_s),
-            patience_s=patience_s,
-        ),
-        # One node with room for all: how late replicas are is told by their start alone.
-        pools=(Pool(group=NodeGroup(name="all", shape=shape, smallest=1, largest=1, target=1), usd_h=1.0),),
-        scaling=scaling,
+    replicas = Replicas(concurrency=load.concurrency, start_s=start_s, largest=LARGEST, wait_max_s=WAIT_MAX_S)
+    way = run(
+        load.arrivals,
+        load.services,
+        load.until_s,
+        replicas,
+        count,
+        scaling,
+        since_s=load.reported_from_s,
+        patience_s=patience_s,
     )
-    outcome, waits = follow(scenario, load.arrivals, load.services, seed=1)
-    counted = (load.arrivals >= load.reported_from_s) & (load.arrivals <= load.until_s - WAIT_MAX_S)
-    late = ~(waits[counted] <= WAIT_MAX_S)
-    replicas = _asked_for(outcome, count, load.reported_from_s, load.until_s)
-    return Policy(policy=name, late=float(late.mean()), replicas=replicas)
+    return Policy(policy=name, late=way.late, replicas=way.replicas)
 
 
-def _asked_for(outcome: Outcome, first: int, since: float, until: float) -> float:
-    """The mean count over a stretch."""
-    times = np.array([0.0, *(moment.t for moment in outcome.moments), until])
-    counts = np.array([first, *(moment.replicas for moment in outcome.moments)], np.float64)
-    spans = np.maximum(0.0, times[1:] - np.maximum(times[:-1], since))
-    return float((counts * spans).sum() / (until - since))
+def _written(load: Traffic, settings: foresight.Settings) -> Scaling:
+    """What the objects say of the policy, found on what came before, written and read back."""
+    before = load.arrivals < load.reported_from_s
+    found = express(load.arrivals[before], load.services[before], load.reported_from_s, settings)
+    return reading.horizontal(autoscaling.servers_hpa("service", found.scaling))
 
 
 def tables(stretches: Sequence[Stretch]) -> dict[str, list[dict[str, Any]]]:
@@ -210,7 +216,7 @@ def tables(stretches: Sequence[Stretch]) -> dict[str, list[dict[str, Any]]]:
                 "of the envelope": "" if row.of_envelope is None else f"{row.of_envelope:.2f}",
                 "in our order": "" if row.of_ordered is None else f"{row.of_ordered:.2f}",
             }
-            for row in (*stretch.rows, *stretch.envelope)
+            for row in (*stretch.rows, *stretch.objects, *stretch.envelope)
         ]
         found[f"{stretch.traffic}, {stretch.requests:,} requests, replicas start in {stretch.start_s:.0f} s"] = rows
     return found

@@ -278,10 +278,13 @@ def _next(chosen: Line, file: Path) -> list[str]:
     if chosen.option == "one machine":
         workers = max(1, round(chosen.workers or 1))
         return ["Next:", f"  penstock up {shlex.quote(str(file))} --data data --workers {workers}"]
-    return [
-        "Penstock writes no files for clusters and functions yet. Next, the same service on one machine:",
-        f"  penstock up {shlex.quote(str(file))} --data data",
-    ]
+    said = ["Penstock writes no files for clusters and functions yet. Next, the same service on one machine:"]
+    if chosen.option.startswith("kubernetes"):
+        said = [
+            "Of a cluster Penstock writes what scales it: penstock autoscale, with the same --rps or --traffic.",
+            "Next, the same service on one machine:",
+        ]
+    return [*said, f"  penstock up {shlex.quote(str(file))} --data data"]
 
 
 def _count(value: float) -> str:

@@ -5,7 +5,8 @@ when it is too late by as long as a replica takes to start. This one remembers t
 once more at so many replicas, in memory, and takes the cheapest way in which no more of them would have waited too long
 than may: a fixed count, or a floor above which the count follows the requests that are there. How bursty the traffic
 is, how long requests take, and what it is worth to follow it when replicas start as slowly as they do, all comes from
-that trial; there is nothing to tune but what the service promises. "Do not autoscale" is one of its answers.
+that trial; there is nothing to tune but what the service promises. "Do not autoscale" is one of its answers. And since
+what comes is not what came, the trial is held to more, or to less, than was promised until as many are late as were.
 
 It decides for a queue in which who has waited too long goes behind those who have not (`simulate.queue`)."""
 
@@ -28,6 +29,10 @@ LATELY = 4
 CHANGE_MAX = 0.95
 """It changes from a fixed count to one that follows the requests, or back, where that costs less than this part: what
 is to come differs from what was, and each change costs."""
+RECKONING = 0.3
+"""Of what a minute was late more, or less, than promised, so much is taken off what may be late in the next trial."""
+STRAY_MAX = 4.0
+"""Times what was promised may be late in a trial at most, and one over so many at least: bursts are in no hurry."""
 SEEN_MIN = 30
 """Requests before the first trial: of fewer nothing can be said."""
 
@@ -58,6 +63,10 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """When requests came since the last look, ascending."""
     services: Floats
     """How long those took that ended since then."""
+    judged: int = 0
+    """Requests of which it has become known since then whether they are late."""
+    late: int = 0
+    """Of these, those that are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +81,11 @@ class Memory:
     floor: int = 0
     follows: bool = True
     """Whether the count follows the requests that are there, above the floor."""
+    judged: int = 0
+    late: int = 0
+    """Since the last review."""
+    may_be_late: float | None = None
+    """The share that may be late in the trial; None before the first one."""
     wanted: tuple[tuple[float, int], ...] = ()
     """When how many were wanted, as far as that still holds."""
 
@@ -99,7 +113,9 @@ def step(seen: Seen, memory: Memory, now: float, settings: Settings) -> Decision
     )
     since = memory.reviewed_t if memory.reviewed_t is not None else began_t
     knows = memory.reviewed_t is not None or min(len(memory.arrivals), len(memory.services)) >= SEEN_MIN
+    memory = replace(memory, judged=memory.judged + seen.judged, late=memory.late + seen.late)
     if knows and now - since >= settings.review_s:
+        memory = replace(memory, may_be_late=_may_be_late(memory, now, settings), judged=0, late=0)
         floor, follows = _review(memory, now, settings)
         memory = replace(memory, reviewed_t=now, floor=floor, follows=follows)
     here = math.ceil((seen.working + seen.waiting) / settings.concurrency)
@@ -134,6 +150,18 @@ def _why(count: int, here: int, memory: Memory, settings: Settings) -> str:
     return f"{memory.floor} {way} would have kept late ones within {promise}"
 
 
+def _may_be_late(memory: Memory, now: float, settings: Settings) -> float:
+    """The share that may be late in the next trial: more than promised while fewer than promised really are, and less
+    where more are, so that in the long run as many are as were promised, whatever comes (adaptive conformal inference:
+    Gibbs and Candès, 2021). A review counts by its requests."""
+    promised, share = settings.late_max, memory.may_be_late
+    if share is None:
+        return promised
+    usual = len(memory.arrivals) / max(1.0, min(settings.history_s, now - (memory.began_t or 0.0)) / settings.review_s)
+    step = RECKONING * (promised * memory.judged - memory.late) / max(usual, 1.0)
+    return min(max(share + step, promised / STRAY_MAX), promised * STRAY_MAX)
+
+
 def _review(memory: Memory, now: float, settings: Settings) -> tuple[int, bool]:
     """The floor, and whether to follow: the cheapest that would have kept the promise; the largest count where none
     would have."""
@@ -154,6 +182,7 @@ class _Spell:
         arrivals = memory.arrivals[np.searchsorted(memory.arrivals, now - length_s) :]
         first = float(arrivals[0]) if len(arrivals) else now
         self._arrivals, self._duration_s, self._settings = arrivals - first, now - first, settings
+        self._may_be_late = settings.late_max if memory.may_be_late is None else memory.may_be_late
         self._services = np.resize(memory.services[-len(arrivals) :], len(arrivals))
 
     def attempt(self, floor: int, follows: bool) -> Trial:
@@ -161,11 +190,10 @@ class _Spell:
 
     def floor(self, follows: bool, near: int) -> int:
         """The least that would have kept the promise."""
-        late_max = self._settings.late_max
-        return _least(lambda count: self.attempt(count, follows).late <= late_max, near, self._settings)
+        return least(lambda count: self.attempt(count, follows).late <= self._may_be_late, near, self._settings)
 
 
-def _least(is_enough: Callable[[int], bool], near: int, settings: Settings) -> int:
+def least(is_enough: Callable[[int], bool], near: int, settings: Settings) -> int:
     """The least count that is enough, searched for from a near one in steps that double; the largest where none is."""
     low, high = settings.smallest, settings.largest
     at, stride = min(max(near, low), high), 1

@@ -18,7 +18,7 @@ from penstock.control.plan.options import (
     learner_m,
 )
 from penstock.control.plan.trial import arrivals_of
-from penstock.control.plan.workload import DAY_S, HOURS_A_MONTH, Floats, Workload
+from penstock.control.plan.workload import DAY_S, HOURS_A_MONTH, Floats, Traffic, Workload
 from penstock.control.prices.catalogue import Instance
 from penstock.control.simulate.outcome import Outcome
 from penstock.control.simulate.run import simulate
@@ -59,7 +59,9 @@ def rehearse(
     300,000 requests; or on these arrivals."""
     rng = np.random.default_rng([seed, 11])
     whole = arrivals is not None or workload.traffic.mean_rps * max(DAY_S, workload.traffic.period_s) <= REQUESTS_MAX
-    times, begins_s, lasts_s = _stretch(workload, rng) if arrivals is None else (arrivals, 0.0, float(arrivals[-1]) + 1)
+    times, begins_s, lasts_s = (
+        stretch(workload.traffic, rng) if arrivals is None else (arrivals, 0.0, float(arrivals[-1]) + 1)
+    )
     took = services(len(times), workload.service_s, rng, shape=workload.service_shape)
     outcome = simulate(scenario(candidate, workload, market, begins_s, lasts_s), times, took, seed=seed)
     response, fresh = outcome.response, outcome.freshness
@@ -151,16 +153,15 @@ def _pool(
     return Pool(group=group, provision=NODE, usd_h=usd_h)
 
 
-def _stretch(workload: Workload, rng: np.random.Generator) -> tuple[Floats, float, float]:
+def stretch(traffic: Traffic, rng: np.random.Generator, most: float = REQUESTS_MAX) -> tuple[Floats, float, float]:
     """Requests of a day (or of the whole period, where that is longer), or of its busiest part; where that begins, and
     how long it is."""
-    traffic = workload.traffic
     periods = max(1, int(np.ceil(DAY_S / traffic.period_s)))
     lasts_s = periods * traffic.period_s
-    if traffic.mean_rps * lasts_s <= REQUESTS_MAX:
+    if traffic.mean_rps * lasts_s <= most:
         return arrivals_of(traffic, periods, rng), 0.0, lasts_s
     busiest_s = int(np.argmax(traffic.rates)) * traffic.step_s
-    lasts_s = REQUESTS_MAX / traffic.peak_rps
+    lasts_s = most / traffic.peak_rps
     begins_s = max(0.0, busiest_s - lasts_s / 2.0)
     first, last = int(begins_s // traffic.step_s), int((begins_s + lasts_s) // traffic.step_s) + 1
     steps = [traffic.rates[step % len(traffic.rates)] for step in range(first, last)]

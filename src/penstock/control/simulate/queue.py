@@ -172,11 +172,12 @@ class Ended:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        self._arrived = self._told_up_to = 0
+        self._arrived = self._told_up_to = self._judged = 0
         self._told = np.zeros(len(queue.arrivals), np.bool_)
 
-    def since(self, now: float) -> tuple[Floats, Floats]:
-        """The arrivals since the last call, and the durations of the requests that have ended since then."""
+    def since(self, now: float) -> tuple[Floats, Floats, Floats]:
+        """The arrivals since the last call; of the requests that have ended since then the durations, and how long they
+        were there, waiting or worked on."""
         queue, first = self._queue, self._told_up_to
         arrived = int(np.searchsorted(queue.arrivals, now, side="right"))
         came = queue.arrivals[self._arrived : arrived]
@@ -186,4 +187,11 @@ class Ended:
         self._told[new] = True
         still = np.flatnonzero(~self._told[first:arrived])
         self._told_up_to = first + (int(still[0]) if len(still) else arrived - first)
-        return came, queue.services[new]
+        return came, queue.services[new], queue.waits[new] + queue.services[new]
+
+    def judged(self, now: float, wait_max_s: float) -> tuple[int, int]:
+        """Of how many requests it has become known since the last call whether they are late, and of how many that they
+        are: those that waited for longer, or do."""
+        first, last = self._judged, int(np.searchsorted(self._queue.arrivals, now - wait_max_s, side="right"))
+        self._judged = last
+        return last - first, int((~(self._queue.waits[first:last] <= wait_max_s)).sum())

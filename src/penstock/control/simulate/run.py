@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -46,6 +47,8 @@ class _Run:
         self.hpa, self.nodes_memory = horizontal.Memory(), autoscaler.Memory()
         self.foresight, self.ended = foresight.Memory(), Ended(self.queue)
         self.samples: dict[str, pods.Sample] = {}
+        self.answered: deque[tuple[float, float]] = deque()
+        """When the metrics were read lately, and for how many seconds the requests were there that ended before."""
         self.worked: dict[int, float] = {}
         self.moments: list[Moment] = []
         self.ready_s = 0.0
@@ -288,6 +291,11 @@ class _Run:
         """Read the metrics of every replica that is ready."""
         scaling, serving = self.scenario.scaling, self.scenario.serving
         assert isinstance(scaling, Scaling)
+        if scaling.metric == "requests":
+            self.answered.append((self.now, float(self.ended.since(self.now)[2].sum())))
+            while self.answered[0][0] <= self.now - scaling.window_s:
+                self.answered.popleft()
+            return
         ready = [pod for pod in self.cluster.live("serving") if pod.ready_t is not None]
         share = self.queue.waiting(self.now) / len(ready) if ready else 0.0
         self.samples = {}
@@ -321,6 +329,11 @@ class _Run:
         metric: horizontal.Metric
         if scaling.metric == "utilization":
             metric = horizontal.ResourceMetric(target_pct=round(scaling.target), samples=self.samples)
+        elif scaling.metric == "requests":
+            requests = sum(seconds for _, seconds in self.answered) / scaling.window_s
+            metric = horizontal.ExternalMetric(
+                values_m=(round(requests * 1000.0),), target_average_m=round(scaling.target * 1000.0)
+            )
         else:
             target_m = round(scaling.target * 1000.0)
             metric = horizontal.PodsMetric(target_average_m=target_m, samples=self.samples)
@@ -342,13 +355,16 @@ class _Run:
         """Our own autoscaler's look."""
         scaling = self.scenario.scaling
         assert isinstance(scaling, foresight.Settings)
-        arrivals, services = self.ended.since(self.now)
+        arrivals, services, _ = self.ended.since(self.now)
+        judged, late = self.ended.judged(self.now, scaling.wait_max_s)
         seen = foresight.Seen(
             replicas=self.wanted,
             working=self.queue.at_work(self.now),
             waiting=self.queue.waiting(self.now),
             arrivals=arrivals,
             services=services,
+            judged=judged,
+            late=late,
         )
         decision = foresight.step(seen, self.foresight, self.now, scaling)
         self.foresight = decision.memory

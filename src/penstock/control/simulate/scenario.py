@@ -68,9 +68,13 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     """How the replicas follow the load; a target of 70 % of the processor unless said otherwise."""
 
     autoscaler: horizontal.Autoscaler
-    metric: Literal["utilization", "concurrency"] = "utilization"
+    metric: Literal["utilization", "concurrency", "requests"] = "utilization"
+    """``concurrency`` is asked of each replica. ``requests`` is of all together, as the histogram of answer times tells
+    Prometheus: the seconds of those that ended, over a window, which is how many were there on average (Little)."""
     target: float = 70.0
     """Percent of the request, or requests that a replica has: those it works on and its share of those that wait."""
+    window_s: float = 60.0
+    """Over which ``requests`` are averaged."""
     scrape_s: float = 15.0
     """How often the metrics are read; what the autoscaler sees is that old."""
     settings: autoscale.Settings = autoscale.Settings()
