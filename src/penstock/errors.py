@@ -211,6 +211,16 @@ class OverBudget(PenstockError):
     exit_code = 4
 
 
+class MeterFailed(PenstockError):
+    """{source} does not say what was spent: {reason}"""
+
+    hint = (
+        "What it said last goes on counting, with what has likely been spent since. After `blind_after_s` of the "
+        "budget file learning pauses until it answers."
+    )
+    retryable = True
+
+
 class LedgerUnavailable(PenstockError):
     """What was spent cannot be read or written in {file}: {reason}"""
 
@@ -420,9 +430,11 @@ class Refused(PenstockError):
     hint = "{advice}"
 
     def __init__(self, message: str, /, *, status: int, advice: str = "", problem: Mapping[str, object]) -> None:
+        # What is spent is spent for hours: nothing is gained by trying again at once.
+        is_spent = problem.get("type") == "urn:penstock:problem:over-budget"
         self.status = status  # type: ignore[misc]
-        self.retryable = status in (429, 503)  # type: ignore[misc]
-        self.exit_code = 3 if status == 503 else 1  # type: ignore[misc]
+        self.retryable = status in (429, 503) and not is_spent  # type: ignore[misc]
+        self.exit_code = OverBudget.exit_code if is_spent else 3 if status == 503 else 1  # type: ignore[misc]
         self.problem = dict(problem)
         """The server's whole problem document (RFC 9457)."""
         super().__init__(message, advice=advice)

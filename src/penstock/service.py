@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -216,10 +217,12 @@ def run_consolidation(service: str, data: Path, *, number: int, reason: str) -> 
 
 def run_governor(services: Sequence[str], data: Path) -> None:
     """Watch what these services cost, and hold learning back by their budgets, until SIGTERM or SIGINT."""
+    from penstock.control.changes import wait_for_change
     from penstock.control.courier import Courier
     from penstock.control.governor import Governor
     from penstock.control.ledger import Ledger, ledger_path
     from penstock.control.local_actuator import LocalActuator
+    from penstock.control.meter_reader import MeterReader
     from penstock.control.portfolio import read_house
     from penstock.control.sensor import Sensor
 
@@ -229,19 +232,31 @@ def run_governor(services: Sequence[str], data: Path) -> None:
     ledger = Ledger(ledger_path(data))
     courier = Courier(lambda: Ledger(ledger_path(data)), data)
     live = {service: SharedLiveReader(live_path(data, service)) for service in services}
+    house = read_house(data)
+    meters = house.portfolio.meter
+    readings = None
+    if meters is not None:
+        # Found by its name, as every adapter is: the hall knows no vendor.
+        adapter = importlib.import_module("penstock.integrations.opencost")
+        readings = MeterReader(partial(adapter.OpenCostMeter, meters), meters.every_s, ledger.metered().outside)
     governor = Governor(
         [load(recorded_path(data, service)) for service in services],
         data,
-        read_house(data),
+        house,
         sensor=Sensor(os.getppid(), services),
         live=live,
         actuator=LocalActuator(data),
         ledger=ledger,
+        heard=None if readings is None else readings.take,
     )
     courier.start()
-    while not stop.wait(governor.look()):
-        pass
+    if readings is not None:
+        readings.start()
+    while not stop.is_set():
+        wait_for_change(data, stop, governor.look())
     governor.look()
+    if readings is not None:
+        readings.close()
     courier.close()
     ledger.close()
     for reader in live.values():

@@ -5,24 +5,30 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from penstock.control.budget.limits import Change
+from penstock.control.budget.alerts import Alert
+from penstock.control.budget.limits import PORTFOLIO, Change
 from penstock.control.changes import ask, waiting
+from penstock.control.courier import Courier
 from penstock.control.governor import Governor
 from penstock.control.ledger import Ledger, ledger_path
 from penstock.control.local_actuator import LocalActuator, wanted
 from penstock.control.meter.rates import Capacity, Rates
 from penstock.control.meter.sample import Process
-from penstock.control.portfolio import House, Portfolio
+from penstock.control.meter_reader import MeterReader
+from penstock.control.portfolio import House, Meters, OpenCost, Portfolio
 from penstock.learn.steps import Reached, nothing
 from penstock.publish.allowance import RUNGS, AllowanceFile
 from penstock.spec import Budget, Feature, Spec
-from penstock.testing.faults import KillAt, Recorder, run_in_child
+from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
+from penstock.testing.http_stub import answering, body, say
+from penstock.testing.memory_meter import MemoryMeter
 from penstock.testing.memory_publish import MemoryLiveWeights
 
 START = datetime.datetime(2026, 7, 31, 9, tzinfo=datetime.UTC).timestamp()
@@ -105,12 +111,88 @@ def found(data: Path) -> dict[str, Any]:
         }
 
 
+MIDNIGHT = datetime.datetime(2026, 8, 1, tzinfo=datetime.UTC).timestamp()
+JULY, AUGUST = "2026-07-31", "2026-08-01"
+SAID: tuple[tuple[float, dict[str, float] | None], ...] = (
+    *((at, {JULY: cost}) for at, cost in ((-90, 0.1), (-80, 0.55), (-70, 0.85), (-60, 0.97), (-50, 0.97))),
+    *((at, {JULY: 1.1, AUGUST: 0.05}) for at in range(10, 110, 10)),
+    *((at, None) for at in (11_000, 11_010)),
+    *((at, {JULY: 1.05, AUGUST: 0.3}) for at in range(11_020, 11_100, 10)),
+)
+"""Seconds after midnight, and what another system says then of each day; None where it is silent."""
+
+
+def walk_by_reading(data: Path, reached: Reached = nothing) -> None:
+    """The same where another system says what was spent, restates a day, and is silent for three hours."""
+    at, meter = [0.0], MemoryMeter()
+    (data / "a").mkdir(exist_ok=True)
+    (data / "run").mkdir(exist_ok=True)
+    house = msgspec.structs.replace(
+        HOUSE, portfolio=Portfolio(per_month=50.0, meter=Meters(opencost=OpenCost(url="http://nobody/allocation")))
+    )
+    with Ledger(ledger_path(data)) as ledger:
+        reader = MeterReader(lambda: meter, 60.0, ledger.metered().outside, now=lambda: at[0])
+        governor = Governor(
+            [SPEC],
+            data,
+            house,
+            sensor=Eyes(),
+            live={"a": MemoryLiveWeights()},
+            actuator=LocalActuator(data),
+            ledger=ledger,
+            now=lambda: at[0],
+            elapsed=lambda: at[0] - START,
+            heard=reader.take,
+            reached=reached,
+        )
+        begun = ledger.metered().at
+        for after, costs in SAID:
+            at[0] = meter.at = MIDNIGHT + after
+            if at[0] < begun:
+                continue
+            meter.fault = "it sleeps" if costs is None else ""
+            meter.costs = {day: {"a": cost, "others": 9.0} for day, cost in (costs or {}).items()}
+            reader.read()
+            governor.look()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Where syncing takes no time: it is processes that are killed here, and no machine."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
         yield Path(folder)
+
+
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.long)])
+def test_killed_between_readings_nothing_is_counted_twice_and_nobody_is_told_twice(folder: Path, every: int) -> None:
+    """Every seventh action of the walk; all of them in the long form."""
+    recorder = Recorder()
+    (folder / "whole").mkdir()
+    walk_by_reading(folder / "whole", recorder)
+    expected = found(folder / "whole")
+    with Ledger(ledger_path(folder / "whole"), read_only=True) as ledger:
+        assert (ledger.spent("a", JULY), ledger.spent("a", AUGUST)) == (pytest.approx(1.05), pytest.approx(0.3))
+        assert ledger.spent(None, "2026") == pytest.approx(1.35), "what others cost is none of ours"
+        newest = {
+            scope: {each.after: each.reason for each in ledger.decisions(scope)[::-1]} for scope in ("a", PORTFOLIO)
+        }
+    assert expected["allowance"].rung == "slow_consolidation", "as long as the forecast is beyond the limit"
+    assert "0.05 of 1 for the day 2026-08-01 are spent and" in newest["a"]["serving_floor"], (
+        "and more by the speed before"
+    )
+    unknown = "nobody knows what was spent since 2026-08-01 00:01 UTC: a test does not say what was spent: it sleeps"
+    assert newest[PORTFOLIO]["pause_learning"] == unknown
+    blind = [each for each in expected["alerts"] if each.endswith("/blind")]
+    assert len(blind) == 2, "one of the service, one of all together"
+    assert len(set(expected["alerts"])) == len(expected["alerts"])
+    assert "money.restated" in {point.action for point in recorder.points}
+    for number, point in enumerate(recorder.points[::every]):
+        data = folder / str(number)
+        data.mkdir()
+        assert not run_in_child(lambda data=data, point=point: walk_by_reading(data, KillAt(point)))  # type: ignore[misc]
+        walk_by_reading(data)
+        assert msgspec.to_builtins(found(data)) == msgspec.to_builtins(expected), str(point)
 
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
@@ -135,3 +217,50 @@ def test_killed_at_any_action_it_ends_as_if_it_had_not_been(folder: Path, every:
         assert not run_in_child(lambda data=data, point=point: walk(data, KillAt(point)))  # type: ignore[misc]
         walk(data)
         assert msgspec.to_builtins(found(data)) == msgspec.to_builtins(expected), str(point)
+
+
+@pytest.fixture
+def posted() -> Iterator[tuple[str, list[str]]]:
+    """The address of a webhook, and the keys that it was sent."""
+    keys: list[str] = []
+
+    def take(handler: BaseHTTPRequestHandler) -> None:
+        body(handler)
+        keys.append(handler.headers["Idempotency-Key"])
+        say(handler, 204)
+
+    with answering(take) as address:
+        yield address, keys
+
+
+@pytest.mark.parametrize("kill", range(1, 7))
+def test_a_courier_killed_before_it_ticks_off_misses_nobody_and_a_file_has_each_alert_once(
+    folder: Path, posted: tuple[str, list[str]], kill: int
+) -> None:
+    """Killed once behind each delivery: what was sent is not known to be, and only that is sent again."""
+    keys = ["a/2026-07-31/0.5/1/actual", "a/2026-07-31/0.8/1/actual"]
+    alerts = [
+        Alert(
+            id=key, at=1.0, scope="a", period="2026-07-31", basis="actual", percent=50.0, limit=1.0, amount=0.5,
+            currency="USD", message="half is spent",
+        )
+        for key in keys
+    ]  # fmt: skip
+    command = f'echo "$PENSTOCK_ALERT_ID" >> {folder}/told; cat > /dev/null'
+    with Ledger(ledger_path(folder)) as ledger:
+        ledger.alert(alerts, [f"webhook {posted[0]}", "file alerts.jsonl", f"command {command}"])
+
+    def send(reached: Reached = nothing) -> None:
+        with Ledger(ledger_path(folder)) as ledger:
+            Courier(lambda: ledger, folder, reached).send(ledger, now=0.0)
+            assert not ledger.owed()
+
+    assert not run_in_child(lambda: send(KillAt(FaultPoint("alert.sent", kill))))
+    send()
+    told = (folder / "told").read_text().split()
+    lines = (folder / "alerts.jsonl").read_text().splitlines()
+    assert [msgspec.json.decode(line, type=Alert).id for line in lines] == keys
+    assert set(posted[1]) == set(told) == set(keys)
+    again = {"webhook": len(posted[1]) - 2, "command": len(told) - 2}
+    killed = ("command", "file", "webhook")[(kill - 1) % 3]
+    assert again == {each: int(each == killed) for each in again}, "nothing but what was sent when it was killed"

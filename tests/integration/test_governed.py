@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ from penstock.publish.allowance import FREE, Allowance, AllowanceFile, write_all
 from penstock.publish.consolidating import read_consolidating
 from penstock.publish.interface import Progress
 from penstock.spec import Consolidate, Feature, Spec
+from penstock.testing.http_stub import answering, body, say
 from penstock.testing.local_house import Traffic, publisher_of
 from penstock.testing.memory_publish import MemoryLiveWeights
 
@@ -36,38 +37,27 @@ def alert(key: str) -> Alert:
 
 
 class Webhook:
-    """A server that writes down the ids that it was sent, and fails as often as it is told."""
+    """Writes down the ids that it was sent, and fails as often as it is told."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.keys: list[str] = []
         self.failures = 0
-        hook = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                assert body["id"] == self.headers["Idempotency-Key"]
-                hook.keys.append(body["id"])
-                hook.failures -= 1
-                self.send_response(500 if hook.failures >= 0 else 204)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/alerts"
+    def take(self, handler: BaseHTTPRequestHandler) -> None:
+        told = json.loads(body(handler))
+        assert told["id"] == handler.headers["Idempotency-Key"]
+        self.keys.append(told["id"])
+        self.failures -= 1
+        say(handler, 500 if self.failures >= 0 else 204)
 
 
 @pytest.fixture
 def webhook() -> Iterator[Webhook]:
     hook = Webhook()
-    thread = threading.Thread(target=hook.server.serve_forever)
-    thread.start()
-    yield hook
-    hook.server.shutdown()
-    hook.server.server_close()
-    thread.join()
+    with answering(hook.take) as address:
+        hook.url = f"{address}/alerts"
+        yield hook
 
 
 def test_alerts_arrive_by_every_channel_whatever_fails_or_crashes_in_between(tmp_path: Path, webhook: Webhook) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from penstock.specfile.quantities import quantity
 
 if TYPE_CHECKING:
     from penstock.control.ledger import Ledger
+    from penstock.control.statement import Statement
 
 OVER_BUDGET = 4
 WAIT_S = 15.0
@@ -33,6 +35,7 @@ COLUMNS = (
     ("per_hour", "AN HOUR"),
     ("per_1000_predictions", "1000 PREDICTIONS"),
     ("per_million_learned", "MILLION LEARNED"),
+    ("per_point.mean", "A POINT"),
 )
 _amount = click.FloatRange(min=0)
 
@@ -69,13 +72,21 @@ def show_(scope: str | None, as_json: bool, data: Path) -> int:
             f"\nThis month: {bill.total:.4g} {found.currency}, of which services {bill.workload:.4g}, "
             f"idle {bill.idle:.4g}, the house itself {bill.overhead:.4g}."
         )
-        say(f"Counted with {found.machine}.")
+        say(_counted(found))
         for decision in found.decisions[:10] if scope else ():
             say(f"{moment(decision.at)}  {decision.before} -> {decision.after}: {decision.reason}")
         for each in found.waiting:
             say(f"A change by {each.by} waits for `penstock up`.")
         next_commands("penstock budget show SCOPE", "penstock budget set SCOPE --per-day AMOUNT")
     return OVER_BUDGET if any(each.is_spent for each in found.scopes) else 0
+
+
+def _counted(found: Statement) -> str:
+    """Who has counted, and up to when."""
+    if found.counted_until is None:
+        return f"Counted with {found.machine}."
+    silent = f"; it does not say more: {found.meter_fault}" if found.meter_fault else ""
+    return f"Counted by {found.machine}, up to {moment(found.counted_until)}{silent}."
 
 
 def _said(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,45 +102,34 @@ def _said(command: Callable[..., Any]) -> Callable[..., Any]:
 @budget.command("set")
 @_said
 @click.option("--reset", is_flag=True, help="Go back to what the service file or the budget file says.")
-def set_(
-    scope: str,
-    per_day: float | None,
-    per_month: float | None,
-    by: str | None,
-    reason: str,
-    as_json: bool,
-    data: Path,
-    reset: bool,
-) -> None:
+def set_(reset: bool, **asked: Any) -> None:
     """Change what may be spent from now on."""
-    if reset == (per_day is not None or per_month is not None):
+    if reset == _says_an_amount(asked):
         raise click.UsageError("Say --per-day or --per-month, or --reset alone")
-    _change(scope, data, by, reason, as_json, per_day=per_day, per_month=per_month, is_reset=reset)
+    _change(is_reset=reset, **asked)
 
 
 @budget.command("override")
 @_said
 @click.option("--for", "for_", default="1h", show_default=True, metavar="TIME", help="How long, such as 30m or 2d.")
-def override(
-    scope: str,
-    per_day: float | None,
-    per_month: float | None,
-    by: str | None,
-    reason: str,
-    as_json: bool,
-    data: Path,
-    for_: str,
-) -> None:
+def override(for_: str, **asked: Any) -> None:
     """Allow another amount for a while, after which what was set before counts again."""
     seconds = quantity(for_, "s")
     if seconds is None or not 0 < seconds < 1e9:
         raise click.UsageError(f"--for takes a time such as 30m, 2h or 1d, not {for_!r}")
-    if per_day is None and per_month is None:
+    if not _says_an_amount(asked):
         raise click.UsageError("Say --per-day or --per-month")
-    _change(scope, data, by, reason, as_json, per_day=per_day, per_month=per_month, until=time.time() + seconds)
+    _change(until=time.time() + seconds, **asked)
 
 
-def _change(scope: str, data: Path, by: str | None, reason: str, as_json: bool, **what: Any) -> None:
+def _says_an_amount(asked: Mapping[str, Any]) -> bool:
+    amounts = [asked[name] for name in ("per_day", "per_month") if asked[name] is not None]
+    if not all(map(math.isfinite, amounts)):
+        raise click.UsageError("An amount is a number; --reset goes back to no limit where the file has none")
+    return bool(amounts)
+
+
+def _change(*, scope: str, data: Path, by: str | None, as_json: bool, **what: Any) -> None:
     from penstock.cli.hand import me
     from penstock.control.budget.limits import PORTFOLIO, Change
     from penstock.control.changes import ask, change_id
@@ -140,9 +140,7 @@ def _change(scope: str, data: Path, by: str | None, reason: str, as_json: bool, 
         recorded(data, scope)
     now = time.time()
     try:
-        change = msgspec.convert(
-            {"id": change_id(now), "at": now, "scope": scope, "by": by or me(), "reason": reason, **what}, Change
-        )
+        change = msgspec.convert({"id": change_id(now), "at": now, "scope": scope, "by": by or me(), **what}, Change)
     except msgspec.ValidationError as error:
         raise click.UsageError(str(error)) from error
     file = ask(data, change)

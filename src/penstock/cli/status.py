@@ -144,6 +144,8 @@ def money_line(money: dict[str, Any]) -> str:
     parts.append(f"{money['per_hour']:.3g} an hour at present ({currency})")
     if money["rung"] != "free":
         parts.append(f"{money['rung'].replace('_', ' ')}: {money['why']}")
+    if money["meter_fault"]:
+        parts.append(f"counted up to {moment(money['counted_until'])}: {money['meter_fault']}")
     return "; ".join(parts)
 
 

@@ -43,6 +43,8 @@ LINES = (
     ("gain_shown", "gain, an event"),
     ("verdict", "verdict"),
     ("cpu_s", "processor time, s"),
+    ("cost_shown", "cost"),
+    ("per_point_shown", "cost of each point gained"),
     ("weights", "weights, SHA-256"),
 )
 
@@ -125,6 +127,7 @@ def _readable(receipt: dict[str, Any]) -> dict[str, Any]:
         "parent_base_shown": receipt.get("parent_base") or None,
         "share": receipt.get("share") or None,
         "own_shown": _interval((receipt.get("consolidation") or {}).get("own")),
+        **_costs(receipt.get("cost"), receipt.get("gain")),
         "consolidation_shown": _consolidation(receipt.get("consolidation")),
         **{f"{name}_shown": _interval(receipt.get(name)) for name in ("loss", "parent_loss", "gain")},
     }
@@ -135,6 +138,23 @@ def _consolidation(made: dict[str, Any] | None) -> str | None:
         return None
     cost = f"{made['seconds']:,.0f} s, {made['cpu_s']:,.0f} s of processor time"
     return f"number {made['number']:,} ({made['cause']}), on {made['trained']:,} events, in {cost}"
+
+
+def _costs(cost: dict[str, Any] | None, gain: dict[str, Any] | None) -> dict[str, str | None]:
+    """What the version cost, and each point of the loss that it has gained."""
+    if cost is None:
+        return {}
+    currency, each = cost["currency"], cost["per_point"]
+    if cost["learning"] is None:
+        shown = "not counted"
+    else:
+        shown = f"{cost['learning']:.4g} {currency}"
+        if cost["training"] is not None:
+            shown = f"{cost['total']:.4g} {currency}: its base {cost['training']:.4g}, learning {cost['learning']:.4g}"
+    points = "no gain is shown" if gain is not None and gain["low"] <= 0.0 else None
+    if each is not None:
+        points = f"{each['mean']:.4g} {currency} ({each['low']:.4g} to {each['high']:.4g})"
+    return {"cost_shown": shown, "per_point_shown": points}
 
 
 def _interval(interval: dict[str, Any] | None) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,6 +16,8 @@ from penstock.control.ledger import Ledger
 from penstock.eventlog.folders import sync_folder
 from penstock.learn.checkpoint import write_durably
 from penstock.learn.steps import Reached, nothing
+
+LOOK_EVERY_S = 0.25
 
 logger = logging.getLogger(__name__)
 
@@ -59,3 +63,11 @@ def take(data: Path, ledger: Ledger, reached: Reached = nothing) -> None:
         ledger.change(change)
         reached("money.changed")
         file.unlink(missing_ok=True)
+
+
+def wait_for_change(data: Path, stop: threading.Event, most_s: float) -> None:
+    """Sleep for so long, but not when somebody waits for a change to count, or all is to end."""
+    until = time.monotonic() + most_s
+    while (left_s := until - time.monotonic()) > 0.0 and not stop.wait(min(left_s, LOOK_EVERY_S)):
+        if any(changes_folder(data).glob("*.change")):
+            return

@@ -20,6 +20,7 @@ import urllib3
 
 from penstock.control.budget.alerts import Alert
 from penstock.control.ledger import Ledger
+from penstock.learn.steps import Reached, nothing
 
 LOOK_EVERY_S = 0.5
 WAIT_S = 10.0
@@ -40,8 +41,9 @@ def channel(kind: str, target: str) -> str:
 class Courier:
     """Sends from a thread, so that nothing waits for it; what fails is tried again, ever more seldom."""
 
-    def __init__(self, open_ledger: Callable[[], Ledger], data: Path) -> None:
+    def __init__(self, open_ledger: Callable[[], Ledger], data: Path, reached: Reached = nothing) -> None:
         self._open = open_ledger
+        self._reached = reached
         self._data = data
         self._failures: dict[tuple[str, str], int] = {}
         self._again_at: dict[tuple[str, str], float] = {}
@@ -81,6 +83,7 @@ class Courier:
                 sys.stderr.write(f"alert {alert.id} could not be sent by {name}: {error}; it is tried again\n")
                 sys.stderr.flush()
             else:
+                self._reached("alert.sent")
                 ledger.sent(alert.id, name, time.time())
 
 

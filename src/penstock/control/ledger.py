@@ -20,12 +20,15 @@ from penstock.control.budget.alerts import Alert
 from penstock.control.budget.limits import PORTFOLIO, Change, Limits
 from penstock.control.meter.account import MACHINE, Charge, Metered, Pace
 from penstock.control.meter.forecast import PeriodName, forecast, period_of
+from penstock.control.meter.reading import Restatement
 from penstock.errors import LedgerUnavailable
 from penstock.facts import Throttled
 from penstock.publish.allowance import Limit
 
 FORMAT = 1
 WAIT_S = 10.0
+COUNTS = ("predictions", "learned")
+"""Resources that cost nothing and are counted all the same."""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS metered (one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS charges (
@@ -85,6 +88,25 @@ class Ledger:
                 rows,
             )
 
+    def restate(self, metered: Metered, restated: Restatement) -> None:
+        """Put what another system says of a day in the place of what these services and the house were charged for on
+        it, and remember that it was said: both or neither."""
+        body, day = _encode(metered), restated.day
+        rows = [(day, c.service, c.role, c.resource, c.amount, c.cost) for c in restated.charges]
+        with self._explained(), self._base:
+            self._base.execute("INSERT OR REPLACE INTO metered VALUES (1, ?, ?)", (body, zlib.crc32(body)))
+            self._base.executemany(
+                f"DELETE FROM charges WHERE day = ? AND service = ? AND resource NOT IN {COUNTS}",
+                [(day, service) for service in (*restated.services, "")],
+            )
+            self._base.executemany("INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?)", rows)
+            # The whole of it, as of a machine of our own: what somebody had, and what nobody had.
+            self._base.execute(
+                "INSERT INTO charges SELECT ?1, '', '', ?2, 0.0, ?3 + total(cost) FROM charges "
+                "WHERE day = ?1 AND resource NOT IN (?2, 'storage')",
+                (day, MACHINE, restated.idle),
+            )
+
     def spent(self, scope: str | None, period: str) -> float:
         """What a service has cost on the day or in the month of this name; None for everybody, and the house."""
         begins = f"{period}%"
@@ -103,6 +125,16 @@ class Ledger:
             return Limit(period=period.key, limit=limit, spent=spent, forecast=forecast(spent, period, pace))
 
         return seen("day", limits.per_day), seen("month", limits.per_month)
+
+    def per_second(self, service: str, role: str) -> dict[str, float]:
+        """Of each day, all that what runs in this role cost, over the processor time that it took."""
+        with self._explained():
+            rows = self._base.execute(
+                "SELECT day, total(cost), total(CASE WHEN resource = 'cpu' THEN amount END) FROM charges "
+                "WHERE service = ? AND role = ? GROUP BY day",
+                (service, role),
+            ).fetchall()
+        return {day: cost / cpu_s for day, cost, cpu_s in rows if cpu_s > 0.0}
 
     def charges(self, period: str = "") -> list[Charge]:
         """All of a day, of a month, or of all time."""

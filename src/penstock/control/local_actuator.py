@@ -9,6 +9,7 @@ import msgspec
 
 from penstock.control.folder import replace_file
 from penstock.publish.allowance import Allowance, write_allowance
+from penstock.publish.costs import Costs, write_costs
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +29,11 @@ class LocalActuator:
         """What each service may do from now on."""
         for service, allowance in allowances.items():
             write_allowance(self._data / service, allowance)
+
+    def tell(self, costs: Mapping[str, Costs]) -> None:
+        """What a second of each service's learning has cost, day by day."""
+        for service, theirs in costs.items():
+            write_costs(self._data / service, theirs)
 
     def serve_with(self, workers: int | None) -> None:
         """How many server workers there are to be."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
@@ -11,12 +13,47 @@ from msgspec import Meta
 
 from penstock.control.budget.limits import Limits
 from penstock.control.folder import replace_file
-from penstock.control.meter.rates import Capacity, Rates, rates_of
+from penstock.control.meter.rates import Capacity, Rates, rates_of, rates_told
 from penstock.control.prices.catalogue import load
 from penstock.errors import BadFile
 from penstock.spec import ALERTS_AT, Spec
 
 Amount = Annotated[float, Meta(ge=0)]
+
+
+class OpenCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where OpenCost or Kubecost say what a cluster has cost."""
+
+    url: str
+    """The allocation API: ``http://opencost:9003/allocation`` (``/allocation/compute`` of older ones), or Kubecost's
+    ``http://kubecost:9090/model/allocation``. A token for it is read from the variable ``PENSTOCK_METER_TOKEN``."""
+    aggregate: str = "label:app"
+    """What allocations are named by: a label, ``controller``, ``namespace``, or several with commas between them, such
+    as ``label:app,label:role``; a role is ``server``, ``learner`` or ``consolidator``."""
+    filter: str = ""
+    """Which of them to look at, in the API's own words, such as ``namespace:"shop"``."""
+    idle: Literal["apart", "shared"] = "apart"
+    """What nobody has of the cluster: told by itself (``apart``), or split over all, as ``shareIdle`` does it."""
+    timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+
+
+class Meters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another system that counts in place of what Penstock sees itself."""
+
+    opencost: OpenCost
+    names: dict[str, str] = {}
+    """The service, or ``service/role``, of allocations whose name does not say it."""
+    currency: str = "USD"
+    """In which it counts; where it says another, nothing is believed."""
+    every_s: Annotated[float, Meta(ge=1)] = 60.0
+    """Seconds between two readings."""
+    blind_after_s: Annotated[float, Meta(gt=0)] = 7200.0
+    """For so long a service may have gone uncounted before its learning pauses, where there is a limit."""
+
+    @property
+    def source(self) -> str:
+        """Who counts, in words."""
+        return f"OpenCost at {self.opencost.url}"
 
 
 class Portfolio(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,6 +73,8 @@ class Portfolio(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What this machine costs an hour; then no price list is looked at for it."""
     prices: str = ""
     """A price list of your own, relative to this file."""
+    meter: Meters | None = None
+    """Another system that counts; by default what the processes here use is."""
 
     @property
     def limits(self) -> Limits:
@@ -52,9 +91,28 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
 def read_portfolio(file: Path | None, here: Capacity) -> House:
     """The budget file, and the rates that it leads to. Raises BadFile and UnknownMachine."""
     portfolio = Portfolio() if file is None else _decoded(file)
+    if file is not None and portfolio.meter is not None:
+        for fault in _meter_faults(portfolio, portfolio.meter.opencost):
+            raise BadFile(file, fault)
+        return House(portfolio=portfolio, rates=rates_told(portfolio.meter.currency, portfolio.meter.source, here))
     own = None if file is None or not portfolio.prices else file.parent / portfolio.prices
     rates = rates_of(load(own), here, machine=portfolio.machine, per_hour=portfolio.per_hour)
     return House(portfolio=portfolio, rates=rates)
+
+
+def _meter_faults(portfolio: Portfolio, opencost: OpenCost) -> Iterator[str]:
+    url = urlsplit(opencost.url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        yield f"meter.opencost.url is an address such as http://opencost:9003/allocation, not {opencost.url!r}"
+    if url.username or url.password:
+        yield "meter.opencost.url has a name or a password in it; a token belongs into PENSTOCK_METER_TOKEN"
+    if not url.path.rstrip("/").endswith(("/allocation", "/allocation/compute")) or url.query:
+        yield f"meter.opencost.url ends with /allocation or /allocation/compute, unlike {opencost.url!r}"
+    if not opencost.aggregate.strip():
+        yield "meter.opencost.aggregate names what allocations are called by, such as label:app"
+    unused = [name for name in ("machine", "per_hour", "prices") if getattr(portfolio, name) not in (None, "")]
+    if unused:
+        yield f"{', '.join(unused)} would count for nothing, since meter.opencost says what is spent; leave one out"
 
 
 def write_house(data: Path, house: House) -> None:

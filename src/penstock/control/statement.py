@@ -10,13 +10,20 @@ from penstock.control.budget.alerts import Alert
 from penstock.control.budget.limits import PORTFOLIO, Change, current, in_force
 from penstock.control.changes import waiting
 from penstock.control.ledger import Ledger, pace_of
-from penstock.control.meter.bill import Bill, bill_of
+from penstock.control.meter.account import Outside
+from penstock.control.meter.bill import Bill, ServiceBill, bill_of
 from penstock.control.meter.forecast import PeriodName, period_of
 from penstock.control.portfolio import limits_of, read_house
 from penstock.control.record import recorded
 from penstock.errors import UnknownService
-from penstock.facts import Throttled
+from penstock.facts import Promoted, Throttled
+from penstock.gate.interface import Interval
 from penstock.publish.allowance import Limit
+from penstock.publish.costs import per_point
+from penstock.publish.receipts import SqliteReceipts
+
+PROMOTIONS_MAX = 1000
+"""Of a month that are looked at."""
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +38,9 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     per_hour: float
     per_1000_predictions: float | None = None
     per_million_learned: float | None = None
+    per_point: Interval | None = None
+    """What all trainings of this month cost, those in vain as well, for each hundredth of the loss that promoted bases
+    were shown to gain in it; null where none was."""
     changes: tuple[Change, ...]
     """Those that count now."""
 
@@ -45,6 +55,11 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
     currency: str
     machine: str
+    """Whose price is counted with, or who counts."""
+    counted_until: float | None
+    """Up to when another system has counted all services; null where none does."""
+    meter_fault: str
+    """Why nothing is heard of it; empty while it answers."""
     scopes: list[Scope]
     today: Bill
     month: Bill
@@ -83,13 +98,17 @@ def statement(data: Path, ledger: Ledger, only: str | None, now: float) -> State
                 per_hour=3600.0 * pace.per_s,
                 per_1000_predictions=billed.per_1000_predictions if billed else None,
                 per_million_learned=billed.per_million_learned if billed else None,
+                per_point=_per_point(data, scope, billed, now),
                 changes=tuple(current(scope, changes, now)),
             )
         )
     alerts = [alert for alert in ledger.alerts() if only in (None, alert.scope)]
+    outside = metered.outside if house.portfolio.meter is not None else Outside()
     return Statement(
         currency=house.rates.currency,
         machine=house.rates.source,
+        counted_until=min((outside.until[name] for name in services if name in outside.until), default=None),
+        meter_fault=outside.fault,
         scopes=scopes,
         today=today,
         month=month,
@@ -101,3 +120,22 @@ def statement(data: Path, ledger: Ledger, only: str | None, now: float) -> State
 
 
 _PERIODS: tuple[PeriodName, ...] = ("day", "month")
+
+
+def _per_point(data: Path, service: str, billed: ServiceBill | None, now: float) -> Interval | None:
+    """Gains add up: each base was compared with what was served before it."""
+    trained = None if billed is None else billed.by_role.get("consolidator")
+    if trained is None:
+        return None
+    receipts = SqliteReceipts(data / service / "versions.sqlite", service, read_only=True)
+    try:
+        promoted = [fact for fact in receipts.facts(PROMOTIONS_MAX, ("promoted",)) if isinstance(fact, Promoted)]
+        began = now - period_of("month", now).past_s
+        gains = [receipts.receipt(fact.version).gain for fact in promoted if fact.at >= began]
+    finally:
+        receipts.close()
+    shown = [gain for gain in gains if gain is not None and gain.low > 0.0]
+    if not shown:
+        return None
+    mean, low, high = (sum(getattr(gain, bound) for gain in shown) for bound in ("mean", "low", "high"))
+    return per_point(trained, Interval(mean=mean, low=low, high=high, events=sum(gain.events for gain in shown)))

@@ -57,6 +57,8 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970."""
     at: float = 0.0
     """Of the last look."""
+    ends: float = 0.0
+    """When the period ends whose limit put it there, if nobody allows more before; 0 where no limit did."""
     learn_until: float | None = None
     """Until when what is learned cannot come near a limit though nobody looks: then learning pauses by itself. Null
     where there is no limit."""
@@ -68,7 +70,11 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     per_1000_predictions: float | None = None
     per_million_learned: float | None = None
     machine: str = ""
-    """Whose price is counted with."""
+    """Whose price is counted with, or who counts."""
+    counted_until: float = 0.0
+    """Up to when it is known what was spent: the last look, or less where another system counts."""
+    meter_fault: str = ""
+    """Why nothing is heard of that system; empty while it answers."""
 
     def reaches(self, rung: Rung) -> bool:
         """Whether what this rung does is to be done."""
@@ -92,6 +98,8 @@ class AllowanceFile:
         self._seen: tuple[int, int] = (0, 0)
         self.latest = FREE
         """What it said when it was last looked at."""
+        # Whoever is started where everything is spent knows it before it answers anything.
+        self()
 
     def __call__(self) -> Allowance:
         """What it says now. One that is not there allows everything, and one that is damaged what the last one did."""

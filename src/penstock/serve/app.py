@@ -14,6 +14,7 @@ import msgspec
 from penstock import metrics
 from penstock.errors import BadEvent, MethodNotAllowed, NoSuchPage, PenstockError, UnknownService
 from penstock.events import Batch, Kind, Version, class_names
+from penstock.publish.costs import priced, read_costs
 from penstock.serve import openapi, problems
 from penstock.serve.answers import Answer
 from penstock.serve.decode import Media, media_of
@@ -199,7 +200,8 @@ class Application:
         return Reply(_encode({"versions": found}))
 
     async def _version(self, service: Service, version: Version, request: Request) -> Reply:
-        return Reply(_encode(await asyncio.to_thread(service.receipts.receipt, version)))
+        receipt = await asyncio.to_thread(service.receipts.receipt, version)
+        return Reply(_encode(priced(receipt, await asyncio.to_thread(read_costs, service.folder))))
 
     async def _metrics(self, request: Request) -> Reply:
         found = readings(self._services.values())

@@ -150,7 +150,8 @@ def refusal(error: PenstockError) -> Reply:
     """The answer to a request that failed."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if error.status == 503:
-        headers = ((b"retry-after", str(problems.RETRY_AFTER_S).encode()),)
+        wait_s = error.details.get("retry_after_s", problems.RETRY_AFTER_S)
+        headers = ((b"retry-after", str(wait_s).encode()),)
     elif error.status == 405:
         headers = ((b"allow", str(error.details["allowed"]).encode()),)
     return Reply(problems.encoded(error), error.status, problems.PROBLEM_TYPE.encode(), headers)

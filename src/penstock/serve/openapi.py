@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.publish.costs import Priced
 from penstock.publish.interface import Receipt
 from penstock.serve.answers import ClassAnswer, NumberAnswer, SetAnswer
 from penstock.serve.forms import TEXT_MAX
@@ -24,7 +25,7 @@ REF = "#/components/schemas/{name}"
 
 def document(specs: Iterable[Spec]) -> Json:
     """The whole document, ready to be written as JSON."""
-    _, schemas = msgspec.json.schema_components([Status, Receipt, Problem], ref_template=REF)
+    _, schemas = msgspec.json.schema_components([Status, Receipt, Priced, Problem], ref_template=REF)
     schemas["Accepted"] = _object(
         {
             "accepted": {"type": "integer", "description": "Events that are durable now."},
@@ -156,7 +157,7 @@ def _paths(spec: Spec) -> Json:
     number: Json = {"name": "version", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
     receipt: Json = {"$ref": REF.format(name="Receipt")}
     versions = _get(f"versions-{spec.name}", "Newest versions first", _object({"versions": _array(receipt)}))
-    one_version = _get(f"version-{spec.name}", "Why a version exists", receipt)
+    one_version = _get(f"version-{spec.name}", "Why a version exists", {"$ref": REF.format(name="Priced")})
     return {
         base: {"get": _get(f"status-{spec.name}", "How the service is", {"$ref": REF.format(name="Status")})},
         f"{base}/spec": {"get": _get(f"spec-{spec.name}", "The service file's settings", {"type": "object"})},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -109,6 +110,11 @@ def _money_readings(allowances: Mapping[str, Allowance]) -> list[Reading]:
             for period in periods
         ),
         Reading("penstock_cost_per_hour", "At present", {n: a.per_hour for n, a in allowances.items()}),
+        Reading(
+            "penstock_cost_age_seconds",
+            "For which it is not known what was spent",
+            {n: max(0.0, time.time() - a.counted_until) for n, a in allowances.items() if a.counted_until},
+        ),
         Reading(
             "penstock_budget_rung",
             "0 free, 1 alert, 2 and 3 consolidation slowed and paused, 4 and 5 learning less and paused, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -46,6 +47,10 @@ SILENT_AFTER_S = 15.0
 """Seconds without a sign of the learner after which it is called silent; a checkpoint of a large state takes less."""
 
 
+STOPPED_RETRY_MIN_S, STOPPED_RETRY_MAX_S = 5.0, 3600.0
+"""After which a client may ask again where everything is spent: at the end of the day or month, or an hour later."""
+
+
 class LogView(Protocol):
     """What a server wants to know of a log that it does not read events from."""
 
@@ -81,7 +86,9 @@ class Service:
         """Raises OverBudget where everything is spent, and the service is to end with it."""
         allowance = self.allowance.latest
         if allowance.rung == "stop":
-            raise OverBudget(service=self.spec.name, why=allowance.why)
+            # Somebody may allow more at any time, and who was told to come back next month would not hear of it.
+            wait_s = min(STOPPED_RETRY_MAX_S, max(STOPPED_RETRY_MIN_S, allowance.ends - time.time()))
+            raise OverBudget(service=self.spec.name, why=allowance.why, retry_after_s=math.ceil(wait_s))
 
     def look(self) -> Pace:
         """Whether the learner keeps up, as of now; and what it published last is made ready to answer."""

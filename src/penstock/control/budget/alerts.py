@@ -9,7 +9,7 @@ import msgspec
 
 from penstock.control.budget.ladder import Standing
 
-Basis = Literal["actual", "forecast"]
+Basis = Literal["actual", "forecast", "blind"]
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     percent: float
     limit: float
     amount: float
-    """What was spent, or is forecast."""
+    """What was spent, or is forecast; the last that is known where nobody knows any more (``blind``)."""
     currency: str
     message: str
 
@@ -57,3 +57,23 @@ def due(
                     message=f"{scope}: {amount:.6g} {currency} {verb} of {standing.limit:.6g} for the "
                     f"{standing.period} {standing.key} ({threshold:.0%} reached)",
                 )
+
+
+def blind(
+    scope: str, standing: Standing, since: float, why: str, told: Set[str], *, currency: str, at: float
+) -> Iterator[Alert]:
+    """That nobody knows what is spent, once each time that this begins; ``since`` is when it was known last."""
+    alert_id = f"{scope}/{since:.0f}/blind"
+    if alert_id not in told:
+        yield Alert(
+            id=alert_id,
+            at=at,
+            scope=scope,
+            period=standing.key,
+            basis="blind",
+            percent=round(100 * standing.share, 6),
+            limit=standing.limit,
+            amount=standing.spent,
+            currency=currency,
+            message=f"{scope}: learning is paused, since {why}",
+        )

@@ -25,6 +25,8 @@ BEGINS: dict[Rung, float] = {
 """The share of a limit with which each rung begins. The last twentieth is kept for predictions."""
 FORECAST_RUNG: Rung = "slow_consolidation"
 """What a forecast beyond the limit does at most: it may be wrong, and what was spent is not."""
+BLIND_RUNG: Rung = "pause_learning"
+"""What is done at least while nobody knows what is spent: predictions go on, and nothing that can wait does."""
 CLEARLY = 0.02
 """Of the limit, by which spending is below a rung before it is left."""
 
@@ -38,7 +40,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     limit: float
     spent: float
     ahead: float = 0.0
-    """What will be spent before a decision of now has taken effect."""
+    """What will be spent before a decision of now has taken effect, and what likely was since it was counted last."""
+    per_s: float = 0.0
+    """How fast it is spent."""
     forecast: float | None = None
 
     @property
@@ -58,10 +62,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-def decide(rung: Rung, standings: Sequence[Standing], *, may_stop: bool) -> Decision:
+def decide(rung: Rung, standings: Sequence[Standing], *, may_stop: bool, blind: str = "") -> Decision:
     """The rung that follows this one. Where there is no limit, nothing is held back. ``may_stop``: whether predictions
-    are to end with the money; otherwise they never do."""
+    are to end with the money; otherwise they never do. ``blind`` says why nobody knows what is spent."""
     wanted, why = _highest(standings, 0.0, may_stop)
+    if blind and standings and HEIGHT[wanted] < HEIGHT[BLIND_RUNG]:
+        wanted, why = BLIND_RUNG, blind
     if HEIGHT[wanted] >= HEIGHT[rung]:
         return Decision(rung=wanted, why=why)
     stays, why_stays = _highest(standings, CLEARLY, may_stop)

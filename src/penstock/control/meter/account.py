@@ -20,6 +20,8 @@ from penstock.control.meter.sample import HOUSE_ROLES, Counts, Process, Resource
 FAST_S, SLOW_S = 60.0, 3600.0
 """Seconds over which the two rates of spending forget: the fast one says what comes in the next moments, the slow one
 what comes in days."""
+KEPT_DAYS = 40
+"""Days of which it is remembered what another system said: more than it is asked for again."""
 MACHINE = "machine"
 """The resource under which the price of the whole machine stands."""
 
@@ -63,6 +65,32 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         return Pace(cost=kept * self.cost + cost, seconds=kept * self.seconds + seconds)
 
 
+class WordOnDay(msgspec.Struct, frozen=True, kw_only=True):
+    """What another system said last of a day."""
+
+    at: float
+    """When it was asked, in seconds since 1970."""
+    totals: dict[str, float]
+    """What each service had cost."""
+
+
+class Outside(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be remembered where another system counts."""
+
+    days: dict[str, WordOnDay] = {}
+    until: dict[str, float] = {}
+    """Seconds since 1970 up to which each service was counted, or since when it waits to be."""
+    fault: str = ""
+    """Why nothing is heard of it; empty while it answers."""
+
+    def told(self, day: str, at: float, totals: Mapping[str, float]) -> Outside:
+        """The same when this was said of a day; of the days before it no more than KEPT_DAYS are remembered."""
+        known = self.days.get(day)
+        word = WordOnDay(at=at, totals={**(known.totals if known else {}), **totals})
+        days = dict(sorted({**self.days, day: word}.items())[-KEPT_DAYS:])
+        return msgspec.structs.replace(self, days=days)
+
+
 class Metered(msgspec.Struct, kw_only=True):
     """What has to be remembered between two samples."""
 
@@ -73,6 +101,27 @@ class Metered(msgspec.Struct, kw_only=True):
     counts: dict[str, Counts] = {}
     fast: dict[str, Pace] = {}
     slow: dict[str, Pace] = {}
+    outside: Outside = Outside()
+
+
+def count(before: Metered, sample: Sample) -> tuple[Metered, list[Charge]]:
+    """What was done since the last sample, where another system says what it cost. Its figures do not know of the time
+    while nothing runs, so that of a new house nothing is taken to have been spent before it began."""
+    if sample.at <= before.at:
+        return before, []
+    outside, is_new = before.outside, sample.house != before.house
+    until = {name: sample.at for name in sample.counts if is_new or name not in outside.until}
+    after = msgspec.structs.replace(
+        before,
+        at=sample.at,
+        house=sample.house,
+        # Whoever counts here next begins with the processes that there are then.
+        known={},
+        storage_gib={},
+        counts={**before.counts, **sample.counts},
+        outside=msgspec.structs.replace(outside, until={**outside.until, **until}),
+    )
+    return after, list(_counted(before, sample, _day(sample.at)))
 
 
 def charge(before: Metered, sample: Sample, rates: Rates) -> tuple[Metered, list[Charge]]:
@@ -81,7 +130,7 @@ def charge(before: Metered, sample: Sample, rates: Rates) -> tuple[Metered, list
     if sample.at <= before.at:
         return before, []
     used = [*_processor(before, sample), *_held(before, sample)]
-    day = datetime.fromtimestamp(sample.at, UTC).date().isoformat()
+    day = _day(sample.at)
     shares = _shares(before, sample)
     totals: defaultdict[tuple[str, str, str], float] = defaultdict(float)
     for service, role, resource, amount in used:
@@ -102,6 +151,10 @@ def charge(before: Metered, sample: Sample, rates: Rates) -> tuple[Metered, list
     )
     charges += _counted(before, sample, day)
     return _after(before, sample, charges, up_s), charges
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
 def _processor(before: Metered, sample: Sample) -> Iterator[tuple[str, str, Resource, float]]:
@@ -222,4 +275,5 @@ def _after(before: Metered, sample: Sample, charges: Iterable[Charge], up_s: flo
         counts={**before.counts, **sample.counts},
         fast={name: before.fast.get(name, Pace()).after(spent[name], up_s, FAST_S) for name in names},
         slow={name: before.slow.get(name, Pace()).after(spent[name], up_s, SLOW_S) for name in names},
+        outside=before.outside,
     )

@@ -11,7 +11,9 @@ import msgspec
 
 from penstock.control.meter.account import MACHINE, Charge
 
-LEARNING = ("learner", "consolidator")
+SERVING, LEARNING = "server", ("learner", "consolidator")
+ROLES = (SERVING, *LEARNING)
+"""Of what a service runs."""
 
 
 class ServiceBill(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +26,7 @@ class ServiceBill(msgspec.Struct, frozen=True, kw_only=True):
     predictions: float
     learned: float
     per_1000_predictions: float | None
-    """What serving cost for a thousand of them; null before the first."""
+    """What serving cost for a thousand of them; null before the first, and where nobody says what serving cost."""
     per_million_learned: float | None
 
 
@@ -65,13 +67,14 @@ def _service(charges: Iterable[Charge]) -> ServiceBill:
             by_resource[each.resource] = by_resource.get(each.resource, 0.0) + each.cost
             by_role[each.role] = by_role.get(each.role, 0.0) + each.cost
     predictions, learned = counted["predictions"], counted["learned"]
-    serving, learning = by_role.get("server", 0.0), sum(by_role.get(role, 0.0) for role in LEARNING)
+    serving = by_role.get(SERVING)
+    learning = sum(by_role.get(role, 0.0) for role in LEARNING) if by_role.keys() & {*LEARNING} else None
     return ServiceBill(
         total=sum(by_resource.values()),
         by_resource=by_resource,
         by_role=by_role,
         predictions=predictions,
         learned=learned,
-        per_1000_predictions=1e3 * serving / predictions if predictions else None,
-        per_million_learned=1e6 * learning / learned if learned else None,
+        per_1000_predictions=None if serving is None or not predictions else 1e3 * serving / predictions,
+        per_million_learned=None if learning is None or not learned else 1e6 * learning / learned,
     )

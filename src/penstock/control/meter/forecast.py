@@ -22,6 +22,8 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     """As 2026-07-31 or 2026-07: days begin with it."""
     left_s: float
     """Until its end."""
+    past_s: float
+    """Since its beginning."""
 
 
 def period_of(name: PeriodName, at: float) -> Period:
@@ -33,7 +35,8 @@ def period_of(name: PeriodName, at: float) -> Period:
     else:
         begin = begin.replace(day=1)
         end, key = (begin + timedelta(days=32)).replace(day=1), f"{begin:%Y-%m}"
-    return Period(name=name, key=key, left_s=(end - moment).total_seconds())
+    left_s, past_s = (end - moment).total_seconds(), (moment - begin).total_seconds()
+    return Period(name=name, key=key, left_s=left_s, past_s=past_s)
 
 
 def forecast(spent: float, period: Period, pace: Pace) -> float | None:

@@ -71,6 +71,13 @@ def rates_of(
     return _rates(catalogue.currency, found.type, told, found.price / _weight(shape), storage_gib_h, here)
 
 
+def rates_told(currency: str, source: str, here: Capacity) -> Rates:
+    """No rates: somebody else says what everything costs, in this currency."""
+    return Rates(
+        currency=currency, machine="", source=source, core_h=0, gib_h=0, gpu_h=0, storage_gib_h=0, capacity=here
+    )
+
+
 def nearest(catalogue: Catalogue, here: Capacity) -> Instance | None:
     """The type that differs least in processors and memory, both as ratios; among equals the cheapest. A machine
     without devices is compared with such machines alone, and one with devices with those that have as many."""
