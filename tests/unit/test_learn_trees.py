@@ -64,6 +64,21 @@ def test_trees_learn_a_chessboard_of_which_no_column_says_anything_alone() -> No
     assert np.concatenate(right[-20:])[:, 2].mean() > 0.93
 
 
+def test_sixty_whole_numbers_are_told_apart_wherever_a_rule_cuts_them() -> None:
+    ages = np.random.default_rng(2).integers(20, 80, size=1200).astype(np.float64)
+    numbers = np.stack([ages, np.zeros(1200)], axis=1)
+    everyone = np.stack([np.arange(20.0, 80.0), np.zeros(60)], axis=1)
+    for bound in range(25, 76, 5):
+        trees, _ = _trees(_spec("binary"))
+        classes = (ages >= bound).astype(np.int64)
+        for start in range(0, 1200, 40):
+            trees.answer(_batch(numbers[start : start + 40]), 2)
+            trees.learn(_batch(numbers[start : start + 40]), classes[start : start + 40])
+        # The longest window.
+        said = trees.answer(_batch(everyone), 2).argmax(axis=1)[:, 2]
+        assert (said == (everyone[:, 0] >= bound)).all(), bound
+
+
 def test_a_category_s_values_are_told_apart_whatever_order_they_came_in() -> None:
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 9, size=1200)

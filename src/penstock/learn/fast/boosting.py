@@ -31,8 +31,9 @@ RATE = 0.3
 """Of a tree in the sum."""
 RIDGE = 1.0
 """Curvature that says that a leaf is zero: four events of a binary class at even odds."""
-BINS = 32
-EVENTS_A_BIN = 4
+BINS = (32, 62, 62)
+"""Of a window at most. More than sixty years of age, or minutes of an hour, are then told apart, which 32 are not."""
+EVENTS_A_BIN = 2
 """At least, so that few events are not cut up."""
 ROWS = 1024
 """Rows that a tree sees on average; of a longer window, a sample of its own."""
@@ -236,7 +237,7 @@ class Boosting(Boosted):
 
     def _boost(self, member: int, values: Array, targets: Array, groups: NDArray[np.int64]) -> float:
         # The compiler is loaded by whoever learns, and by nobody else.
-        from penstock.learn.fast.growing import CODES, cut, grow, place_in_bins
+        from penstock.learn.fast.growing import cut, grow, place_in_bins
 
         d, n = values.shape
         depth = DEPTHS[member]
@@ -258,11 +259,11 @@ class Boosting(Boosted):
             return 1e3
         category = self._columns.category
         values = np.ascontiguousarray(values)
-        cuts, counted = cut(values, category, min(BINS, max(4, n // EVENTS_A_BIN)))
+        cuts, counted = cut(values, category, min(BINS[member], max(4, n // EVENTS_A_BIN)))
         bins = place_in_bins(values, cuts, counted)
         scores = np.repeat(start[None], n, axis=0)
         levels = depth * min(d, COLUMNS) * min(n, ROWS)
-        nodes = (1 << depth) * min(d, COLUMNS) * min(BINS, CODES)
+        nodes = (1 << depth) * min(d, COLUMNS) * BINS[member]
         price: float = outputs * (0.9 * levels + 0.7 * nodes) + 2.0 * depth * n
         trees = max(1, min(TREES, int(PRICE_MAX_NS / price)))
         asked, beyond, leaves = grow(
