@@ -173,17 +173,15 @@ def test_the_floor_is_the_least_with_which_the_promise_was_kept() -> None:
     assert run(arrivals, services, 7200.0, own, bounds.smallest - 1, fewer).late > own.late_max
 
 
-def test_a_fixed_count_is_said_by_equal_bounds_where_following_saves_nothing() -> None:
+def test_the_floor_is_the_fixed_count_where_following_saves_nothing() -> None:
     rng = np.random.default_rng(5)
     arrivals = traffic.steady(4.0, 3600.0, rng)
     services = traffic.services(len(arrivals), 2.0, rng, shape=4.0)
     found = express(arrivals, services, 3600.0, Settings(concurrency=1, start_s=600.0, largest=60))
     bounds = found.scaling.autoscaler
-    assert bounds.smallest == bounds.largest == found.fixed.replicas
-    text = autoscaling.servers_hpa("orders", found.scaling)
-    assert (
-        run(arrivals, services, 3600.0, SETTINGS, bounds.smallest, reading.horizontal(text)).replicas == bounds.smallest
-    )
+    assert (bounds.smallest, bounds.largest) == (found.fixed.replicas, 60)
+    # More are there for what was not foreseen, and hardly any come for what was.
+    assert found.fixed.replicas <= found.way.replicas < 1.05 * found.fixed.replicas
 
 
 def test_a_promise_that_nothing_keeps_is_told() -> None:

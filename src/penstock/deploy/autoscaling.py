@@ -58,7 +58,7 @@ SERVERS_NOT = (
     "",
     "What this object cannot say of Penstock's own policy (docs/design/control.md):",
     "- It does not look back: the floor is what the requests above needed. Where bursts change, find it again.",
-    "- It does not decide whether to follow the requests at all: that was decided here, once.",
+    "- It does not weigh again whether following the requests is worth while: that was decided here, once.",
     "- It sees requests that have ended, averaged over the window of its query, and not those that are waiting now.",
     "- It puts nobody behind the others: who has waited too long is served in the order of arrival.",
     "If the metric cannot be read the count stays as it is. Prometheus has to keep our label: honorLabels: true.",

@@ -158,7 +158,7 @@ def columns() -> list[Column]:
 def rows(found: Scaled) -> list[dict[str, Any]]:
     """The table."""
     least, most = found.scaling.autoscaler.smallest, found.scaling.autoscaler.largest
-    says = f"{least}" if least == most else f"{least} to {most}, one for {found.scaling.target:g} requests"
+    says = f"{least} to {most}, one for {found.scaling.target:g} requests"
     ways = (
         ("a fixed count", f"{found.fixed.replicas:.0f}", found.fixed),
         ("what is written", says, found.written),
@@ -183,6 +183,9 @@ def words(found: Scaled) -> list[str]:
     bounds = found.scaling.autoscaler
     if not found.kept:
         said.append(f"Nothing up to {own.largest} replicas keeps the promise: raise --largest, --late or --wait-ms.")
-    elif bounds.smallest == bounds.largest:
-        said.append("Do not scale: following these requests saves less than a twentieth of the replicas.")
+    elif bounds.smallest == found.fixed.replicas:
+        said.append(
+            "Following these requests saves less than a twentieth of the replicas: the floor is the fixed count, "
+            "and more come only when all of it is at work."
+        )
     return said

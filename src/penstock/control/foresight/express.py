@@ -2,9 +2,9 @@
 
 They make no trial and know no promise, so the trial is made beforehand, once, on requests that are known, with the very
 decider that will follow the object: the least floor with which the promise was kept, for each of a few targets, and the
-cheapest of these; or a fixed count, where following the requests saves nothing. What they cannot say is the rest: to
-look again when the bursts change, to see requests before they have ended, and to let who waits too long go behind the
-others."""
+cheapest of these; or the least fixed count as the floor, where following saves nothing. What they cannot say is the
+rest: to look again when the bursts change, to see requests before they have ended, and to let who waits too long go
+behind the others."""
 
 from __future__ import annotations
 
@@ -65,21 +65,23 @@ def express(arrivals: Floats, services: Floats, until_s: float, settings: Settin
     mean = float(services.sum()) / max(until_s, 1.0) / settings.concurrency
     count = floor_of(None, round(1.5 * mean) + 1)
     fixed = tried(count, None)
-    scaling, way = saying(count, TARGETS[-1] * settings.concurrency, settings, largest=count), fixed
+    # Where following saves next to nothing the floor is the fixed count. More come only when all of it is at work: the
+    # object will not be looked at again when what comes changes.
+    whole = TARGETS[-1] * settings.concurrency
+    scaling, way, most = saying(count, whole, settings), tried(count, whole), CHANGE_MAX * fixed.replicas
     for share in TARGETS if count > settings.smallest else ():
         target = share * settings.concurrency
         floor = floor_of(target, count)
         followed = tried(floor, target)
-        # Where following saves next to nothing a fixed count is the answer, which the object says by equal bounds.
-        if followed.late <= settings.late_max and followed.replicas < min(CHANGE_MAX * fixed.replicas, way.replicas):
-            scaling, way = saying(floor, target, settings), followed
+        if followed.late <= settings.late_max and followed.replicas < most:
+            scaling, way, most = saying(floor, target, settings), followed, followed.replicas
     return Expressed(scaling=scaling, way=way, kept=way.late <= settings.late_max, fixed=fixed)
 
 
-def saying(floor: int, target: float, settings: Settings, *, largest: int | None = None) -> Scaling:
+def saying(floor: int, target: float, settings: Settings) -> Scaling:
     """A floor and a target of requests a replica, as the Horizontal Pod Autoscaler takes them: up at once, as far as it
     asks for, and down when the highest count has held for its time."""
-    largest = settings.largest if largest is None else largest
+    largest = settings.largest
     up = Rules(
         stabilization_s=0.0,
         select="Max",
