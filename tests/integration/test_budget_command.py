@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,16 @@ from penstock.cli.main import run
 from penstock.control.budget.limits import Limits, in_force
 from penstock.control.changes import changes_folder, take, waiting
 from penstock.control.ledger import Ledger, ledger_path
+from penstock.control.meter.account import Charge, Metered
 from penstock.control.meter.rates import Capacity
 from penstock.control.portfolio import read_portfolio, write_house
 from penstock.control.record import record
+from penstock.control.statement import statement
+from penstock.events import Version
+from penstock.facts import Promoted, Throttled
+from penstock.gate.interface import Interval
+from penstock.publish.interface import Receipt
+from penstock.publish.receipts import SqliteReceipts
 from penstock.spec import Budget, Feature, Spec
 from penstock.specfile.writer import dump
 
@@ -101,3 +109,58 @@ def test_what_cannot_be_meant_is_refused_and_leaves_nothing(
     assert budget(data, *arguments) in (1, 2)
     assert told in capsys.readouterr().err
     assert not changes_folder(data).exists()
+
+
+def spend(data: Path, **costs: float) -> None:
+    """Of the service, by what it ran, today."""
+    day = datetime.now(UTC).date().isoformat()
+    charges = [
+        Charge(day=day, service="shop", role=role, resource="cpu", amount=1.0, cost=cost)
+        for role, cost in costs.items()
+    ]
+    with Ledger(ledger_path(data)) as ledger:
+        ledger.enter(Metered(), charges)
+        if sum(costs.values()) > 0.5:
+            why = "0.97 of 1 for today are spent (97.0%)"
+            ledger.decide(
+                Throttled(at=1.0, service="shop", before="free", after="pause_learning", reason=why, inputs=())
+            )
+
+
+def test_what_is_shown_says_what_is_held_back_and_leaves_out_what_is_not_known(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spend(data, learner=0.3, server=0.1)
+    assert budget(data, "show") == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[0].split() == ["SCOPE", "RUNG", "TODAY", "OF", "MONTH", "AN", "HOUR"]
+    assert "held back" not in shown.err
+    spend(data, learner=0.75)
+    assert budget(data, "show", "shop") == 4
+    shown = capsys.readouterr()
+    lines = dict(line.split("  ", 1) for line in shown.out.splitlines())
+    assert lines["today"].strip() == "1.15 of 1"
+    assert lines["this month by what it ran"].strip() == "learner 1.05, server 0.1"
+    assert shown.err.startswith("shop is held back (pause learning): 0.97 of 1 for today are spent (97.0%).")
+    assert "free -> pause_learning" in shown.err
+
+
+def test_a_point_costs_all_trainings_of_the_month_over_what_was_shown_to_be_gained(data: Path) -> None:
+    """Two bases promoted this month, one of them without a gain that is shown, and one last year."""
+    spend(data, consolidator=6.0, learner=50.0)
+    receipts = SqliteReceipts(data / "shop" / "versions.sqlite", "shop")
+    now = time.time()
+    for version, (at, low) in enumerate([(now - 400 * 86400.0, 0.1), (now, 0.02), (now, -0.01)], start=1):
+        gained = Interval(mean=0.04, low=low, high=0.06, events=100)
+        receipt = Receipt(
+            version=Version(version), parent=Version(version - 1), cause="promotion", ranges=(), events=1,
+            gain=gained, verdict="", time=at, cpu_s=1.0,
+        )  # fmt: skip
+        fact = Promoted(at=at, service="shop", number=version, base="b", version=Version(version), events=9, reason="")
+        receipts.write([receipt], [fact])
+    receipts.close()
+    with Ledger(ledger_path(data), read_only=True) as ledger:
+        (scope,) = statement(data, ledger, "shop", now).scopes
+    assert scope.per_point is not None
+    found = scope.per_point.low, scope.per_point.mean, scope.per_point.high
+    assert found == (pytest.approx(1.0), pytest.approx(1.5), pytest.approx(3.0))

@@ -18,7 +18,7 @@ from penstock.control.meter.bill import bill_of
 from penstock.control.meter.rates import Capacity, rates_told
 from penstock.control.meter.reading import Allocation, Reading, days_due, missing, owner, restate
 from penstock.control.meter.sample import Counts, Process, Sample
-from penstock.control.portfolio import read_portfolio
+from penstock.control.portfolio import check_names, read_portfolio
 from penstock.errors import BadFile
 from penstock.publish.allowance import HEIGHT, RUNGS, Rung
 
@@ -214,6 +214,15 @@ def test_a_meter_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told
     file.write_text(text)
     with pytest.raises(BadFile, match=told):
         read_portfolio(file, HERE)
+
+
+def test_an_allocation_of_a_service_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "budget.yaml"
+    file.write_text("meter: {names: {gpu: shpo/learner}, opencost: {url: 'http://oc/allocation'}}")
+    portfolio = read_portfolio(file, HERE).portfolio
+    check_names(file, portfolio, ["shpo"])
+    with pytest.raises(BadFile, match="'gpu' belongs to 'shpo/learner'; the services here: shop, fraud"):
+        check_names(file, portfolio, SERVICES)
 
 
 def test_a_meter_says_its_currency_and_where_it_is(tmp_path: Path) -> None:

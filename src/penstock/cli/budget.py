@@ -13,12 +13,14 @@ import msgspec
 
 from penstock.cli.connect import data_option
 from penstock.cli.show import as_json as json_option
-from penstock.cli.show import moment, next_commands, say, show, show_json
+from penstock.cli.show import moment, next_commands, say, show, show_json, show_record, value_at
 from penstock.specfile.quantities import quantity
 
 if TYPE_CHECKING:
+    from penstock.control.budget.limits import Change
     from penstock.control.ledger import Ledger
-    from penstock.control.statement import Statement
+    from penstock.control.statement import Scope, Statement
+    from penstock.publish.allowance import Limit
 
 OVER_BUDGET = 4
 WAIT_S = 15.0
@@ -37,6 +39,21 @@ COLUMNS = (
     ("per_million_learned", "MILLION LEARNED"),
     ("per_point.mean", "A POINT"),
 )
+LINES = (
+    ("scope", "scope"),
+    ("rung", "rung"),
+    ("today", "today"),
+    ("month", "this month"),
+    ("per_hour", "an hour at present"),
+    ("parts", "this month by what it ran"),
+    ("resources", "this month by resource"),
+    ("predictions", "1,000 predictions, this month"),
+    ("learned", "a million events learned, this month"),
+    ("point", "a point of loss gained, this month"),
+    ("changes", "changed"),
+    ("alerts", "alerts"),
+)
+DECISIONS_SHOWN = 10
 _amount = click.FloatRange(min=0)
 
 
@@ -62,23 +79,73 @@ def show_(scope: str | None, as_json: bool, data: Path) -> int:
 
     with _ledger(data) as ledger:
         found = statement(data, ledger, scope, time.time())
-    rows = [msgspec.to_builtins(each) for each in found.scopes]
     if as_json:
         show_json(found)
     else:
-        show(rows, COLUMNS)
+        for each in found.scopes:
+            if each.rung not in ("free", "alert"):
+                say(f"{each.scope} is held back ({each.rung.replace('_', ' ')}): {each.why}.")
+        if scope is None:
+            rows = [msgspec.to_builtins(each) for each in found.scopes]
+            show(rows, [column for column in COLUMNS if any(value_at(row, column[0]) is not None for row in rows)])
+        else:
+            show_record(_readable(found, found.scopes[0]), LINES)
         bill = found.month
         say(
             f"\nThis month: {bill.total:.4g} {found.currency}, of which services {bill.workload:.4g}, "
             f"idle {bill.idle:.4g}, the house itself {bill.overhead:.4g}."
         )
         say(_counted(found))
-        for decision in found.decisions[:10] if scope else ():
+        for decision in found.decisions[:DECISIONS_SHOWN] if scope else ():
             say(f"{moment(decision.at)}  {decision.before} -> {decision.after}: {decision.reason}")
-        for each in found.waiting:
-            say(f"A change by {each.by} waits for `penstock up`.")
-        next_commands("penstock budget show SCOPE", "penstock budget set SCOPE --per-day AMOUNT")
+        for change in found.waiting:
+            say(f"A change by {change.by} waits for `penstock up`.")
+        name = scope or "SCOPE"
+        allow = f"penstock budget override {name} --per-day AMOUNT --for 2h"
+        next_commands(*([] if scope else [f"penstock budget show {name}"]), allow)
     return OVER_BUDGET if any(each.is_spent for each in found.scopes) else 0
+
+
+def _readable(found: Statement, scope: Scope) -> dict[str, str | None]:
+    """One scope in words; what there is nothing to say of is None."""
+    bill = found.month.services.get(scope.scope)
+    point, unnamed = scope.per_point, "storage" if found.counted_until is None else "not said"
+    owed = f", {found.owed} deliveries still to be made" if found.owed else ""
+    return {
+        "scope": scope.scope,
+        "rung": scope.rung.replace("_", " ") + (f" since {moment(scope.since)}" if scope.since else ""),
+        "today": _limit(scope.day),
+        "month": _limit(scope.month),
+        "per_hour": f"{scope.per_hour:.4g} {found.currency}",
+        "parts": _shares({name or unnamed: cost for name, cost in bill.by_role.items()}) if bill else None,
+        "resources": _shares(bill.by_resource) if bill else None,
+        "predictions": None if scope.per_1000_predictions is None else f"{scope.per_1000_predictions:.4g}",
+        "learned": None if scope.per_million_learned is None else f"{scope.per_million_learned:.4g}",
+        "point": None if point is None else f"{point.mean:.4g} ({point.low:.4g} to {point.high:.4g})",
+        "changes": "; ".join(map(_change_told, scope.changes)) or None,
+        "alerts": f"{len(found.alerts)}, the newest: {found.alerts[-1].message}{owed}" if found.alerts else None,
+    }
+
+
+def _limit(limit: Limit) -> str:
+    of = "" if limit.limit is None else f" of {limit.limit:.4g}"
+    return f"{limit.spent:.4g}{of}" + ("" if limit.forecast is None else f"; {limit.forecast:.4g} are forecast")
+
+
+def _shares(costs: Mapping[str, float]) -> str:
+    dearest = sorted(costs.items(), key=lambda one: -one[1])
+    return ", ".join(f"{name.replace('_', ' ')} {cost:.4g}" for name, cost in dearest)
+
+
+def _change_told(change: Change) -> str:
+    amounts = [
+        f"{amount:.4g} {each}"
+        for amount, each in ((change.per_day, "a day"), (change.per_month, "a month"))
+        if amount is not None
+    ]
+    until = "" if change.until is None else f" until {moment(change.until)}"
+    why = f" ({change.reason})" if change.reason else ""
+    return f"{' and '.join(amounts)}{until}, by {change.by}{why}"
 
 
 def _counted(found: Statement) -> str:

@@ -50,10 +50,12 @@ def run_house(
     Raises FolderInUse, FolderUnusable, SpecChanged, CannotListen and what reading the budget file raises before
     anything is started."""
     # Here, since every process of the house imports this module, and prices are for this one alone.
-    from penstock.control.portfolio import read_portfolio, write_house
+    from penstock.control.portfolio import check_names, read_portfolio, write_house
     from penstock.control.sensor import capacity
 
     money = read_portfolio(budget, capacity())
+    if budget is not None:
+        check_names(budget, money.portfolio, [spec.name for spec in specs.values()])
     with locked(data) as lock:
         for service in unfinished(data):
             finish(data, service)

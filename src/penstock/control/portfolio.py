@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from msgspec import Meta
 from penstock.control.budget.limits import Limits
 from penstock.control.folder import replace_file
 from penstock.control.meter.rates import Capacity, Rates, rates_of, rates_told
+from penstock.control.meter.reading import owner
 from penstock.control.prices.catalogue import load
 from penstock.errors import BadFile
 from penstock.spec import ALERTS_AT, Spec
@@ -98,6 +99,14 @@ def read_portfolio(file: Path | None, here: Capacity) -> House:
     own = None if file is None or not portfolio.prices else file.parent / portfolio.prices
     rates = rates_of(load(own), here, machine=portfolio.machine, per_hour=portfolio.per_hour)
     return House(portfolio=portfolio, rates=rates)
+
+
+def check_names(file: Path, portfolio: Portfolio, services: Collection[str]) -> None:
+    """Raises BadFile where an allocation is said to belong to a service that there is not."""
+    for name, told in portfolio.meter.names.items() if portfolio.meter is not None else ():
+        if not owner(told, services, {})[0]:
+            known = ", ".join(services)
+            raise BadFile(file, f"meter.names says that {name!r} belongs to {told!r}; the services here: {known}")
 
 
 def _meter_faults(portfolio: Portfolio, opencost: OpenCost) -> Iterator[str]:
