@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NewType, cast
+from typing import Any, NewType, TypeVar, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import PenstockError
+from penstock.replies import Incumbent, Replies, together
 from penstock.spec import NUMBER_TASKS, ClassName, ClassSet, Spec
 
 Partition = NewType("Partition", int)
@@ -33,6 +34,7 @@ Position = dict[Partition, Offset]
 Range = tuple[Partition, Offset, Offset]
 """Events of one partition: from, up to but excluding."""
 
+T = TypeVar("T")
 Strings = list[str | None]
 Labels = NDArray[np.float64] | list[ClassName] | list[ClassSet]
 """(n,) numbers, classes, or sets of classes."""
@@ -119,6 +121,12 @@ class Batch:
     comes out of the join has it; it is not kept in the log."""
     subjects: Strings | None = None
     """(n,) whose event each is, or None where nobody said. The log keeps it, and nothing is learned from it."""
+    incumbents: list[Incumbent | None] | None = None
+    """(n,) what the system that was there before (`gate.apprentice`) answered, or None where nobody said. Examples and
+    feedback may have it; nothing is learned from it."""
+    replies: Replies | None = None
+    """What we answered, where it is kept to be held against the label beside that. Predictions alone have it, and
+    examples that were joined from them."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -126,7 +134,7 @@ class Batch:
     def rows(self, keep: slice | NDArray[np.intp]) -> Batch:
         """The events at these places, in this order."""
 
-        def pick(values: list[str | None]) -> list[str | None]:
+        def pick(values: list[T]) -> list[T]:
             return values[keep] if isinstance(keep, slice) else [values[i] for i in keep]
 
         labels = self.labels
@@ -138,12 +146,14 @@ class Batch:
             numbers=self.numbers[keep],
             vectors=tuple(v[keep] for v in self.vectors),
             strings=tuple(pick(s) for s in self.strings),
-            labels=pick(labels) if isinstance(labels, list) else None if labels is None else labels[keep],  # type: ignore[arg-type]
+            labels=pick(labels) if isinstance(labels, list) else None if labels is None else labels[keep],  # type: ignore[misc]
             versions=None if self.versions is None else self.versions[keep],
             said=None if self.said is None else self.said[keep],
             places=None if self.places is None else self.places[keep],
             origins=None if self.origins is None else self.origins[keep],
             subjects=None if self.subjects is None else pick(self.subjects),
+            incumbents=None if self.incumbents is None else pick(self.incumbents),
+            replies=None if self.replies is None else self.replies.rows(keep),
         )
 
 
@@ -163,7 +173,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     if len(batches) == 1:
         return first
 
-    def joined(column: str) -> Strings | None:
+    def joined(column: str) -> list[Any] | None:
         parts = [getattr(b, column) for b in batches]
         if all(part is None for part in parts):
             return None
@@ -192,6 +202,8 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         places=_places_together(batches),
         origins=_origins_together(batches),
         subjects=joined("subjects"),
+        incumbents=joined("incumbents"),
+        replies=together([(len(b), b.replies) for b in batches]),
     )
 
 
@@ -240,8 +252,9 @@ def _origins_together(batches: Sequence[Batch]) -> NDArray[np.int64] | None:
 # The codec ------------------------------------------------------------------------------------------------------------
 #
 # A payload is: 4 bytes with the length of the head (little endian), the head (MessagePack), padding to a multiple of 8,
-# then the arrays one after the other in the order times, numbers, each vector, labels, versions, said. Numbers keep 64
-# bits so that ids and timestamps survive; vectors keep 32 because embeddings and pixels are not more exact than that.
+# then the arrays one after the other in the order times, numbers, each vector, labels, versions, said, replies. The
+# numbers keep 64 bits so that ids and timestamps survive; vectors keep 32 because embeddings and pixels are no more
+# exact than that.
 
 
 class PayloadDamaged(PenstockError):
@@ -264,6 +277,9 @@ class _Head(msgspec.Struct, array_like=True):
     said: tuple[int, int] | None = None
     """Columns, and bytes of each number: 2, 4 or 8."""
     subjects: Strings | None = None
+    incumbents: list[Incumbent | None] | None = None
+    replies: tuple[int, int, tuple[str, ...]] | None = None
+    """Columns, bytes of each number, and the columns' classes."""
 
 
 _FLOATS: dict[int, type[np.generic]] = {2: np.float16, 4: np.float32, 8: np.float64}
@@ -286,8 +302,10 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
             classes=cast("list[str | tuple[str, ...] | None] | None", labels if isinstance(labels, list) else None),
             has_numeric_labels=isinstance(labels, np.ndarray),
             has_versions=batch.versions is not None,
-            said=None if batch.said is None else (batch.said.shape[1], batch.said.itemsize),
+            said=None if batch.said is None else _shape_of(batch.said),
             subjects=batch.subjects,
+            incumbents=batch.incumbents,
+            replies=None if (told := batch.replies) is None else (*_shape_of(told.values), told.classes),
         )
     )
     arrays: list[NDArray[np.generic]] = [batch.times, batch.numbers, *batch.vectors]
@@ -297,6 +315,8 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
         arrays.append(batch.versions)
     if batch.said is not None:
         arrays.append(batch.said)
+    if batch.replies is not None:
+        arrays.append(batch.replies.values)
     padding = b"\0" * (-(4 + len(head)) % 8)
     buffers: list[bytes | memoryview] = [len(head).to_bytes(4, "little") + head + padding]
     for array in arrays:
@@ -305,6 +325,11 @@ def encode(batch: Batch) -> list[bytes | memoryview]:
             if array.nbytes % 8:
                 buffers.append(b"\0" * (-array.nbytes % 8))
     return buffers
+
+
+def _shape_of(numbers: NDArray[np.floating]) -> tuple[int, int]:
+    """Columns, and bytes of each number."""
+    return numbers.shape[1], numbers.itemsize
 
 
 def decode(payload: bytes | memoryview) -> Batch:
@@ -330,7 +355,9 @@ def decode(payload: bytes | memoryview) -> Batch:
 
     n = head.count
     lists = [
-        column for column in (head.ids, head.sources, head.subjects, head.classes, *head.strings) if column is not None
+        column
+        for column in (head.ids, head.sources, head.subjects, head.classes, head.incumbents, *head.strings)
+        if column is not None
     ]
     if min(n, head.columns, *head.widths) < 0 or any(len(column) != n for column in lists):
         raise PayloadDamaged(reason=f"its columns are not all of {n} events")
@@ -341,12 +368,20 @@ def decode(payload: bytes | memoryview) -> Batch:
     if head.has_numeric_labels:
         labels = take(np.float64, n)  # type: ignore[assignment]
     versions = take(np.uint64, n) if head.has_versions else None
-    said = None
-    if head.said is not None:
-        columns, size = head.said
+
+    def take_floats(columns: int, size: int, what: str) -> NDArray[np.generic]:
         if size not in _FLOATS or columns < 0:
-            raise PayloadDamaged(reason=f"what members said has {columns} numbers of {size} bytes")
-        said = take(_FLOATS[size], n, columns)
+            raise PayloadDamaged(reason=f"{what} has {columns} numbers of {size} bytes")
+        return take(_FLOATS[size], n, columns)
+
+    said = None if head.said is None else take_floats(*head.said, "what members said")
+    replies = None
+    if head.replies is not None:
+        columns, size, classes = head.replies
+        if classes and len(classes) != columns:
+            raise PayloadDamaged(reason=f"what was replied has {columns} numbers of {len(classes)} classes")
+        values = take_floats(columns, size, "what was replied")
+        replies = Replies(values, tuple(map(ClassName, classes)))  # type: ignore[arg-type]
     return Batch(
         kind=kind,
         times=times,  # type: ignore[arg-type]
@@ -359,4 +394,6 @@ def decode(payload: bytes | memoryview) -> Batch:
         versions=versions,  # type: ignore[arg-type]
         said=said,  # type: ignore[arg-type]
         subjects=head.subjects,
+        incumbents=head.incumbents,
+        replies=replies,
     )

@@ -154,6 +154,20 @@ class Consolidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where it is trained; ``auto`` takes a GPU where there is one."""
 
 
+class Apprentice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another system goes on answering until this service has shown that it is better: whoever sends a label says
+    beside it what that system had answered (``incumbent``)."""
+
+    of: Text
+    """What that system is called in answers, ``status`` and receipts, such as ``fraud-rules``. Under another name it is
+    another system, with which the comparison begins anew."""
+    margin: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Loss (between 0 and 1 an event) by which the service may be worse and need not be an apprentice any more: 0 for
+    better, and more where not much worse is good enough."""
+    after_events: Annotated[int, Meta(ge=1)] = 512
+    """Events that are compared at least before it graduates, however clear they are."""
+
+
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an update must not do, to be served."""
 
@@ -191,6 +205,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     source_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.8
     """What one source may have of the latest learned events while others send, too (or three times its usual part, if
     that is more); what comes beyond is set aside. 1 for no bound."""
+    apprentice: Apprentice | None = None
+    """The system that answers until this service is better, such as ``{of: fraud-rules}``; None by default."""
 
 
 class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -274,3 +274,55 @@ def test_a_column_says_whose_events_they_are_as_the_service_names_it():
         example(Decoder(undeclared), table)
     mail = msgspec.structs.replace(undeclared, features={"subject": Feature(type="text")})
     assert example(Decoder(mail), pa.table({"label": [1], "subject": ["Hello"]})).subjects is None
+
+
+# What another system answered --------------------------------------------------------------------------------------
+
+several = Decoder(Spec(name="tags", task="multilabel", features={"x": Feature(type="number")}))
+MAP = pa.map_(pa.string(), pa.float64())
+
+
+@pytest.mark.parametrize(
+    ("decoder", "labels", "said", "kept"),
+    [
+        (binary, [1, 0], pa.array([True, None]), ["1", None]),
+        (binary, [1, 0], pa.array(["perhaps", "0"]).dictionary_encode(), ["perhaps", "0"]),
+        (binary, [1, 0], pa.array([[("0", 0.25), ("1", 0.5)], None], MAP), [{"0": 0.25, "1": 0.5}, None]),
+        (rich, ["a", "b"], pa.array([{"a": 0.25, "b": None}, {"a": 0, "b": 1.0}]), [{"a": 0.25}, {"a": 0.0, "b": 1.0}]),
+        (several, [["a"], []], pa.array([["b", "a", "b"], None]), [("a", "b"), None]),
+        (regression, [1.0, 2.0], pa.array([3, None]), [3.0, None]),
+    ],
+)
+def test_what_another_system_answered_is_kept_beside_the_label(decoder, labels, said, kept):
+    assert example(decoder, pa.table({"label": labels, "incumbent": said})).incumbents == kept
+    feedback = stream(pa.table({"id": ["a", "b"], "label": labels, "incumbent": said}))
+    assert decoder.decode(Kind.FEEDBACK, feedback, Media.ARROW, 1.0).incumbents == kept
+    without = pa.table({"label": labels, "incumbent": pa.nulls(2)})
+    assert example(decoder, without).incumbents is None
+
+
+@pytest.mark.parametrize(
+    ("decoder", "labels", "said", "told"),
+    [
+        (binary, [1, 0], pa.array([None, 0.5]), "has type double"),
+        (binary, [1, 0], pa.array([None, [("0", 0.75), ("1", 0.5)]], MAP), "adds up to 1.25"),
+        (binary, [1, 0], pa.array([None, [("0", 75.0)]], MAP), "not between 0 and 1"),
+        (binary, [1, 0], pa.array([None, [("0", float("nan"))]], MAP), "not between 0 and 1"),
+        (binary, [1, 0], pa.array([None, []], MAP), "names no class"),
+        (binary, [1, 0], pa.array([None, ""]), "1 to 512 characters"),
+        (several, [["a"], []], pa.array([None, ["a", None]]), "a null within the list"),
+        (several, [["a"], []], pa.array([None, "a"]), "a list of classes"),
+        (regression, [1.0, 2.0], pa.array([None, float("inf")]), "is infinity"),
+        (regression, [1.0, 2.0], pa.array([None, "3"]), "a finite number"),
+    ],
+)
+def test_a_wrong_answer_of_another_system_is_refused_by_its_name(decoder, labels, said, told):
+    with pytest.raises(BadEvent, match=told) as raised:
+        example(decoder, pa.table({"label": labels, "incumbent": said}))
+    assert raised.value.pointer in ("/incumbent", "/1/incumbent")
+
+
+def test_a_feature_called_incumbent_has_the_column_to_itself():
+    own = Decoder(Spec(name="own", task="binary", features={"incumbent": Feature(type="number")}))
+    batch = example(own, pa.table({"label": [1], "incumbent": [0.5]}))
+    assert (batch.numbers.tolist(), batch.incumbents) == ([[0.5]], None)

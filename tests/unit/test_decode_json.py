@@ -295,3 +295,60 @@ def test_an_event_says_whose_it_is_in_a_field_or_by_the_feature_that_the_service
     assert told.subjects == ["u"]
     with pytest.raises(BadEvent, match="'subject' should be a string of 1 to 512 characters, but is an integer"):
         example(binary, b'{"features": {}, "label": 1, "subject": 7}')
+
+
+# What another system answered --------------------------------------------------------------------------------------
+
+several = Decoder(Spec(name="tags", task="multilabel", features={"x": Feature(type="number")}))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "label", "said", "kept"),
+    [
+        (binary, b"1", b"true", "1"),
+        (binary, b"1", b'"perhaps"', "perhaps"),
+        (binary, b"1", b'{"0": 0.25, "1": 0.75}', {"0": 0.25, "1": 0.75}),
+        (rich, b'"a"', b'{"a": 0.3333, "b": 0.6671}', {"a": 0.3333, "b": 0.6671}),
+        (rich, b'"a"', b"7", "7"),
+        (several, b'["a"]', b'["b", 3, "b"]', ("3", "b")),
+        (regression, b"2", b"3", 3.0),
+        (counts, b"2", b"-0.5", -0.5),
+    ],
+)
+def test_what_another_system_answered_is_kept_beside_the_label(decoder, label, said, kept):
+    event = b'{"features": {}, "label": ' + label + b', "incumbent": ' + said + b"}"
+    feedback = b'{"id": "a", "label": ' + label + b', "incumbent": ' + said + b"}"
+    assert example(decoder, event).incumbents == [kept]
+    assert decoder.decode(Kind.FEEDBACK, feedback, Media.JSON, 1.0).incumbents == [kept]
+    none = example(decoder, b'{"features": {}, "label": ' + label + b', "incumbent": null}')
+    assert none.incumbents is None
+
+
+@pytest.mark.parametrize(
+    ("decoder", "label", "said", "told"),
+    [
+        (binary, b"1", b"0.7", "a class .* or the chances of classes"),
+        (binary, b"1", b"[1]", "but is a list"),
+        (binary, b"1", b'{"0": 0.5, "1": 0.9}', "adds up to 1.4"),
+        (binary, b"1", b'{"0": 20, "1": 80}', "<= 1.0"),
+        (binary, b"1", b'{"0": -0.1}', ">= 0.0"),
+        (binary, b"1", b"{}", "names no class"),
+        (binary, b"1", b'""', "length >= 1"),
+        (several, b'["a"]', b'{"a": 1}', "a list of classes"),
+        (regression, b"2", b'"3"', "a finite number, but is a string"),
+        (regression, b"2", b"NaN", "'incumbent' is NaN"),
+    ],
+)
+def test_a_wrong_answer_of_another_system_is_refused_by_its_name(decoder, label, said, told):
+    event = b'{"features": {}, "label": ' + label + b', "incumbent": ' + said + b"}"
+    with pytest.raises(BadEvent, match=told) as raised:
+        example(decoder, event)
+    assert raised.value.pointer.startswith("/incumbent")
+    with pytest.raises(BadEvent, match=told) as raised:
+        example(decoder, b"[" + b'{"features": {}, "label": ' + label + b"}," + event + b"]")
+    assert (raised.value.pointer.startswith("/1/incumbent"), raised.value.row) == (True, 1)
+
+
+def test_what_is_asked_for_a_prediction_has_no_answer_of_another_system():
+    with pytest.raises(BadEvent, match="no field 'incumbent'"):
+        binary.decode(Kind.PREDICTION, b'{"features": {}, "incumbent": 1}', Media.JSON, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,9 +12,28 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from penstock.events import Batch, Kind, PayloadDamaged, Schema, concatenate, decode, encode
-from penstock.spec import Feature, Spec
+from penstock.replies import Incumbent, Replies, together
+from penstock.spec import ClassName, Feature, Spec
 
 texts = st.one_of(st.none(), st.text(max_size=8))
+
+
+chances = st.floats(0.0, 1.0)
+rivals: st.SearchStrategy[Incumbent | None] = st.one_of(
+    st.none(),
+    st.floats(allow_nan=False),
+    texts,
+    st.lists(st.text(max_size=4)).map(tuple),
+    st.dictionaries(st.text(max_size=4), chances),
+)
+
+
+@st.composite
+def replies(draw: st.DrawFn, n: int) -> Replies:
+    """Chances of some classes, or numbers."""
+    names = tuple(draw(st.lists(st.sampled_from("abcd").map(ClassName), unique=True)))
+    values = draw(arrays(np.float32 if names else np.float64, (n, len(names) or 1), elements={"allow_infinity": False}))
+    return Replies(values, names)
 
 
 @st.composite
@@ -38,17 +58,21 @@ def batches(draw: st.DrawFn, kind: Kind | None = None, shape: tuple[int, int, in
         versions=draw(arrays(np.uint64, n)) if kind is Kind.PREDICTION else None,
         said=draw(st.one_of(st.none(), arrays(said_in, (n, draw(st.integers(0, 3)))))),
         subjects=draw(st.one_of(st.none(), st.just(column()))),
+        incumbents=draw(st.one_of(st.none(), st.lists(rivals, min_size=n, max_size=n))),
+        replies=draw(st.one_of(st.none(), replies(n))),
     )
 
 
 def assert_same(one: Batch, other: Batch) -> None:
-    for name in ("kind", "ids", "sources", "strings", "subjects"):
+    for name in ("kind", "ids", "sources", "strings", "subjects", "incumbents"):
         assert getattr(one, name) == getattr(other, name)
     np.testing.assert_array_equal(one.times, other.times)
     np.testing.assert_array_equal(one.numbers, other.numbers)
     for a, b in zip(one.vectors, other.vectors, strict=True):
         np.testing.assert_array_equal(a, b)
-    for a, b in ((one.labels, other.labels), (one.versions, other.versions), (one.said, other.said)):
+    assert (one.replies and one.replies.classes) == (other.replies and other.replies.classes)
+    told = [batch.replies and batch.replies.values for batch in (one, other)]
+    for a, b in ((one.labels, other.labels), (one.versions, other.versions), (one.said, other.said), told):
         assert (a is None) == (b is None)
         if a is not None:
             np.testing.assert_array_equal(a, b)
@@ -121,3 +145,29 @@ def test_the_fingerprint_follows_the_columns_and_nothing_else() -> None:
     assert schema(a=number, b=number).fingerprint == schema(a=number, b=number).fingerprint
     assert schema(a=number, b=number).fingerprint != schema(b=number, a=number).fingerprint
     assert schema(a=number).fingerprint != schema(a=Feature(type="text")).fingerprint
+
+
+def test_replies_keep_their_classes_whatever_stands_beside_them() -> None:
+    """Versions know classes in different orders; who asks by name gets what was said, and NaN where nothing was."""
+    one = Replies(np.array([[0.9, 0.1]], np.float32), (ClassName("a"), ClassName("b")))
+    other = Replies(np.array([[0.2, 0.5, 0.3]], np.float32), (ClassName("b"), ClassName("c"), ClassName("a")))
+    whole = together([(1, one), (2, None), (1, other)])
+    assert whole is not None
+    assert whole.known.tolist() == [True, False, False, True]
+    by_name = dict(zip(whole.classes, whole.values[[0, 3]].T.round(3).tolist(), strict=True))
+    assert by_name["a"] == pytest.approx([0.9, 0.3])
+    assert by_name["b"] == pytest.approx([0.1, 0.2])
+    np.testing.assert_allclose(by_name["c"], [np.nan, 0.5])
+
+
+def test_what_is_not_known_of_replies_is_taken_from_others() -> None:
+    known = Replies(np.array([[np.nan], [2.0]]))
+    assert known.or_else(Replies(np.array([[7.0], [8.0]]))).values.tolist() == [[7.0], [2.0]]
+
+
+def test_a_log_of_before_there_were_incumbents_is_read() -> None:
+    """The head of a payload had twelve fields then."""
+    head = msgspec.msgpack.encode([1, 1, 0, [], None, None, [], ["a"], False, False, None, ["who"]])
+    padding = b"\0" * (-(4 + len(head)) % 8)
+    batch = decode(len(head).to_bytes(4, "little") + head + padding + np.zeros(1).tobytes())
+    assert (batch.labels, batch.subjects, batch.incumbents, batch.replies) == (["a"], ["who"], None, None)

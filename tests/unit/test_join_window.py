@@ -16,6 +16,7 @@ from penstock.events import Batch, Kind, Offset, Partition, Strings, concatenate
 from penstock.join.interface import DELAY_EDGES_S
 from penstock.join.recent import RecentLabels, remembered_as
 from penstock.join.window import JoinWindow
+from penstock.replies import Replies
 from penstock.spec import Label
 from penstock.testing.slow_join import Joined, SlowJoin
 
@@ -24,7 +25,7 @@ IDS = [*"abcdefghijkl", "m" * 64, "n" * 65, "n" * 64 + "o"]
 keys = st.sampled_from(IDS)
 labels = st.sampled_from(["yes", "no", None])
 sources = st.sampled_from([None, None, "shop", "phone"])
-answers = st.lists(st.tuples(keys, labels, sources), min_size=1, max_size=7)
+incumbents = st.sampled_from([None, None, "yes", "perhaps"])
 AMONG_FEEDBACK = ("matched", "late", "corrected", "retracted", "feedback_duplicate", "unknown", "early")
 partitions = st.sampled_from([Partition(0), Partition(1)])
 steps_s = st.sampled_from([0.0, 0.0, 0.5, 1.0, 3.0, 8.0])
@@ -38,6 +39,7 @@ def make_batch(
     told: Sequence[str | None] = (),
     by: Strings | None = None,
     version: int = 0,
+    rival: Sequence[str | None] = (),
 ) -> Batch:
     n = len(ids) if ids is not None else len(values)
     columns = 0 if kind is Kind.FEEDBACK else 1
@@ -51,6 +53,8 @@ def make_batch(
         strings=(),
         labels=None if kind is Kind.PREDICTION else list(told),  # type: ignore[arg-type]
         versions=np.full(n, version, np.uint64) if kind is Kind.PREDICTION else None,
+        incumbents=list(rival) if any(rival) else None,
+        replies=Replies(np.array(values, np.float64)[:, None]) if kind is Kind.PREDICTION else None,
     )
 
 
@@ -64,7 +68,13 @@ def rows_out(batch: Batch | None) -> list[Joined]:
     assert isinstance(batch.labels, list)
     assert batch.origins is not None
     origins = [tuple(origin) for origin in batch.origins.tolist()]
-    columns = (ids, batch.labels, by, batch.numbers[:, 0].tolist(), versions, origins)
+    if batch.replies is not None:
+        # What was answered goes with its prediction, and examples have nothing of the kind.
+        asked = np.array([version is not None for version in versions])
+        assert np.array_equal(batch.replies.known, asked)
+        assert np.array_equal(batch.replies.values[asked, 0], batch.numbers[asked, 0])
+    rivals = batch.incumbents or [None] * n
+    columns = (ids, batch.labels, by, batch.numbers[:, 0].tolist(), versions, origins, rivals)
     return [Joined(*row) for row in zip(*columns, strict=True)]
 
 
@@ -106,18 +116,21 @@ class JoinMachine(RuleBasedStateMachine):
 
     @rule(
         ids=st.one_of(st.none(), st.lists(st.one_of(st.none(), keys), min_size=1, max_size=5)),
+        rival=incumbents,
         partition=partitions,
         step_s=steps_s,
     )
-    def examples(self, ids: Strings | None, partition: Partition, step_s: float) -> None:
+    def examples(self, ids: Strings | None, rival: str | None, partition: Partition, step_s: float) -> None:
         n = 3 if ids is None else len(ids)
         values = self._values(n)
         told = ["yes", "no", "no", "yes", "no"][:n]
         out, by_default, first = self._append(
-            make_batch(Kind.EXAMPLE, ids, values=values, told=told), partition, step_s
+            make_batch(Kind.EXAMPLE, ids, values=values, told=told, rival=[rival] * n), partition, step_s
         )
         named = [None] * n if ids is None else ids
-        passed = [self.model.example(named[i], told[i], None, values[i], (partition, first + i)) for i in range(n)]
+        passed = [
+            self.model.example(named[i], told[i], None, values[i], (partition, first + i), rival) for i in range(n)
+        ]
         self.model.examples_end([e.id for e in passed if e is not None and e.id is not None])
         expected = [*by_default, *(e for e in passed if e is not None)]
         assert out == expected
@@ -142,13 +155,21 @@ class JoinMachine(RuleBasedStateMachine):
         assert out == expected
 
     @rule(
-        asked=st.lists(st.tuples(keys, labels, sources), min_size=1, max_size=7), partition=partitions, step_s=steps_s
+        asked=st.lists(st.tuples(keys, labels, sources, incumbents), min_size=1, max_size=7),
+        partition=partitions,
+        step_s=steps_s,
     )
-    def feedback(self, asked: list[tuple[str, str | None, str | None]], partition: Partition, step_s: float) -> None:
-        ids, told, by = (list(column) for column in zip(*asked, strict=True))
+    def feedback(
+        self, asked: list[tuple[str, str | None, str | None, str | None]], partition: Partition, step_s: float
+    ) -> None:
+        ids, told, by, rival = (list(column) for column in zip(*asked, strict=True))
         self.told += len(asked)
-        out, by_default, first = self._append(make_batch(Kind.FEEDBACK, ids, told=told, by=by), partition, step_s)
-        joined = [self.model.feedback(*one, (partition, first + i)) for i, one in enumerate(asked)]
+        batch = make_batch(Kind.FEEDBACK, ids, told=told, by=by, rival=rival)
+        out, by_default, first = self._append(batch, partition, step_s)
+        joined = [
+            self.model.feedback(key, label, who, (partition, first + i), said)
+            for i, (key, label, who, said) in enumerate(asked)
+        ]
         expected = [*by_default, *(e for e in joined if e is not None)]
         assert out == expected
 
@@ -329,7 +350,7 @@ def test_quantiles_of_delays_are_within_a_bucket_of_the_truth() -> None:
 
 def test_late_answers_in_another_order_than_their_predictions_meet_their_own() -> None:
     join = JoinWindow(1.0, 10, late="learn")
-    asked = make_batch(Kind.PREDICTION, ["a", "b", "c"], values=[1.0, 2.0, 3.0])
+    asked = make_batch(Kind.PREDICTION, ["a", "b", "c"], values=[1.0, 2.0, 3.0], version=1)
     join.fetch = lambda partition, offsets: concatenate([asked.rows(slice(o, o + 1)) for o in offsets])
     join.take(asked, Partition(0), Offset(0), 10.0)
     told = make_batch(Kind.FEEDBACK, ["c", "a", "b"], told=["yes", "no", "yes"])

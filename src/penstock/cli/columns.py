@@ -37,6 +37,8 @@ class Columns:
         self._label = label or spec.label.name
         self._names = {"id", "source", spec.subject_column or "id"} - spec.features.keys()
         """Columns of names that are no features."""
+        self._incumbent = {"incumbent"} - spec.features.keys() - {self._label}
+        """That of the answers of the system that was there before."""
 
     def check(self, names: Sequence[str]) -> None:
         """Raises BadFile where the columns cannot be the service's."""
@@ -46,7 +48,7 @@ class Columns:
             self._label = "label"
         if self._label not in names:
             raise BadFile(self._file, f"there is no column {self._label!r} with the label; name it with --label")
-        known = {*self._spec.features, self._label, "time", *self._names}
+        known = {*self._spec.features, self._label, "time", *self._names, *self._incumbent}
         for name in names:
             if name not in known | self._skip:
                 near = difflib.get_close_matches(name, self._spec.features, 1)
@@ -59,7 +61,9 @@ class Columns:
         """What a column should hold, in words."""
         feature = self._spec.features.get(name)
         label = "classes" if self._spec.task == "multilabel" else "a number"
-        return WANTED[feature.type] if feature is not None else label if name == self._label else "another value"
+        if feature is not None:
+            return WANTED[feature.type]
+        return label if name == self._label or name in self._incumbent else "another value"
 
     def csv_types(self, names: Sequence[str]) -> dict[str, pa.DataType]:
         """As what the columns of a CSV file are read; times are recognised by how they are written."""
@@ -68,7 +72,7 @@ class Columns:
         for name in names:
             if name in self._skip or name in self._names:
                 read[name] = pa.string()
-            elif name == self._label:
+            elif name == self._label or name in self._incumbent:
                 read[name] = pa.float64() if self._spec.task in NUMBER_TASKS else pa.string()
             elif name in self._spec.features:
                 kind = types.get(self._spec.features[name].type, pa.string())
@@ -86,6 +90,8 @@ class Columns:
                 column = column.dictionary_decode()
             if name == self._label:
                 arrays[self._spec.label.name] = self._labels(column, first)
+            elif name in self._incumbent:
+                arrays[name] = self._incumbents(column, name, first)
             elif name in self._names:
                 arrays[name] = self._strings(column, name, first)
             elif name == "time":
@@ -98,16 +104,24 @@ class Columns:
 
     def _labels(self, column: pa.Array, first: int) -> pa.Array:
         name = self._label
-        if self._spec.task == "multilabel":
-            column = self._sets(column, name, first)
-        elif self._spec.task in NUMBER_TASKS:
-            column = self._numbers(column, name, first)
-        elif not pa.types.is_boolean(column.type):
-            # True and false go as they are: the server knows that they may stand for 1 and 0.
-            column = self._strings(column, name, first)
+        column = self._answers(column, name, first)
         if column.null_count:
             self._refuse(pc.is_null(column), first, f"the label, column {name!r}, is missing")
         return column
+
+    def _incumbents(self, column: pa.Array, name: str, first: int) -> pa.Array:
+        """Answers like labels, or the chances of classes, which only Parquet can hold; some may be missing."""
+        kind = column.type
+        is_chances = pa.types.is_map(kind) or pa.types.is_struct(kind)
+        return column if is_chances or pa.types.is_null(kind) else self._answers(column, name, first)
+
+    def _answers(self, column: pa.Array, name: str, first: int) -> pa.Array:
+        if self._spec.task == "multilabel":
+            return self._sets(column, name, first)
+        if self._spec.task in NUMBER_TASKS:
+            return self._numbers(column, name, first)
+        # True and false go as they are: the server knows that they may stand for 1 and 0.
+        return column if pa.types.is_boolean(column.type) else self._strings(column, name, first)
 
     def _sets(self, column: pa.Array, name: str, first: int) -> pa.Array:
         """Sets of classes: lists, or texts such as ``a;b`` and ``["a", "b"]``, of which an empty one has no class."""

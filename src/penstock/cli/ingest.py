@@ -77,8 +77,8 @@ def ingest(
     """Send a table's rows as events.
 
     FILE is CSV (with a header), Parquet or JSON lines; - is stdin. One column for each feature, one for the label, and
-    if you like id, time (seconds since 1970 or RFC 3339), source and subject. Several classes together are a list, in
-    CSV a;b. What the server acknowledged is on its disk.
+    if you like id, time (seconds since 1970 or RFC 3339), source, subject and incumbent (what another system answered).
+    Several classes together are a list, in CSV a;b. What the server acknowledged is on its disk.
     """
     from penstock.cli.tables import open_source
 

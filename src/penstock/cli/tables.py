@@ -299,4 +299,6 @@ def _event(row: dict[str, Any], spec: Spec, label: str | None, skip: Collection[
         if name in row:
             event["label"] = row.pop(name)
             break
+    if "incumbent" in row and "incumbent" not in spec.features:
+        event["incumbent"] = row.pop("incumbent")
     return event

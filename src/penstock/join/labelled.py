@@ -41,10 +41,19 @@ def origins_of(partition: Partition, offsets: Sequence[int]) -> NDArray[np.int64
 
 
 def labelled(asked: Batch, told: Batch, origins: NDArray[np.int64]) -> Batch:
-    """These predictions as examples with these answers; who sent the answer is the source, if it said so."""
+    """These predictions as examples with these answers, and what was said with them; who sent the answer is the source,
+    if it said so."""
     sources = told.sources
     if sources is not None and asked.sources is not None:
         sources = [said if said is not None else own for said, own in zip(sources, asked.sources, strict=True)]
     if sources is None or all(source is None for source in sources):
         sources = asked.sources
-    return replace(asked, kind=Kind.EXAMPLE, ids=told.ids, labels=told.labels, sources=sources, origins=origins)
+    return replace(
+        asked,
+        kind=Kind.EXAMPLE,
+        ids=told.ids,
+        labels=told.labels,
+        sources=sources,
+        origins=origins,
+        incumbents=told.incumbents,
+    )

@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from penstock.events import Batch, Kind, Offset, Partition, concatenate
 from penstock.join.closed import Closed, ClosedPredictions
 from penstock.join.delays import Delays
+from penstock.join.early import Answer, told_with
 from penstock.join.interface import Amendment, FeedbackDelays, JoinCounts, Told
-from penstock.join.labelled import keys_of, labelled, labels_of, origins_of, told_by
+from penstock.join.labelled import keys_of, labelled, origins_of, told_by
 from penstock.join.recent import RecentLabels, remembered_as, told_as
 from penstock.join.waiting import Fetch, Found, Stopped, WaitingPredictions, rows_of
 from penstock.spec import ClassName, Label
@@ -39,16 +40,6 @@ IMPLICIT_AT_ONCE = 1024
 frames, and wait for feedback until then."""
 OUT_OF_ORDER_S = 60.0
 """Partitions are read a little after one another, and clocks differ: what is no further behind is in order."""
-
-
-class _Answer(NamedTuple):
-    """One event of feedback."""
-
-    label: Told | None
-    source: str | None
-    since: float
-    partition: Partition
-    offset: Offset
 
 
 class JoinWindow:
@@ -90,7 +81,7 @@ class JoinWindow:
         self._waiting = WaitingPredictions(waiting_max)
         self._closed = ClosedPredictions(late_for_s, closed_max)
         # By id, the oldest first, and quick to find the first of after many removals at the front.
-        self._early: OrderedDict[str, _Answer] = OrderedDict()
+        self._early: OrderedDict[str, Answer] = OrderedDict()
         self._amendments: list[Amendment] = []
         self._counts: Counter[str] = Counter()
         self._delays = Delays()
@@ -172,9 +163,7 @@ class JoinWindow:
         self._seen.load(state["seen"])
         self._answered.load(state["answered"])
         early = state["early"]
-        nowhere = (Partition(-1), Offset(-1))
-        answers = (_Answer(told_as(answer[0]), *[*answer[1:], *nowhere][:4]) for answer in early["answers"])
-        self._early = OrderedDict(zip(early["ids"], answers, strict=True))
+        self._early = OrderedDict(zip(early["ids"], map(Answer.of, early["answers"]), strict=True))
         if "closed" in state:
             # A checkpoint of before feedback could come late has none.
             self._closed.load(state["closed"])
@@ -277,7 +266,7 @@ class JoinWindow:
         self, batch: Batch, keys: Sequence[str], rows: list[int], partition: Partition, first: Offset
     ) -> list[Batch]:
         """The predictions in these rows have their answers already, or were taken back before they came."""
-        told: list[tuple[int, _Answer]] = []
+        told: list[tuple[int, Answer]] = []
         for row in rows:
             answer = self._early.pop(keys[row])
             if answer.label is None:
@@ -293,8 +282,7 @@ class JoinWindow:
         self._delays.count(np.zeros(len(told)))
         asked = batch.rows(np.array([row for row, _ in told], np.intp))
         origins = np.array([(answer.partition, answer.offset) for _, answer in told], np.int64)
-        said = replace(asked, labels=labels_of([a.label for _, a in told]), sources=[a.source for _, a in told])
-        return [labelled(asked, said, origins)]
+        return [labelled(asked, told_with(asked, [answer for _, answer in told]), origins)]
 
     # Feedback ---------------------------------------------------------------------------------------------------------
 
@@ -324,7 +312,8 @@ class JoinWindow:
                 self._say_again(self._seen, key, label)
             else:
                 source = None if batch.sources is None else batch.sources[place]
-                self._come_early(key, _Answer(label, source, self._clock, partition, offset))
+                incumbent = None if batch.incumbents is None else batch.incumbents[place]
+                self._come_early(key, Answer(label, source, self._clock, partition, offset, incumbent))
         self._counts["matched"] += len(found)
         self._delays.count(self._clock - np.array([one.since for one in found]))
         joined = self._join(batch, partition, first, found, matched, late) if found or late else []
@@ -384,7 +373,7 @@ class JoinWindow:
         memory.relabel(key, label)
         self._amendments.append(Amendment(partition, offset, label))
 
-    def _come_early(self, key: str, answer: _Answer) -> None:
+    def _come_early(self, key: str, answer: Answer) -> None:
         """Feedback to nothing that was recorded yet; the newest word of several counts."""
         before = self._early.get(key)
         if before is None:
@@ -396,7 +385,7 @@ class JoinWindow:
             self._counts["feedback_duplicate"] += 1
         else:
             self._counts["retracted" if answer.label is None else "corrected"] += 1
-            self._early[key] = before._replace(label=answer.label, source=answer.source)
+            self._early[key] = before.corrected_by(answer)
 
     def _read_again(self, late: Sequence[Closed]) -> Batch:
         """These predictions from the log, in this order."""

@@ -407,9 +407,8 @@ class Learner:
         return read_events(self._reader, partition, offsets)
 
     def features(self, partition: Partition, offsets: Sequence[Offset]) -> Batch:
-        """The same as examples without a label, be they examples or predictions."""
-        found = picked(self._reader, partition, offsets)
-        return concatenate([replace(batch, kind=Kind.EXAMPLE, labels=None, versions=None) for batch in found])
+        """The same as examples without a label, be they examples or predictions, and without what was answered."""
+        return concatenate([_unanswered(batch) for batch in picked(self._reader, partition, offsets)])
 
     def _frames(self, partition: Partition, start: Offset, stop: Offset) -> Iterator[_Opened]:
         for frame in self._reader.read(partition, start, stop):
@@ -427,6 +426,10 @@ def spread_over(n: int) -> NDArray[np.intp] | None:
     places: NDArray[np.intp] = np.unique((np.arange(COMPARED_MAX) * GOLDEN % 1.0 * n).astype(np.intp))
     places.flags.writeable = False
     return places
+
+
+def _unanswered(batch: Batch) -> Batch:
+    return replace(batch, kind=Kind.EXAMPLE, labels=None, versions=None, incumbents=None, replies=None)
 
 
 def _cut(opened: _Opened, start: Offset, stop: Offset) -> tuple[Offset, float, Batch]:

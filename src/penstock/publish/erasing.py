@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.eventlog.interface import Entry, Frame
 from penstock.events import Batch, Kind, Offset, Partition, Position, Range, Schema, Strings, decode, encode
@@ -116,8 +117,9 @@ def _batches(reader: WholeLog, looked: Looked) -> Iterator[tuple[Frame, Batch]]:
 class Erasing:
     """What stands in the place of frames once the events that were found are gone (`eventlog.rewriting.Change`).
 
-    With the events go what members had said with predictions that were answered since: versions said it that may have
-    known of them. What was taken before ``clean`` was answered by versions that had not."""
+    With the events go what members had said with predictions that were answered since, and the replies where they are
+    kept: versions said it that may have known of them. What was taken before ``clean`` was answered by versions that
+    had not."""
 
     def __init__(self, found: Found, clean: Position) -> None:
         self._found = found
@@ -131,13 +133,23 @@ class Erasing:
         if low == high and not may_know:
             return None
         batch = decode(frame.payload)
-        if may_know and batch.said is not None:
-            said = batch.said.copy()
-            said[clean:] = np.nan
-            batch = replace(batch, said=said if clean else None)
+        if may_know and not (batch.said is None and batch.replies is None):
+            said, replies = batch.said, batch.replies
+            batch = replace(batch, said=None, replies=None)
+            if clean and said is not None:
+                batch = replace(batch, said=_until(clean, said))
+            if clean and replies is not None:
+                batch = replace(batch, replies=replace(replies, values=_until(clean, replies.values)))
         elif low == high:
             return None
         return list(_entries(batch, [offset - frame.first for offset in offsets[low:high]]))
+
+
+def _until(clean: int, numbers: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The rows before ``clean``, and NaN from there on."""
+    kept = numbers.copy()
+    kept[clean:] = np.nan
+    return kept
 
 
 def _entries(batch: Batch, gone: Sequence[int]) -> Iterator[Entry]:

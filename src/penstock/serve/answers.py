@@ -19,6 +19,7 @@ from penstock.learn.interface import Block, Predictions, Predictor
 from penstock.learn.outside.left_out import left_out_of
 from penstock.metrics import ServiceMetrics
 from penstock.publish.interface import LiveReader
+from penstock.replies import CLASSES_MAX, Replies, together
 from penstock.serve.canary import Answering, Trial
 from penstock.serve.decode import Decoder
 from penstock.serve.forms import Event
@@ -83,6 +84,8 @@ class _Told:
     """(n,) which version each is from."""
     position: str
     said: NDArray[np.floating] | None
+    replies: Replies | None = None
+    """The same as numbers, where they are to be compared with those of another system once the labels come."""
 
 
 Waiting = tuple[list[Event], "asyncio.Future[Answered]", float]
@@ -113,6 +116,7 @@ class Answers:
         self._metrics = metrics
         self._loop = loop
         self._record = decoder.spec.serve.record_predictions
+        self._keeps_replies = decoder.spec.gate.apprentice is not None and self._record != "never"
         self._levels = [str(level) for level in decoder.spec.serve.quantiles]
         self._answering: Answering | None = None
         """What is served."""
@@ -172,7 +176,7 @@ class Answers:
         if self._record == "never":
             self._hand_out(answers, waiting, position)
             return
-        record = replace(batch, ids=ids, versions=told.versions, labels=None, said=told.said)
+        record = replace(batch, ids=ids, versions=told.versions, labels=None, said=told.said, replies=told.replies)
         if self._record == "durable":
             self._intake.record(record, lambda result: self._hand_out(answers, waiting, position, result))
             return
@@ -187,7 +191,18 @@ class Answers:
         """All answers from one version."""
         predictions = answering.predictor.predict(batch)
         versions = np.full(len(batch), answering.version, dtype=np.uint64)
-        return _Told(self._worded(predictions, ids, answering), versions, answering.position, predictions.said)
+        answers, replies = self._worded(predictions, ids, answering), self._replies(predictions, answering)
+        return _Told(answers, versions, answering.position, predictions.said, replies)
+
+    def _replies(self, predictions: Predictions, by: Answering) -> Replies | None:
+        """What is kept of answers with the record of their predictions."""
+        if not self._keeps_replies:
+            return None
+        if predictions.mean is not None:
+            return Replies(predictions.mean[:, None])
+        if predictions.probabilities is None or not 0 < len(by.classes) <= CLASSES_MAX:
+            return None
+        return Replies(predictions.probabilities.astype(np.float32), by.classes)
 
     def _told_by_both(self, batch: Batch, ids: Strings, served: Answering, share: float) -> _Told:
         """Answers from what is served, and those of its share from what is tried out beside it."""
@@ -202,8 +217,9 @@ class Answers:
         versions = np.full(len(batch), served.version, dtype=np.uint64)
         versions[own] = tried.version
         own_answers = self._worded(predictions, [ids[row] for row in own.tolist()], tried)
+        own_replies = self._replies(predictions, tried)
         if len(own) == len(batch):
-            return _Told(own_answers, versions, tried.position, None)
+            return _Told(own_answers, versions, tried.position, None, own_replies)
         others = np.setdiff1d(np.arange(len(batch)), own)
         rest = self._told_by(batch.rows(others), [ids[row] for row in others.tolist()], served)
         answers: list[Any] = [None] * len(batch)
@@ -215,8 +231,11 @@ class Answers:
             # What the members of the other model said is not this one's to learn from.
             said = np.full((len(batch), rest.said.shape[1]), np.nan, rest.said.dtype)
             said[others] = rest.said
+        replies = together([(len(own), own_replies), (len(others), rest.replies)])
+        if replies is not None:
+            replies = replies.rows(np.argsort(np.concatenate((own, others))))
         # What is tried out is exposed right behind what is served, and never ahead of it.
-        return _Told(answers, versions, tried.position, said)
+        return _Told(answers, versions, tried.position, said, replies)
 
     def _newest(self) -> Answering:
         version, answering = self._live.version(), self._answering

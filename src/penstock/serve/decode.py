@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from penstock.errors import BadEvent, Malformed, TooLarge, UnsupportedMedia
 from penstock.events import Batch, Kind, Labels, Strings
-from penstock.serve import faults
+from penstock.replies import Incumbent
+from penstock.serve import faults, incumbents
 from penstock.serve.forms import Event, Forms, class_name, class_set
 from penstock.spec import Spec
 
@@ -109,6 +111,10 @@ class Decoder:
             labels = [event.label for event in found if event.label is not None]
             if not all([label in known for label in labels]):  # noqa: C419 (a list is twice as fast)
                 raise faults.unknown_classes(self.forms, [event.label for event in found], single)
+        if kind is not Kind.PREDICTION and self.schema.label_is_class:
+            answers = [event.incumbent for event in found]
+            if wrong := list(islice(incumbents.refused(self.forms, answers, single), faults.FAULTS_MAX)):
+                raise faults.together(wrong)
         return found, single
 
     def _asked_for(self, body: bytes) -> tuple[list[Any], bool]:
@@ -145,7 +151,13 @@ class Decoder:
             labels=None if kind is Kind.PREDICTION else self._labels([event.label for event in events]),
             versions=None,
             subjects=None if subjects == [None] * len(events) else subjects,
+            incumbents=None if kind is Kind.PREDICTION else self._incumbents([event.incumbent for event in events]),
         )
+
+    def _incumbents(self, answers: list[Any]) -> list[Incumbent | None] | None:
+        if answers == [None] * len(answers):
+            return None
+        return [incumbents.named(self.forms, answer) for answer in answers]
 
     def _labels(self, labels: list[Any]) -> Labels:
         if not self.schema.label_is_class:

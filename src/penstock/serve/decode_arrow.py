@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from penstock.errors import BadEvent, Malformed, TooLarge
 from penstock.events import Batch, Kind, Labels, Strings
+from penstock.replies import Incumbent
 from penstock.serve import faults
 from penstock.serve.arrow_size import unpacked_bytes
 from penstock.serve.forms import TEXT_MAX, Forms, class_name, class_set
+from penstock.serve.incumbents_arrow import incumbents_in
 from penstock.spec import COUNT_MAX, ClassName, ClassSet
 
 ROWS_MAX = 100_000
@@ -115,6 +117,7 @@ class _Columns:
             labels=labels,
             versions=None,
             subjects=subjects,
+            incumbents=None if kind is Kind.PREDICTION else self._incumbents(label_column),
         )
 
     def _label_column(self) -> str:
@@ -124,7 +127,7 @@ class _Columns:
     def _refuse_unknown(self, kind: Kind, label_column: str) -> None:
         known = {"id", "time", "source", self.forms.spec.subject_column}
         if kind is not Kind.PREDICTION:
-            known.add(label_column)
+            known |= {label_column, "incumbent"}
         known |= {"retract"} if kind is Kind.FEEDBACK else set()
         if kind is not Kind.FEEDBACK:
             known |= self.forms.spec.features.keys()
@@ -244,6 +247,9 @@ class _Columns:
         if forms.spec.features[name].type == "category" and (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             return [None if value is None else class_name(value) for value in values.to_pylist()]
         raise self._wrong_type(name)
+
+    def _incumbents(self, label_column: str) -> list[Incumbent | None] | None:
+        return None if label_column == "incumbent" else incumbents_in(self.forms, self._field("incumbent"))
 
     # What an event says of itself -------------------------------------------------------------------------------------
 

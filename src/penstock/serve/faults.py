@@ -18,6 +18,7 @@ import msgspec
 from penstock.errors import BadEvent, Malformed
 from penstock.events import Kind
 from penstock.serve.forms import TEXT_MAX, Forms
+from penstock.serve.incumbents import wanted_incumbent
 
 FAULTS_MAX = 10
 """Faults that one answer lists."""
@@ -35,6 +36,7 @@ _JSON_WORDS = {"str": "a string", "int": "an integer", "float": "a number with a
 _JSON_WORDS |= {"null": "null", "array": "a list", "object": "an object"}
 _EVENT_FIELDS = {
     "label": "the answer",
+    "incumbent": "the answer of another system, beside the label",
     "retract": "true or false",
     "id": "a string of 1 to 512 characters",
     "source": "a string of 1 to 512 characters",
@@ -243,6 +245,8 @@ def _described(forms: Forms, what: str, path: str) -> tuple[str, str]:
         return f"{said}, {is_now}", f"/label/{inside['place']}"
     if field == "label":
         return f"the label should be {wanted_label(forms)}, {is_now}", "/label"
+    if field.partition("[")[0] == "incumbent":
+        return f"'incumbent' should be {wanted_incumbent(forms)}, {is_now}", "/incumbent"
     if field in _EVENT_FIELDS:
         return f"{field!r} should be {_EVENT_FIELDS[field]}, {is_now}", f"/{field}"
     return (f"an event should be a JSON object, {is_now}", "") if not path else (what, path.replace(".", "/"))

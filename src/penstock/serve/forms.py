@@ -26,14 +26,16 @@ Count = Annotated[float, msgspec.Meta(ge=0, le=COUNT_MAX, multiple_of=1)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_MAX)]
 ClassValue = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_MAX)] | int | bool
+Chances = dict[Name, Annotated[float, msgspec.Meta(ge=0, le=1)]]
 
 
 class Event(Protocol):
-    """One event as it was sent; feedback has no features, and what is asked for a prediction has no label. Feedback
-    alone may take a label back (``retract``), and has none then."""
+    """One event as it was sent; feedback has no features, and what is asked for a prediction has neither a label nor an
+    incumbent's answer. Feedback alone may take a label back (``retract``), and has none then."""
 
     features: msgspec.Struct
     label: Any
+    incumbent: Any
     id: str | None
     time: float | datetime | None
     source: str | None
@@ -51,16 +53,17 @@ class Forms:
         """The features in the order of the struct's fields."""
         features = _features_form(spec, self.order)
         label = _label_type(spec)
+        incumbent = ("incumbent", _incumbent_type(spec), None)
         common: list[Any] = [("time", float | Moment | None, None), ("source", Name | None, None)]
         common.append(("subject", Name | None, None))
         own_id = ("id", Name | None, None)
         self.by_kind: dict[Kind, type[msgspec.Struct]] = {
             Kind.EXAMPLE: _form(
-                "Example", [("features", features), ("label", label), ("id", Name | None, None), *common]
+                "Example", [("features", features), ("label", label), incumbent, ("id", Name | None, None), *common]
             ),
             Kind.PREDICTION: _form("Instance", [("features", features), ("id", Name | None, None), *common]),
             Kind.FEEDBACK: _form(
-                "Feedback", [("id", Name), ("label", label | None, None), ("retract", bool, False), *common]
+                "Feedback", [("id", Name), ("label", label | None, None), incumbent, ("retract", bool, False), *common]
             ),
         }
         instance = self.by_kind[Kind.PREDICTION]
@@ -103,6 +106,17 @@ def _label_type(spec: Spec) -> Any:
             return Count
         case "regression":
             return float
+
+
+def _incumbent_type(spec: Spec) -> Any:
+    """The answer of another system may be none, a class that is unknown, and a count that is no whole number."""
+    match spec.task:
+        case "binary" | "multiclass":
+            return ClassValue | Chances | None
+        case "multilabel":
+            return list[ClassValue] | None
+        case "counts" | "regression":
+            return float | None
 
 
 def _form(name: str, fields: list[Any]) -> type[msgspec.Struct]:

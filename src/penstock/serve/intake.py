@@ -154,6 +154,7 @@ class Intake:
         """Keep answered predictions; heard is told when they are durable. Raises Overloaded."""
         size = batch.numbers.nbytes + sum(vector.nbytes for vector in batch.vectors)
         size += 0 if batch.said is None else batch.said.nbytes
+        size += 0 if batch.replies is None else batch.replies.values.nbytes
         self._admit(size + EVENT_BYTES * len(batch))
         frame = self._gathering.get(Kind.PREDICTION)
         if frame is None:

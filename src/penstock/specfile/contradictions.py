@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, get_args
 
-from penstock.spec import NUMBER_TASKS, Feature, FeatureType, Label, Spec, Task
+from penstock.spec import NUMBER_TASKS, Apprentice, Feature, FeatureType, Label, Spec, Task
 from penstock.specfile.members import member_faults
 
 EVENT_FIELDS = ("id", "time", "source")
 """What an event says beside its features and label, so no feature may have these names."""
+INCUMBENT = "incumbent"
+"""The field for the answer of the system that was there before."""
 FOLDER_NAMES = ("run", "lock")
 """Names that the data folder uses itself."""
 PORTFOLIO = "portfolio"
@@ -52,6 +54,10 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
         and getattr(spec.features.get(spec.subject or ""), "type", "category") != "category"
     ):
         yield "subject", f"{spec.subject!r} is a feature of another type than category"
+    if isinstance(getattr(spec.gate, "apprentice", None), Apprentice) and (
+        label_name == INCUMBENT or (isinstance(spec.features, dict) and INCUMBENT in spec.features)
+    ):
+        yield "gate.apprentice", f"needs the name {INCUMBENT!r} for what that system answers; rename the column"
     half_lives = getattr(spec.learn, "half_lives", ())
     if isinstance(half_lives, tuple) and len(set(half_lives)) < len(half_lives):
         yield "learn.half_lives", "holds one half-life twice"

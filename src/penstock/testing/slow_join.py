@@ -22,6 +22,8 @@ class Joined:
     """What the features held."""
     version: int | None
     origin: Origin
+    incumbent: str | None = None
+    """What another system had answered, as whoever told the label says."""
 
 
 @dataclass
@@ -44,6 +46,7 @@ class _Early:
     source: str | None
     since: float
     origin: Origin
+    incumbent: str | None = None
 
 
 @dataclass
@@ -127,14 +130,22 @@ class SlowJoin:
         self.early = hopeful
         return labelled
 
-    def example(self, key: str | None, label: str, source: str | None, value: float, origin: Origin) -> Joined | None:
+    def example(
+        self,
+        key: str | None,
+        label: str,
+        source: str | None,
+        value: float,
+        origin: Origin,
+        incumbent: str | None = None,
+    ) -> Joined | None:
         if key is not None:
             if self.seen.find(key):
                 self.counts["duplicates"] += 1
                 return None
             self.seen.put(key, label, origin)
         self.counts["examples"] += 1
-        return Joined(key, label, source, value, None, origin)
+        return Joined(key, label, source, value, None, origin, incumbent)
 
     def examples_end(self, keys: list[str | None]) -> None:
         """Behind the examples of one batch: what was said of them before they came."""
@@ -169,7 +180,8 @@ class SlowJoin:
                     return None
                 self.counts["early_matched"] += 1
                 self._answer(asked, answer.label, answer.origin, 0.0)
-                return Joined(key, answer.label, answer.source or source, value, version, answer.origin)
+                who = answer.source or source
+                return Joined(key, answer.label, who, value, version, answer.origin, answer.incumbent)
         self.waiting.append(asked)
         return None
 
@@ -179,7 +191,9 @@ class SlowJoin:
             self._close(self.waiting[0])
             self.counts["expired"] += 1
 
-    def feedback(self, key: str, label: str | None, source: str | None, origin: Origin) -> Joined | None:
+    def feedback(
+        self, key: str, label: str | None, source: str | None, origin: Origin, incumbent: str | None = None
+    ) -> Joined | None:
         for asked in self.waiting:
             if asked.id == key:
                 if label is None:
@@ -188,16 +202,16 @@ class SlowJoin:
                     return None
                 self.waiting.remove(asked)
                 self._answer(asked, label, origin, self.clock - asked.since)
-                return Joined(key, label, source or asked.source, asked.value, asked.version, origin)
+                return Joined(key, label, source or asked.source, asked.value, asked.version, origin, incumbent)
         for asked in self.closed:
             if asked.id == key:
-                return self._come_late(asked, label, source, origin)
+                return self._come_late(asked, label, source, origin, incumbent)
         if self.answered.find(key):
             self._say_again(self.answered.find(key), label)
         elif self.seen.find(key):
             self._say_again(self.seen.find(key), label)
         else:
-            self._come_early(_Early(key, label, source, self.clock, origin))
+            self._come_early(_Early(key, label, source, self.clock, origin, incumbent))
         return None
 
     def needed(self) -> dict[int, int]:
@@ -210,7 +224,9 @@ class SlowJoin:
         asked.stopped = self.clock
         self.closed = [*self.closed, asked][-self.closed_max :]
 
-    def _come_late(self, asked: _Asked, label: str | None, source: str | None, origin: Origin) -> Joined | None:
+    def _come_late(
+        self, asked: _Asked, label: str | None, source: str | None, origin: Origin, incumbent: str | None
+    ) -> Joined | None:
         if label is None:
             self.counts["feedback_duplicate"] += 1
             return None
@@ -222,7 +238,7 @@ class SlowJoin:
         self.counts["late_learned"] += 1
         self.counts["matched"] -= 1
         self._answer(asked, label, origin, self.clock - asked.since)
-        return Joined(asked.id, label, source or asked.source, asked.value, asked.version, origin)
+        return Joined(asked.id, label, source or asked.source, asked.value, asked.version, origin, incumbent)
 
     def _come_early(self, said: _Early) -> None:
         for before in self.early:
@@ -232,6 +248,7 @@ class SlowJoin:
                 else:
                     self.counts["retracted" if said.label is None else "corrected"] += 1
                     before.label, before.source = said.label, said.source
+                    before.incumbent = before.incumbent if said.incumbent is None else said.incumbent
                 return
         self.early.append(said)
         if len(self.early) > self.early_max:

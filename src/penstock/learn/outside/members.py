@@ -181,8 +181,8 @@ class Members(Answerers):
         reading = Reading(self._spec, self._encoder, batch)
         reads = {self._adapters[at].reads for at in self._learning}
         if "rows" in reads:
-            kept = replace(batch, kind=Kind.EXAMPLE, ids=None, sources=None, labels=None, versions=None, said=None)
-            self._batches.append(kept)
+            bare = replace(batch, kind=Kind.EXAMPLE, ids=None, sources=None, labels=None, versions=None, said=None)
+            self._batches.append(replace(bare, incumbents=None, replies=None))
         if "matrix" in reads:
             self._matrices.append(reading.matrix)
         self._targets.append(targets.astype(np.float64))
