@@ -71,19 +71,22 @@ class Client:
     # What users send --------------------------------------------------------------------------------------------------
 
     def examples(self, service: str, events: Body, *, media: str = ARROW, source: str | None = None) -> Acknowledged:
-        """Send events with their labels; bytes are of this media type. Returns when they are on the server's disk."""
+        """Send events with their labels, and what another system has answered (``incumbent``), if that is to be
+        compared; bytes are of this media type. Returns when they are on the server's disk."""
         return self._acknowledged(f"/v1/{quote(service)}/examples", events, media, source)
 
     def feedback(self, service: str, answers: Body, *, media: str = NDJSON, source: str | None = None) -> Acknowledged:
-        """Send labels of earlier predictions: ``{"id": ..., "label": ...}``, one or many. Another label under the same
-        id, or under that of an example, corrects the one before; ``{"id": ..., "retract": True}`` takes it back."""
+        """Send labels of earlier predictions: ``{"id": ..., "label": ...}``, one or many, each with an ``incumbent`` if
+        another system has answered as well. Another label under the same id, or under that of an example, corrects the
+        one before; ``{"id": ..., "retract": True}`` takes it back."""
         return self._acknowledged(f"/v1/{quote(service)}/feedback", answers, media, source)
 
     def predict(
         self, service: str, features: Mapping[str, Any], *, id: str | None = None, subject: str | None = None
     ) -> dict[str, Any]:
         """One answer: ``id``, ``version``, and ``label`` (a list of classes where a service has several together) with
-        ``probabilities``, or ``mean``, ``low``, ``high`` and, where the service file asks for them, ``quantiles``."""
+        ``probabilities``, or ``mean``, ``low``, ``high`` and, where the service file asks for them, ``quantiles``.
+        While it has ``apprentice_of``, the answer of the system of that name is the one to be used."""
         named = {name: value for name, value in (("id", id), ("subject", subject)) if value is not None}
         event = {"features": features, **named}
         answer: dict[str, Any] = self.post(f"/v1/{quote(service)}/predict", event)

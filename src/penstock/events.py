@@ -158,13 +158,10 @@ class Batch:
 
 
 def class_names(labels: Labels | None) -> Iterator[ClassName]:
-    """Every class that these labels name, in their order and as often; none where they are numbers."""
+    """Every class that these labels name, in their order and as often; none where they are numbers, or taken back."""
     if isinstance(labels, list):
         for label in labels:
-            if isinstance(label, str):
-                yield label
-            else:
-                yield from label
+            yield from (label,) if isinstance(label, str) else label or ()
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:

@@ -199,6 +199,21 @@ class GivenUp(Fact, tag="given_up", frozen=True, kw_only=True):
     reason: str
 
 
+class RaceEnded(Fact, tag="race_ended", frozen=True, kw_only=True):
+    """The service, as the apprentice of the system that was there before, has graduated, was behind, or was
+    overtaken."""
+
+    what: str
+    """``graduated``, ``behind`` or ``overtaken``."""
+    of: str
+    """That system."""
+    version: Version
+    """What is served then."""
+    events: int
+    """On which the two were compared."""
+    reason: str
+
+
 class Throttled(Fact, tag="throttled", frozen=True, kw_only=True):
     """A budget has moved a service, or all of them, on the ladder; written down before it was done."""
 

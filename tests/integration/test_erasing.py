@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from never_saw import never_saw
 
 from penstock.control.erase import ErasureReceipt, erase, look, receipts_of
 from penstock.control.folder import locked
@@ -23,7 +24,7 @@ from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.interface import HeldOut
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
 from penstock.learn.steps import StepJournal, read_steps
-from penstock.publish.assembly import parts_of
+from penstock.publish.assembly import parts_of, replay_of
 from penstock.publish.erasing import Erasing, Found, Whose, find
 from penstock.publish.line import Kept
 from penstock.publish.live import SharedLiveWeights
@@ -33,8 +34,9 @@ from penstock.publish.rebuild import STARTS_ANEW
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.rooms import Rooms
 from penstock.publish.snapshots import LocalSnapshots
+from penstock.replies import Replies
 from penstock.service import run_verification
-from penstock.spec import ClassName, Feature, Spec
+from penstock.spec import Apprentice, ClassName, Feature, Spec
 from penstock.testing.local_house import SPEC as HURRIED
 from penstock.testing.local_house import Traffic, publisher_of
 from penstock.testing.log_conformance import P0
@@ -93,6 +95,40 @@ def test_anchors_are_corrected_rebuilt_and_erased_like_everything_else(tmp_path:
     assert before - gone
     demand_sound(data, erased(data, "late").version)
     assert not anchors_of(data) & gone
+
+
+APPRENTICE = msgspec.structs.replace(
+    SPEC, gate=msgspec.structs.replace(SPEC.gate, apprentice=Apprentice(of="rules", after_events=64))
+)
+
+
+def evidence_of(data: Path) -> dict[str, Any]:
+    """All that is known of the service beside its incumbent."""
+    with replay_of(APPRENTICE, data / NAME) as replay:
+        list(replay.run())
+        return replay.succession.apprenticeship.save()
+
+
+def test_what_was_erased_leaves_no_trace_in_the_comparison_with_an_incumbent(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    record({Path("local.yaml"): APPRENTICE}, data)
+    traffic = Traffic(data / NAME, seed=3)
+    traffic.subjects, traffic.incumbent = ("a", "b"), "1"
+    learned(data, traffic, 1, APPRENTICE)
+    traffic.subjects = ("late", "late", "a")
+    learned(data, traffic, 3, APPRENTICE)
+    traffic.close()
+    (data / NAME / "environments").mkdir()
+    shutil.copytree(data, tmp_path / "before")
+    before = evidence_of(data)
+    assert any(step.apprentice for step in read_steps(data / NAME / "steps"))
+    assert before["watch"]["compared"] > 200
+    demand_sound(data, erased(data, "late").version)
+    after = evidence_of(data)
+    assert 0 < after["watch"]["compared"] < before["watch"]["compared"]
+    never_saw(tmp_path, NAME, tmp_path / "never")
+    assert evidence_of(tmp_path / "never") == after
 
 
 @pytest.fixture(scope="module")
@@ -352,9 +388,10 @@ def test_feedback_goes_with_its_prediction_and_what_another_says_is_its_own_stay
     reader.close()
 
 
-def test_what_members_said_goes_with_the_events_where_they_may_have_known_of_them(tmp_path: Path) -> None:
+def test_what_was_said_and_answered_goes_with_the_events_where_they_may_have_been_known(tmp_path: Path) -> None:
     def answered(*ids: str) -> Batch:
-        return replace(events("prediction", list(ids), ["you"] * len(ids)), said=np.ones((len(ids), 3), np.float16))
+        asked, n = events("prediction", list(ids), ["you"] * len(ids)), len(ids)
+        return replace(asked, said=np.ones((n, 3), np.float16), replies=Replies(np.ones((n, 1))))
 
     reader = written(
         tmp_path, answered("p"), events("example", ["e"], ["me"]), answered("q", "r"), answered("s"), answered("t")
@@ -365,10 +402,12 @@ def test_what_members_said_goes_with_the_events_where_they_may_have_known_of_the
     erasing = Erasing(found, {Partition(0): Offset(3)})
     entries = [erasing(frame) for frame in frames]
     assert (entries[0], [entry.erased for entry in entries[1] or ()]) == (None, [True])
-    said = [decode(b"".join(entry.payload)).said for changed in entries[2:] for entry in changed or ()]
-    assert said[0] is not None
-    assert np.isnan(said[0]).all(axis=1).tolist() == [False, True]
-    assert said[1:] == [None, None]
+    left = [decode(b"".join(entry.payload)) for changed in entries[2:] for entry in changed or ()]
+    assert left[0].said is not None
+    assert np.isnan(left[0].said).all(axis=1).tolist() == [False, True]
+    assert left[0].replies is not None
+    assert left[0].replies.known.tolist() == [True, False]
+    assert [(batch.said, batch.replies) for batch in left[1:]] == [(None, None), (None, None)]
     reader.close()
 
 

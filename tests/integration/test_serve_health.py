@@ -16,9 +16,7 @@ from penstock.serve.served import Pace, Service
 
 
 def test_a_disk_with_next_to_no_room_is_not_called_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    live = SimpleNamespace(
-        version=lambda: 1, progress=lambda: SimpleNamespace(holding=False, hold=None), silence_s=lambda: 0.0
-    )
+    live = SimpleNamespace(version=lambda: 1, progress=Progress, silence_s=lambda: 0.0)
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
     service = SimpleNamespace(**parts, look=Pace, folder=tmp_path, allowance=AllowanceFile(tmp_path))
     monkeypatch.setattr(of, "DISK_LOW_BYTES", 0)
@@ -29,9 +27,7 @@ def test_a_disk_with_next_to_no_room_is_not_called_well(tmp_path: Path, monkeypa
 
 
 def test_learning_that_a_budget_holds_back_is_told_as_that_and_not_as_a_stalled_learner(tmp_path: Path) -> None:
-    live = SimpleNamespace(
-        version=lambda: 1, progress=lambda: SimpleNamespace(holding=False, hold=None), silence_s=lambda: 0.0
-    )
+    live = SimpleNamespace(version=lambda: 1, progress=Progress, silence_s=lambda: 0.0)
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
     allowance = AllowanceFile(tmp_path)
     service = SimpleNamespace(**parts, look=lambda: Pace(stalled_s=99.0), folder=tmp_path, allowance=allowance)
@@ -45,9 +41,7 @@ def test_learning_that_a_budget_holds_back_is_told_as_that_and_not_as_a_stalled_
 
 def test_a_learner_that_died_with_nothing_waiting_is_noticed(tmp_path: Path) -> None:
     silence_s = 3.0
-    live = SimpleNamespace(
-        version=lambda: 1, progress=lambda: SimpleNamespace(holding=False, hold=None), silence_s=lambda: silence_s
-    )
+    live = SimpleNamespace(version=lambda: 1, progress=Progress, silence_s=lambda: silence_s)
     parts = {"intake": SimpleNamespace(failure=None), "live": live, "thaw": SimpleNamespace(fault="")}
     service = cast(Service, SimpleNamespace(**parts, look=Pace, folder=tmp_path, allowance=AllowanceFile(tmp_path)))
     assert of.health_of(service).status == "ok"

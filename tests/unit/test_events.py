@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from penstock.events import Batch, Kind, PayloadDamaged, Schema, concatenate, decode, encode
+from penstock.events import Batch, Kind, PayloadDamaged, Schema, class_names, concatenate, decode, encode
 from penstock.replies import Incumbent, Replies, together
 from penstock.spec import ClassName, Feature, Spec
 
@@ -171,3 +172,10 @@ def test_a_log_of_before_there_were_incumbents_is_read() -> None:
     padding = b"\0" * (-(4 + len(head)) % 8)
     batch = decode(len(head).to_bytes(4, "little") + head + padding + np.zeros(1).tobytes())
     assert (batch.labels, batch.subjects, batch.incumbents, batch.replies) == (["a"], ["who"], None, None)
+
+
+def test_a_label_that_is_taken_back_names_no_class() -> None:
+    sets: Any = [("a", "b"), None, ()]
+    names: Any = ["a", None, "b"]
+    assert list(class_names(names)) == list(class_names(sets)) == ["a", "b"]
+    assert list(class_names(np.array([np.nan, 1.0]))) == []

@@ -47,6 +47,8 @@ def predict(service: str, features: str, as_json: bool, as_csv: bool, url: str |
         answer |= {f"quantiles.{level}": value for level, value in answer.get("quantiles", {}).items()}
     columns = SET_COLUMNS if is_set else CLASS_COLUMNS if "label" in answers[0] else _number_columns(answers[0])
     show(answers, columns, csv=as_csv)
+    if (of := answers[0].get("apprentice_of")) and not as_csv:
+        say(f"{service} is an apprentice of {of}: until it is better, the answer of {of} is the one to be used.")
     if single and not as_csv:
         next_commands(f"penstock feedback {service} {answers[0]['id']} LABEL{'...' if is_set else ''}{at(url)}")
 

@@ -38,6 +38,7 @@ LINES = (
     ("model.error", "mean absolute error"),
     ("model.loss", "loss, 0 to 1"),
     ("base_shown", "base"),
+    ("apprentice_shown", "beside another system"),
     ("events.accepted", "events accepted"),
     ("events.learned", "events learned"),
     ("events.lag", "events waiting"),
@@ -90,6 +91,7 @@ def status(service: str | None, as_json: bool, as_csv: bool, wait_s: float, url:
             "updated": moment(frame["model"].get("updated")),
             "base_shown": base_line(frame["base"], time.time()),
             "held_shown": hold_line(frame["model"]),
+            "apprentice_shown": apprentice_line(frame.get("apprentice")),
             "money_shown": money_line(frame["money"]),
         }
         shown = frame if as_json else {**frame, **more}
@@ -123,7 +125,9 @@ def sentence(frame: dict[str, Any]) -> str:
     health, events, model = frame["health"], frame["events"], frame["model"]
     learned = f"{events['learned']:,} of {events['accepted']:,} events are learned"
     if health["status"] == "ok":
-        return f"{frame['service']} is well: version {model['version']:,} answers, and {learned}."
+        race = frame.get("apprentice")
+        role = f" as an apprentice of {race['of']}" if race and race["is_apprentice"] else ""
+        return f"{frame['service']} is well: version {model['version']:,} answers{role}, and {learned}."
     return f"{frame['service']} is {health['status']} ({health['worst']}); {learned}."
 
 
@@ -133,6 +137,23 @@ def hold_line(model: dict[str, Any]) -> str | None:
         return None
     why = f": {model['held_why']}" if model["held_why"] else ""
     return f"by {model['held_by']} since {moment(model['held_since'])}{why}"
+
+
+def apprentice_line(race: dict[str, Any] | None) -> str | None:
+    """How a service compares with the system that was there before."""
+    if race is None:
+        return None
+    gain, of = race["gain"], race["of"]
+    if race["is_apprentice"]:
+        role, asked = f"apprentice of {of}", "that it is better"
+    else:
+        role, asked = f"no apprentice of {of} any more since {moment(race['since'])}", f"that {of} is better again"
+    if not race["events"]:
+        return f"{role}; no event of this race was answered by both yet"
+    bounds = f"gain {gain['mean']:+.4f} an event, {gain['low']:+.4f} to {gain['high']:+.4f}"
+    few = f" and {race['events_wanted']:,} events" if race["events"] < race["events_wanted"] else ""
+    wanted = f"evidence {race['evidence']:.3g} to 1 {asked}, of {race['evidence_wanted']:.3g}{few} asked for"
+    return f"{role}; on {race['events']:,} events {bounds}; {wanted}"
 
 
 def money_line(money: dict[str, Any]) -> str:

@@ -35,6 +35,9 @@ LINES = (
     ("consolidation.evidence", "evidence of a gain, to 1"),
     ("share", "share of the traffic"),
     ("own_shown", "gain where it answered before"),
+    ("apprentice.of", "compared with"),
+    ("apprentice_shown", "gain over that, an event"),
+    ("apprentice.evidence", "evidence for that, to 1"),
     ("covers", "learned from the log at"),
     ("events", "events learned since the parent"),
     ("held", "updates held back in between"),
@@ -90,6 +93,8 @@ def why(names: tuple[str, ...], as_json: bool, url: str | None) -> None:
         show_record(receipt, LINES, json=True)
         return
     say(f"{sentence(name, receipt)}\n")
+    if race := receipt.get("apprentice"):
+        say(f"{race['reason']}\n")
     show_record(_readable(receipt), LINES)
 
 
@@ -126,6 +131,7 @@ def _readable(receipt: dict[str, Any]) -> dict[str, Any]:
         "base_shown": receipt.get("base") or None,
         "parent_base_shown": receipt.get("parent_base") or None,
         "share": receipt.get("share") or None,
+        "apprentice_shown": _interval((receipt.get("apprentice") or {}).get("gain")),
         "own_shown": _interval((receipt.get("consolidation") or {}).get("own")),
         **_costs(receipt.get("cost"), receipt.get("gain")),
         "consolidation_shown": _consolidation(receipt.get("consolidation")),

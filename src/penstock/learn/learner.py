@@ -23,7 +23,7 @@ from penstock.join.interface import Amendment
 from penstock.join.window import JoinWindow
 from penstock.learn.amendments import Amendments
 from penstock.learn.anchors import Anchors, kept_back
-from penstock.learn.interface import Heard, Learned, Model, Predictor, Sieve, State
+from penstock.learn.interface import Heard, Learned, Model, Predictions, Predictor, Sieve, State
 from penstock.learn.lately import labelled_again
 from penstock.learn.pace import Pace
 from penstock.learn.quarantine import Aside, AsideStep, Reason, Spans, origin_of
@@ -52,6 +52,8 @@ class Taken:
     learned: Learned | None = None
     served: NDArray[np.float64] | None = None
     """(n,) losses of the version that is served; the learner's own array where the two are one."""
+    answers: Predictions | None = None
+    """What that version said of each of the n events, before they were learned from."""
     compared: NDArray[np.intp] | None = None
     """(m,) ascending places of the events on which versions are compared; None where it is all n."""
     good: NDArray[np.float64] | None = None
@@ -360,7 +362,8 @@ class Learner:
     ) -> Taken:
         learned = self.model.learn(batch)
         # The others are frozen, so they still predict as they did before the step; all are measured by one scale.
-        served = self._losses(self.served, batch, learned.scale)
+        said = None if self.served is None else self.served.predict(batch)
+        served = None if self.served is None or said is None else self.served.losses(said, batch, learned.scale)
         compared = spread_over(len(batch)) if compared is None else compared
         few = batch if compared is None or (self.good is None and self.probation is None) else batch.rows(compared)
         good = self._losses(self.good, few, learned.scale)
@@ -373,6 +376,7 @@ class Learner:
             batch=batch,
             learned=learned,
             served=learned.losses if served is None else served,
+            answers=said or learned.predictions,
             compared=compared,
             good=good,
             probation=probation,

@@ -135,6 +135,21 @@ class CorrectedStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Events that were learned again for it."""
 
 
+class ApprenticeStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What became of the service as the apprentice of the system that was there before."""
+
+    what: Literal["graduated", "behind", "overtaken"]
+    """``graduated``: it is no apprentice any more; ``behind``: it stays one, and the comparison begins anew;
+    ``overtaken``: it is one again."""
+    of: str
+    """What that system is called."""
+    reason: str
+    gain: tuple[float, float, float, int]
+    """Mean, low, high and events of the interval: the loss of the system minus our own."""
+    evidence: float
+    """For what it says, to 1."""
+
+
 class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One entry of the journal. Replaying the ranges of all entries in order gives every number in it again."""
 
@@ -199,6 +214,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     not expose one."""
     heard: CanaryCounts | None = None
     """What servers said of that candidate, in an entry without ranges."""
+    apprentice: ApprenticeStep | None = None
+    """What became of the service as an apprentice with this entry."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:

@@ -32,7 +32,8 @@ from penstock.facts import (
 from penstock.gate.interface import Interval
 from penstock.learn.checkpoint import Checkpoint
 from penstock.learn.steps import Erasure, ShadowStep, Step
-from penstock.publish.interface import ByHand, Consolidation, Receipt
+from penstock.publish.interface import ByHand, Consolidation, RaceEnd, Receipt
+from penstock.publish.races import race_of, races_told
 from penstock.publish.rooms import Rooms
 
 ALPHA = 0.05
@@ -81,6 +82,7 @@ class _Open(msgspec.Struct, kw_only=True):
     cpu_s: float = 0.0
     held: int = 0
     aside: dict[str, int] = {}
+    apprentice: RaceEnd | None = None
 
 
 class _Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,12 +178,14 @@ class Account:
         since.loss_sum += step.loss_sum
         since.served_sum += step.served_sum
         since.cpu_s += step.cpu_s
+        since.apprentice = race_of(step) or since.apprentice
         facts = [
             *self._ordered(step),
             *self._drift(step),
             *self._shadow(step),
             *self._set_aside(step),
             *self._corrected(step),
+            *races_told(step, self._service),
         ]
         if step.action == "advance":
             return [], facts
@@ -242,6 +246,7 @@ class Account:
             environment=self.environment,
             consolidation=None if promoted is None else _consolidation(promoted),
             hand=None if (hand := step.hand) is None else ByHand(what=hand.what, by=hand.by, reason=hand.reason),
+            apprentice=since.apprentice,
         )
 
     def _ordered(self, step: Step) -> list[Fact]:

@@ -48,7 +48,7 @@ class Stamp:
 
 
 Stamps = Callable[[bool], Stamp]
-"""Asked once an entry's step is decided, and told whether a shadow has ended with it."""
+"""Asked once an entry's step is decided, and told whether a shadow, or a race with an incumbent, has ended with it."""
 
 
 def numbers_of(gain: Interval | None) -> tuple[float, float, float, int] | None:

@@ -75,7 +75,9 @@ class Hand:
         """Who holds updates back; None while nobody does."""
         self._obeyed: list[_Obeyed] = []
 
-    def refusal(self, order: Order, served: Version, earlier: Earlier, *, has_shadow: bool) -> str:
+    def refusal(
+        self, order: Order, served: Version, earlier: Earlier, *, has_shadow: bool, apprentice_of: str = ""
+    ) -> str:
         """Why this cannot be done; empty where it can."""
         hold = self.hold
         match order.what:
@@ -83,6 +85,11 @@ class Hand:
                 return f"Updates are held back by hand already, by {hold.by}"
             case "resume" if hold is None:
                 return "Nobody holds updates back by hand"
+            case "promote" if not has_shadow and apprentice_of:
+                return (
+                    f"There is no shadow that could be promoted, and an apprentice (of {apprentice_of}) graduates on "
+                    "evidence alone; it is none any more where gate.apprentice is taken out of the service file"
+                )
             case "promote" if not has_shadow:
                 return "There is no shadow that could be promoted"
             case "promote" if hold is not None:

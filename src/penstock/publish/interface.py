@@ -71,6 +71,38 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970."""
 
 
+class ApprenticeProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How the service and the system that was there before it compare, in the race that is on."""
+
+    of: str
+    """What that system is called."""
+    is_apprentice: bool
+    """Whether that system is the one to be believed."""
+    since: float
+    """Seconds since 1970 at which that became so; 0 where it has been so from the start."""
+    race: int
+    """Counted from 1; one ends when either is shown to be better."""
+    events: int
+    """That were compared in this race."""
+    events_wanted: int
+    """Without which it does not graduate; 0 after a graduation."""
+    gain: Interval
+    """Loss of that system minus our own, an event of the race."""
+    evidence: float
+    """To 1: that we are better, or, after a graduation, that the other is better again."""
+    evidence_wanted: float
+    """What ends the race."""
+    loss: float
+    """Our mean loss in the race; 0 before the first event."""
+    incumbent_loss: float
+    compared: int
+    """Events that were compared in all races."""
+    graduated: int
+    """Graduations so far."""
+    outcome: str
+    """How the race before this one ended, in words."""
+
+
 class CorrectionCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What became of feedback that corrected or took back the label of an event that had come before."""
 
@@ -148,6 +180,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970 of the last step."""
     slow: SlowTier = SlowTier()
     corrections: CorrectionCounts = CorrectionCounts()
+    apprentice: ApprenticeProgress | None = None
+    """The service beside the system that was there before; None where its file names none."""
 
     @property
     def labelled(self) -> int:
@@ -183,6 +217,16 @@ class ByHand(msgspec.Struct, frozen=True, kw_only=True):
     """``roll_back``, ``promote`` or ``resume``."""
     by: str
     reason: str
+
+
+class RaceEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a race with the system that was there before has ended."""
+
+    what: Literal["graduated", "behind", "overtaken"]
+    of: str
+    reason: str
+    gain: Interval
+    evidence: float
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +270,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Name of what it was made on (`publish.environment`): software, service file and machine."""
     hand: ByHand | None = None
     """Who ordered it, where somebody did."""
+    apprentice: RaceEnd | None = None
+    """The race with the system that was there before that has ended since the parent, if one has."""
 
 
 class LiveWeights(Protocol):

@@ -70,6 +70,7 @@ _decode_fact = msgspec.msgpack.Decoder(
     | fact_types.Widened
     | fact_types.Promoted
     | fact_types.GivenUp
+    | fact_types.RaceEnded
 ).decode
 
 
@@ -279,13 +280,14 @@ def _thin_receipts(connection: sqlite3.Connection, newest: Version) -> None:
 
 
 def _may_merge(older: Receipt, newer: Receipt, newest: Version) -> bool:
-    """Starts, rollbacks and promotions keep their own receipts, and materialised versions ten times as long as others
-    one that ends with them. A correction is an update among others by then."""
+    """Starts, rollbacks, promotions and versions with which a race has ended keep their own receipts, and materialised
+    versions ten times as long as others one that ends with them. A correction is an update among others by then."""
     age_per_version = AGE_PER_SPAN * (10 if older.weights else 1)
     return (
         older.cause in ("update", "correction")
         and newer.cause in ("update", "correction")
         and older.hand is newer.hand is None
+        and older.apprentice is newer.apprentice is None
         and newer.parent == older.version
         and (newer.version - older.parent) * age_per_version <= newest - older.parent
     )

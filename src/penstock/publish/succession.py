@@ -26,6 +26,7 @@ from penstock.learn.prequential import Prequential
 from penstock.learn.quarantine import Aside, AsideStep, Quarantine
 from penstock.learn.steps import CanaryCounts, ShadowStep, Step
 from penstock.publish.account import Account
+from penstock.publish.apprentice import Apprenticeship
 from penstock.publish.canary import Canary
 from penstock.publish.corrections import Corrections, told
 from penstock.publish.entries import Stamp, Stamps, said_by
@@ -75,6 +76,7 @@ class Succession:
             corrected_within=spec.learn.corrections_within if spec.learn.corrections == "at_once" else 0,
         )
         self.corrections = Corrections(spec.label, self.line, self.quarantine)
+        self.apprenticeship = Apprenticeship(spec, self.line)
         self.hand = Hand()
         self.earlier = Earlier(self.line, snapshots)
         self._looks = Looks(self.anchors, self.line, learner, predictor)
@@ -99,6 +101,8 @@ class Succession:
         """The entry for a step that was taken, and the block that it publishes."""
         drift = self._measure(taken)
         verdict = self._judge(taken)
+        self.apprenticeship.compare(taken)
+        apprentice = self.apprenticeship.turn(verdict)
         shadow = None if verdict is None else self._follow_shadow(verdict.shadow)
         aside = self._settle_events(taken, verdict)
         block, restored = None, None
@@ -111,7 +115,7 @@ class Succession:
         if aside is not None:
             aside = self.quarantine.enter(aside)
         entry = self.entry(
-            stamps(shadow is not None),
+            stamps(shadow is not None or apprentice is not None),
             block,
             **said_by(verdict),
             ranges=taken.ranges,
@@ -125,8 +129,10 @@ class Succession:
             drifted=None if drift is None else (drift.before, drift.after, drift.events),
             aside=aside,
             tried=tried,
+            apprentice=apprentice,
         )
         self._note_shadow(entry)
+        self.apprenticeship.note(entry)
         if drift is not None:
             self.shadows.drifted(self.progress.labelled)
         return entry, block
@@ -265,7 +271,11 @@ class Succession:
         changed."""
         kept = None
         refusal = self.hand.refusal(
-            order, self.account.version, self.earlier, has_shadow=self.shadows.current is not None
+            order,
+            self.account.version,
+            self.earlier,
+            has_shadow=self.shadows.current is not None,
+            apprentice_of=self.apprenticeship.of,
         )
         if order.what == "roll_back" and not refusal:
             try:
@@ -303,7 +313,11 @@ class Succession:
         slow = self.canary.told(self.shadows.progress(self.line.base, so_far := self.gate.shadow_so_far()), so_far)
         progress = progress_of(self.learner, self.account, self._prequential, slow, self.quarantine.counts, self.time)
         return msgspec.structs.replace(
-            progress, hold=self.hand.hold, corrections=self.corrections.counts, forgotten=self.anchors.newest
+            progress,
+            hold=self.hand.hold,
+            corrections=self.corrections.counts,
+            forgotten=self.anchors.newest,
+            apprentice=self.apprenticeship.progress,
         )
 
     def checkpoint(self, step: int) -> Checkpoint:
@@ -335,6 +349,7 @@ class Succession:
                 "time": self.time,
                 **({"hand": hand} if (hand := self.hand.save()) else {}),
                 **({"canary": canary} if canary else {}),
+                **({"apprentice": beside} if (beside := self.apprenticeship.save()) else {}),
             },
             arrays={
                 **{f"model/{name}": array for name, array in model.arrays.items()},
@@ -370,6 +385,7 @@ class Succession:
             # Nor has one of before events were kept back.
             self.anchors.load(values["anchors"], checkpoint.arrays)
         self.canary.load(values.get("canary", {}), checkpoint.arrays)
+        self.apprenticeship.load(values.get("apprentice", {}))
         self._tell_learner()
 
 

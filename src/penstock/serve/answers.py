@@ -24,6 +24,7 @@ from penstock.serve.canary import Answering, Trial
 from penstock.serve.decode import Decoder
 from penstock.serve.forms import Event
 from penstock.serve.intake import ROWS_GATHERED_MAX, Intake
+from penstock.serve.role import Of, Role
 
 MakePredictor = Callable[[Block], Predictor]
 
@@ -37,6 +38,8 @@ class ClassAnswer(msgspec.Struct, frozen=True):
     """The most probable class; None while a multiclass service has heard of none, so that feedback can name the
     first."""
     probabilities: dict[str, float]
+    apprentice_of: Of = msgspec.UNSET
+    """The system whose answer is to be used instead, while this service is its apprentice; not there otherwise."""
 
 
 class SetAnswer(msgspec.Struct, frozen=True):
@@ -48,6 +51,8 @@ class SetAnswer(msgspec.Struct, frozen=True):
     """The classes whose probability is above the service's ``serve.threshold``, the most probable first."""
     probabilities: dict[str, float]
     """Of each class by itself."""
+    apprentice_of: Of = msgspec.UNSET
+    """As of one class."""
 
 
 class NumberAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,6 +66,8 @@ class NumberAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     high: float
     quantiles: dict[str, float] = {}
     """By their levels, as the service file names them in ``serve.quantiles``; not there where it names none."""
+    apprentice_of: Of = msgspec.UNSET
+    """As of one class."""
 
 
 Answer = ClassAnswer | SetAnswer | NumberAnswer
@@ -117,6 +124,7 @@ class Answers:
         self._loop = loop
         self._record = decoder.spec.serve.record_predictions
         self._keeps_replies = decoder.spec.gate.apprentice is not None and self._record != "never"
+        self._role = Role(decoder.spec, live)
         self._levels = [str(level) for level in decoder.spec.serve.quantiles]
         self._answering: Answering | None = None
         """What is served."""
@@ -149,6 +157,7 @@ class Answers:
         """Get ready to answer from the newest version, whether anybody asks or not."""
         with contextlib.suppress(PenstockError):
             self._newest()
+            self._role.look()
             self._trial.look()
 
     def end(self) -> None:
@@ -253,6 +262,7 @@ class Answers:
                     raise
                 return answering
             self._answering = answering = Answering.of(block, predictor)
+            self._role.look()
             self.left_out = left_out_of(block.arrays)
         return answering
 
@@ -273,17 +283,17 @@ class Answers:
         return [event_id or f"{prefix}{first + row}" for row, event_id in enumerate(batch.ids)]
 
     def _worded(self, predictions: Predictions, ids: Strings, by: Answering) -> list[Answer]:
-        version, classes = int(by.version), by.classes
+        version, classes, of = int(by.version), by.classes, self._role.of
         probabilities = predictions.probabilities
         if probabilities is not None and self._decoder.schema.label_is_set:
             return self._worded_sets(probabilities, ids, by)
         if probabilities is not None and not classes:
-            return [ClassAnswer(event_id or "", version, None, {}) for event_id in ids]
+            return [ClassAnswer(event_id or "", version, None, {}, of) for event_id in ids]
         if probabilities is not None:
             best = probabilities.argmax(axis=1).tolist()
             rows = probabilities.tolist()
             return [
-                ClassAnswer(event_id or "", version, classes[label], dict(zip(classes, row, strict=True)))
+                ClassAnswer(event_id or "", version, classes[label], dict(zip(classes, row, strict=True)), of)
                 for event_id, label, row in zip(ids, best, rows, strict=True)
             ]
         columns: list[Any] = [predictions.mean, predictions.spread, predictions.low, predictions.high]
@@ -291,7 +301,10 @@ class Answers:
         if predictions.quantiles is not None:
             quantiles = [dict(zip(self._levels, row, strict=True)) for row in predictions.quantiles.tolist()]
         numbers = zip(*(column.tolist() for column in columns), quantiles, strict=True)
-        return [NumberAnswer(event_id or "", version, *row) for event_id, row in zip(ids, numbers, strict=True)]
+        return [
+            NumberAnswer(event_id or "", version, mean, spread, low, high, levels, of)
+            for event_id, (mean, spread, low, high, levels) in zip(ids, numbers, strict=True)
+        ]
 
     def _worded_sets(self, probabilities: NDArray[np.float64], ids: Strings, by: Answering) -> list[Answer]:
         version, classes, threshold = int(by.version), by.classes, self._decoder.spec.serve.threshold
@@ -300,7 +313,7 @@ class Answers:
             chances = dict(zip(classes, row, strict=True))
             chosen = [name for name, chance in chances.items() if chance > threshold]
             chosen.sort(key=chances.__getitem__, reverse=True)
-            answers.append(SetAnswer(event_id or "", version, chosen, chances))
+            answers.append(SetAnswer(event_id or "", version, chosen, chances, self._role.of))
         return answers
 
     def _hand_out(

@@ -141,10 +141,12 @@ class Application:
             accepted, duplicates, end = await intake.accept_batch(kind, batch, len(body))
         else:
             events, _ = service.decoder.rows(kind, body, media)
+            # What takes a label back has none.
+            labels = [event.label for event in events if event.label is not None]
             if service.spec.task == "multiclass":
-                service.classes.admit(class_name(event.label) for event in events)
+                service.classes.admit(map(class_name, labels))
             elif service.spec.task == "multilabel":
-                service.classes.admit(class_name(name) for event in events for name in event.label)
+                service.classes.admit(class_name(name) for label in labels for name in label)
             impossible = _impossible(service, kind, lambda: service.decoder.batch(kind, events, request.received))
             accepted, duplicates, end = await intake.accept(kind, events, request.source, len(body))
         if duplicates:

@@ -113,7 +113,10 @@ class Decoder:
                 raise faults.unknown_classes(self.forms, [event.label for event in found], single)
         if kind is not Kind.PREDICTION and self.schema.label_is_class:
             answers = [event.incumbent for event in found]
-            if wrong := list(islice(incumbents.refused(self.forms, answers, single), faults.FAULTS_MAX)):
+            # Most services have none, and pay for no look at single ones.
+            if answers.count(None) < len(answers) and (
+                wrong := list(islice(incumbents.refused(self.forms, answers, single), faults.FAULTS_MAX))
+            ):
                 raise faults.together(wrong)
         return found, single
 

@@ -13,6 +13,7 @@ from penstock.errors import BadEvent, Malformed, TooLarge
 from penstock.events import Batch, Kind, Labels, Strings
 from penstock.replies import Incumbent
 from penstock.serve import faults
+from penstock.serve.arrow_kinds import is_class, is_number, is_text
 from penstock.serve.arrow_size import unpacked_bytes
 from penstock.serve.forms import TEXT_MAX, Forms, class_name, class_set
 from penstock.serve.incumbents_arrow import incumbents_in
@@ -164,9 +165,9 @@ class _Columns:
             if not pa.types.is_boolean(kind):
                 raise self._wrong_type(name)
             column = column.cast(pa.uint8())
-        elif feature_type == "timestamp" and not _is_number(kind):
+        elif feature_type == "timestamp" and not is_number(kind):
             return self._moments(column, name)
-        elif not _is_number(kind):
+        elif not is_number(kind):
             raise self._wrong_type(name)
         values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
         return values
@@ -213,7 +214,7 @@ class _Columns:
             return matrix
         kind = column.type
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        if not is_list or not _is_number(kind.value_type):
+        if not is_list or not is_number(kind.value_type):
             raise self._wrong_type(name)
         present = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
         column = column.drop_null()
@@ -241,7 +242,7 @@ class _Columns:
             return [None] * self.rows
         values = _plain(column)
         kind = values.type
-        if _is_text(kind):
+        if is_text(kind):
             texts: Strings = values.to_pylist()
             return texts
         if forms.spec.features[name].type == "category" and (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
@@ -303,7 +304,7 @@ class _Columns:
             return self._sets(name, column)
         if self.forms.schema.label_is_class:
             return self._classes(name, column)
-        if not _is_number(column.type):
+        if not is_number(column.type):
             raise self._wrong_label(name, column)
         values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(values))
@@ -322,7 +323,7 @@ class _Columns:
 
     def _classes(self, name: str, column: Any) -> list[ClassName]:
         kind = column.type
-        if not _is_class(kind):
+        if not is_class(kind):
             raise self._wrong_label(name, column)
         values = column.to_pylist()
         known = self.forms.classes
@@ -338,7 +339,7 @@ class _Columns:
     def _sets(self, name: str, column: Any) -> list[ClassSet]:
         kind = column.type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not (
-            _is_class(kind.value_type) or pa.types.is_null(kind.value_type)
+            is_class(kind.value_type) or pa.types.is_null(kind.value_type)
         ):
             raise self._wrong_label(name, column)
         lists: list[list[Any]] = column.to_pylist()
@@ -362,7 +363,7 @@ class _Columns:
                 raise BadEvent(f"Column {name!r} is missing", pointer=f"/{name}")
             return None
         column = _plain(column)
-        if not _is_text(column.type) and not pa.types.is_integer(column.type):
+        if not is_text(column.type) and not pa.types.is_integer(column.type):
             raise BadEvent(f"Column {name!r} should hold strings, but has type {column.type}", pointer=f"/{name}")
         values: list[Any] = column.to_pylist()
         if needed and column.null_count:
@@ -403,22 +404,10 @@ class _Columns:
         return BadEvent(f"Column {name!r} should hold {want}, but has type {kind}", pointer=self._pointer(name))
 
 
-def _is_number(kind: Any) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_class(kind: Any) -> bool:
-    return bool(_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
-
-
 def _decoded_bytes(column: Any) -> int:
     """What a dictionary-encoded column of strings takes with its values in place; 0 for others, which are as large as
     they were sent."""
-    if not pa.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
+    if not pa.types.is_dictionary(column.type) or not is_text(column.type.value_type):
         return 0
     return int(pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
 
@@ -428,7 +417,7 @@ def _plain(column: Any) -> Any:
     if not pa.types.is_dictionary(column.type):
         return column
     kind = column.type.value_type
-    return column.dictionary_decode() if _is_class(kind) else column
+    return column.dictionary_decode() if is_class(kind) else column
 
 
 def _lengths(column: Any) -> NDArray[np.int64]:

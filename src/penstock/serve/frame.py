@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from penstock.publish.allowance import Allowance
+from penstock.publish.interface import ApprenticeProgress
 
 HealthStatus = Literal["ok", "degraded", "starting"]
 
@@ -222,3 +223,5 @@ class Status(msgspec.Struct, frozen=True):
     disk: Disk
     money: Allowance
     """What was spent, what may be, and what is held back for it."""
+    apprentice: ApprenticeProgress | None
+    """The service beside the system that was there before; null where its file names none."""

@@ -52,6 +52,8 @@ def health_of(service: Service) -> Health:
         return Health("degraded", f"gate: updates are held back by hand, by {hold.by}{why}")
     if service.live.progress().holding:
         return Health("degraded", "gate: updates are held back, an earlier version answers")
+    if (beside := service.live.progress().apprentice) is not None and beside.is_apprentice and beside.graduated:
+        return Health("degraded", f"gate: {beside.of} is better again, and answers say so")
     return Health("ok")
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from penstock.errors import BadEvent
 from penstock.replies import Incumbent
+from penstock.serve.arrow_kinds import is_class, is_number, is_text
 from penstock.serve.forms import TEXT_MAX, Forms
 from penstock.serve.incumbents import FIELD, chances_fault, named, wanted_incumbent
 
@@ -35,14 +36,14 @@ def incumbents_in(forms: Forms, column: Any) -> list[Incumbent | None] | None:
 
 def _is_right(forms: Forms, kind: Any) -> bool:
     if not forms.schema.label_is_class:
-        return _is_number(kind)
+        return is_number(kind)
     if forms.schema.label_is_set:
-        return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_class(kind.value_type)
+        return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_class(kind.value_type)
     if pa.types.is_map(kind):
-        return _is_text(kind.key_type) and _is_number(kind.item_type)
+        return is_text(kind.key_type) and is_number(kind.item_type)
     if pa.types.is_struct(kind):
-        return all(_is_number(field.type) or pa.types.is_null(field.type) for field in kind)
-    return _is_class(kind)
+        return all(is_number(field.type) or pa.types.is_null(field.type) for field in kind)
+    return is_class(kind)
 
 
 def _chances(value: Any) -> dict[str, float] | None:
@@ -67,15 +68,3 @@ def _fault(forms: Forms, value: Any) -> str:
 def _names_fault(names: Any) -> str:
     wrong = [name for name in names if isinstance(name, str) and not 0 < len(name) <= TEXT_MAX]
     return f"should hold strings of 1 to {TEXT_MAX} characters, but has one of {len(wrong[0])}" if wrong else ""
-
-
-def _is_number(kind: Any) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_class(kind: Any) -> bool:
-    return bool(_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))

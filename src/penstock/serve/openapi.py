@@ -100,6 +100,23 @@ def label_schema(spec: Spec) -> Json:
     return {"enum": classes}
 
 
+def incumbent_schema(spec: Spec) -> Json:
+    """The JSON schema of what another system answered to an event."""
+    told = "What the system that was there before (`gate.apprentice`) answered; leave it out where it did not."
+    if spec.task in NUMBER_TASKS:
+        return {"type": ["number", "null"], "description": told}
+    any_class: Json = {"type": ["string", "integer", "boolean"], "minLength": 1, "maxLength": TEXT_MAX}
+    if spec.task == "multilabel":
+        return {"type": ["array", "null"], "items": any_class, "description": told}
+    chances: Json = {
+        "type": "object",
+        "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1},
+        "minProperties": 1,
+        "description": "The chances of classes, which add up to 1 at most.",
+    }
+    return {"anyOf": [any_class, chances, {"type": "null"}], "description": told}
+
+
 def _schemas(spec: Spec) -> Json:
     text: Json = {"type": "string", "minLength": 1, "maxLength": TEXT_MAX}
     common: Json = {
@@ -119,7 +136,10 @@ def _schemas(spec: Spec) -> Json:
     return {
         _name(spec, "features"): features,
         _name(spec, "label"): label_schema(spec),
-        _name(spec, "example"): _object({**own, "label": _ref(spec, "label")}, ("features", "label")),
+        _name(spec, "incumbent"): incumbent_schema(spec),
+        _name(spec, "example"): _object(
+            {**own, "label": _ref(spec, "label"), "incumbent": _ref(spec, "incumbent")}, ("features", "label")
+        ),
         _name(spec, "instance"): _object(own, ("features",)),
         _name(spec, "feedback"): _feedback(spec, text, common),
         _name(spec, "answer"): answers[answer.__name__],
@@ -136,6 +156,7 @@ def _feedback(spec: Spec, text: Json, common: Json) -> Json:
         {
             "id": {**text, "description": described},
             "label": _ref(spec, "label"),
+            "incumbent": _ref(spec, "incumbent"),
             "retract": retract,
             **common,
         },

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from penstock.metrics import Reading
 from penstock.publish.allowance import HEIGHT, Allowance
-from penstock.publish.interface import Progress
+from penstock.publish.interface import ApprenticeProgress, Progress
 from penstock.serve.health import is_ready
 from penstock.serve.served import Service
 from penstock.serve.status import learned
@@ -85,8 +85,32 @@ def readings(services: Iterable[Service]) -> list[Reading]:
         reading(
             "canary_answers", "Predictions from a new base", {n: p.slow.share_counts.answered for n, _, p, _ in seen}
         ),
+        *_race_readings({n: p.apprentice for n, _, p, _ in seen if p.apprentice is not None}),
         *_money_readings({n: s.allowance() for n, _, _, s in seen}),
         reading("ready", "Whether it answers", {n: float(is_ready(s)) for n, _, _, s in seen}),
+    ]
+
+
+def _race_readings(races: Mapping[str, ApprenticeProgress]) -> list[Reading]:
+    """How services compare with the systems that were there before."""
+
+    def reading(name: str, explanation: str, of: Callable[[ApprenticeProgress], float], grows: bool = False) -> Reading:
+        return Reading(
+            f"penstock_apprentice{name}", explanation, {n: float(of(race)) for n, race in races.items()}, grows=grows
+        )
+
+    if not races:
+        return []
+    return [
+        reading("", "Whether another system's answers are to be used", lambda race: race.is_apprentice),
+        reading("_compared", "Events answered by both", lambda race: race.compared, True),
+        reading("_race_events", "Those of the race that is on", lambda race: race.events),
+        reading("_gain", "The other's loss minus our own, an event of the race", lambda race: race.gain.mean),
+        reading("_gain_low", "What it is at least", lambda race: race.gain.low),
+        reading("_gain_high", "What it is at most", lambda race: race.gain.high),
+        reading("_evidence", "That ends the race, to 1, so far", lambda race: race.evidence),
+        reading("_evidence_wanted", "What ends it", lambda race: race.evidence_wanted),
+        reading("_graduations", "Times that it was shown to be better", lambda race: race.graduated, True),
     ]
 
 

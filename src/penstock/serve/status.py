@@ -90,6 +90,7 @@ def status_of(service: Service) -> Status:
             free_bytes=free_bytes(service),
         ),
         money=service.allowance(),
+        apprentice=progress.apprentice,
     )
 
 

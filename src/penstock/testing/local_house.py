@@ -23,6 +23,7 @@ from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.rooms import Rooms
 from penstock.publish.snapshots import LocalSnapshots
+from penstock.replies import Replies
 from penstock.spec import ClassName, Feature, Gate, Label, Learn, Spec
 
 SPEC = Spec(
@@ -69,6 +70,8 @@ class Traffic:
         self.examples = self.repeated = self.feedback = 0
         self.subjects: tuple[str, ...] = ()
         """Whose events they are, in turn; feedback never says it."""
+        self.incumbent = ""
+        """What another system always answers; empty while there is none. Our replies to predictions are kept then."""
 
     def send(self) -> None:
         n = int(self._rng.integers(1, 40))
@@ -88,6 +91,10 @@ class Traffic:
             versions=np.ones(n, np.uint64) if kind is Kind.PREDICTION else None,
             subjects=[self.subjects[i % len(self.subjects)] for i in range(n)]
             if self.subjects and kind is not Kind.FEEDBACK
+            else None,
+            incumbents=[self.incumbent] * n if self.incumbent and kind is not Kind.PREDICTION else None,
+            replies=Replies(np.abs(numbers[:, :2]).astype(np.float32), (ClassName("0"), ClassName("1")))
+            if self.incumbent and kind is Kind.PREDICTION
             else None,
         )
         self._writers[int(self._rng.integers(0, 2))].append([Entry(kind=kind, count=n, payload=encode(batch))])

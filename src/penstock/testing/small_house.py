@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from penstock.publish.rooms import Clocks, Rooms, SlowRooms
 from penstock.publish.shadow import Shadows
 from penstock.publish.snapshots import LocalSnapshots
 from penstock.publish.succession import Succession
+from penstock.replies import Incumbent, Replies
 from penstock.spec import ClassName, Feature, Label, Learn, Spec
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_learner import ScriptedGate, SmallModel, SmallPredictor
@@ -62,17 +63,34 @@ def small_events(
     )
 
 
-def filled_log(rounds: int, sources: Sequence[str | None] = (None,), *, corrected: bool = False) -> MemoryLog:
+def with_incumbent(batch: Batch, *, is_right: bool) -> Batch:
+    """The same where another system has answered, always right or always wrong, once with the chances of classes, twice
+    with a class, and then not at all; and where our own replies to predictions are kept."""
+    if batch.kind is Kind.PREDICTION:
+        chances = np.tile(np.array([[0.1, 0.7, 0.2]], np.float32), (len(batch), 1))
+        return replace(batch, replies=Replies(chances, (ClassName("1"), ClassName("0"), ClassName("never"))))
+    said: list[Incumbent | None] = []
+    for row, label in enumerate(cast("list[ClassName | None]", batch.labels)):
+        answer: Incumbent = str(label) if is_right else "none of them"
+        said.append(({str(answer): 1.0}, answer, answer, None)[row % 4])
+    return replace(batch, incumbents=said)
+
+
+def filled_log(
+    rounds: int, sources: Sequence[str | None] = (None,), *, corrected: bool = False, has_incumbent: bool = False
+) -> MemoryLog:
     """Two partitions with frames of all kinds: answered, unanswered and repeated predictions, answers that come before
     their question in the other partition, examples that are sent twice, and long runs without a label. Answers are sent
     by the sources. Where it is ``corrected``, they and examples get other labels later, or are taken back, some of them
-    after many others."""
+    after many others. With an incumbent, that is right in the first and the last fifth, and wrong between."""
     ticks = itertools.count()
     log = MemoryLog(clock=lambda: 1000.0 + 0.1 * next(ticks))
     writers = [log.writer(Partition(0)), log.writer(Partition(1))]
     rng = np.random.default_rng(5)
 
     def append(writer: int, batch: Batch) -> None:
+        if has_incumbent:
+            batch = with_incumbent(batch, is_right=not rounds <= 5 * i < 4 * rounds)
         writers[writer].append([Entry(kind=batch.kind, count=len(batch), payload=encode(batch))])
 
     for i in range(rounds):
