@@ -14,6 +14,7 @@ from penstock.control.folder import is_alive
 
 SCRIPT = """
 import signal, sys
+from penstock.control import supervisor
 from penstock.control.supervisor import Child, Supervisor
 
 folder = sys.argv[1]
@@ -57,6 +58,8 @@ children = {
 }
 names = sys.argv[2:]
 is_ready = "ready" in names
+if "soon" in names:
+    supervisor.WAIT_MAX_S = 0.1
 if "nohup" in names:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 code = Supervisor([children[name] for name in names if name in children], is_ready=lambda: is_ready).run()
@@ -93,16 +96,18 @@ def test_a_child_that_dies_is_started_again_and_its_lines_carry_its_name(tmp_pat
     assert "late | was ended by SIGKILL; it starts again in 0.1 s" in said
 
 
-def test_a_child_that_waits_is_started_when_the_others_are_ready(tmp_path: Path) -> None:
+def test_a_child_that_waits_is_started_when_the_others_are_ready_or_take_too_long(tmp_path: Path) -> None:
     never = House(tmp_path, "patient", "late")
     never.wait_for("late")
     never.process.terminate()
     assert never.process.wait(20) == 0
     assert never.notes()[1:] == ["late drained"]
-    at_once = House(tmp_path, "patient", "late", "ready")
-    at_once.wait_for("patient")
-    at_once.process.terminate()
-    assert at_once.process.wait(20) == 0
+    for reason in ("ready", "soon"):
+        at_last = House(tmp_path, "patient", "late", reason)
+        at_last.wait_for("patient")
+        at_last.process.terminate()
+        assert at_last.process.wait(20) == 0
+        at_last.notes_file.unlink()
 
 
 def test_the_drain_goes_stage_by_stage_and_ends_with_zero(tmp_path: Path) -> None:

@@ -30,6 +30,18 @@ def test_asking_for_help_imports_nothing_heavy(program: str) -> None:
     assert done.stdout.splitlines()[-1].strip() == "heavy:"
 
 
+def test_what_starts_all_others_loads_nothing_that_only_they_need() -> None:
+    supervisor = "import penstock.control.house, penstock.control.portfolio, penstock.control.sensor"
+    governor = "import penstock.control.governor, penstock.control.statement"
+    for program, heavy in (
+        (supervisor, ("numpy", "pyarrow", "http.client", "numba")),
+        (governor, ("numba", "pyarrow")),
+    ):
+        code = f"import sys\n{program}\nprint('heavy:', *[name for name in {heavy} if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.splitlines()[-1].strip() == "heavy:"
+
+
 def test_help_lists_every_command_in_the_order_of_their_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     listed = capsys.readouterr().out.partition("Commands:")[2].splitlines()

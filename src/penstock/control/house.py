@@ -6,7 +6,6 @@ the next `up` and never by an accidental restart.
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
 import socket
@@ -152,6 +151,8 @@ def _children(specs: Sequence[Spec], data: Path, workers: int, fd: int, lock: in
         drain=2,
         env={**ONE_THREAD, "PYTHONUNBUFFERED": "1"},
         descriptors=(lock,),
+        # What others use before it looks is counted as well: the system keeps their processor time.
+        waits=True,
     )
     return [*learners, *servers, *consolidators, governor]
 
@@ -195,6 +196,9 @@ def _address(listener: socket.socket) -> str:
 
 
 def _is_ready(address: str) -> bool:
+    # Here, since it takes as long to load as a tenth of a start, and is first needed when all else has begun.
+    import http.client
+
     connection = http.client.HTTPConnection(address, timeout=1.0)
     try:
         connection.request("GET", "/health/ready")

@@ -19,7 +19,7 @@ from penstock.errors import UnknownService
 from penstock.facts import Promoted, Throttled
 from penstock.gate.interface import Interval
 from penstock.publish.allowance import Limit
-from penstock.publish.costs import per_point
+from penstock.publish.priced import per_point
 from penstock.publish.receipts import SqliteReceipts
 
 PROMOTIONS_MAX = 1000

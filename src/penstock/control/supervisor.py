@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import selectors
 import signal
@@ -28,6 +29,8 @@ KILLED_STABLE_S = 2.0
 """The same for one that was killed: nobody does that to himself, so the next need not fail for the same reason."""
 DRAIN_S = 30.0
 """For each stage of the drain; what has not ended by then is killed, which loses nothing that was acknowledged."""
+WAIT_MAX_S = 10.0
+"""For so long those who wait for the others do."""
 LOOK_S = 0.05
 """How often readiness is asked for until it is there."""
 LOOK_AT_REST_S = 1.0
@@ -56,7 +59,8 @@ class Child:
     descriptors: tuple[int, ...] = ()
     """Open files that it inherits under the same numbers."""
     waits: bool = False
-    """Whether it is started when all others are ready, so that it takes nothing away from their start."""
+    """Whether it is started when all others are ready, or ``WAIT_MAX_S`` later, so that it takes nothing away
+    from their start."""
 
 
 @dataclass(slots=True)
@@ -100,6 +104,7 @@ class Supervisor:
         """The stages of the drain that are still to come; None while nothing is drained."""
         self._stage_deadline = 0.0
         self._exit_code = 0
+        self._waits_until = math.inf
         self.ready = False
         """Whether everything has been ready once."""
 
@@ -116,6 +121,7 @@ class Supervisor:
 
         0 when everything ended in order, 1 when something had to be killed, 2 when a child ended with a usage error
         before everything was ready."""
+        self._waits_until = time.monotonic() + WAIT_MAX_S
         with self._signals_caught():
             try:
                 while not self._is_over():
@@ -163,7 +169,7 @@ class Supervisor:
                     self._died(kept, 1)
 
     def _may_start(self, kept: _Kept) -> bool:
-        return self._stages is None and (self.ready or not kept.child.waits)
+        return self._stages is None and (not kept.child.waits or self.ready or time.monotonic() >= self._waits_until)
 
     def _start(self, kept: _Kept) -> None:
         child = kept.child

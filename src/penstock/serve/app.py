@@ -14,7 +14,8 @@ import msgspec
 from penstock import metrics
 from penstock.errors import BadEvent, MethodNotAllowed, NoSuchPage, PenstockError, UnknownService
 from penstock.events import Batch, Kind, Version, class_names
-from penstock.publish.costs import priced, read_costs
+from penstock.publish.costs import read_costs
+from penstock.publish.priced import priced
 from penstock.serve import openapi, problems
 from penstock.serve.answers import Answer
 from penstock.serve.decode import Media, media_of

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from penstock.publish.costs import Priced
 from penstock.publish.interface import Receipt
+from penstock.publish.priced import Priced
 from penstock.serve.answers import ClassAnswer, NumberAnswer, SetAnswer
 from penstock.serve.forms import TEXT_MAX
 from penstock.serve.frame import Status

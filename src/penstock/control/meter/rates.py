@@ -11,7 +11,7 @@ import math
 import msgspec
 
 from penstock.control.prices.catalogue import Catalogue, Instance
-from penstock.control.simulate.cluster import CPU_USD_H, GPU_USD_H, MEMORY_USD_GIB_H
+from penstock.control.prices.parts import CPU_USD_H, GPU_USD_H, MEMORY_USD_GIB_H
 from penstock.errors import UnknownMachine
 
 HOURS_A_MONTH = 730.0

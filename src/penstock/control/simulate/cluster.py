@@ -10,11 +10,8 @@ import msgspec
 
 from penstock.control.nodes import autoscaler
 from penstock.control.nodes.shapes import Placed, PodShape
+from penstock.control.prices.parts import CPU_USD_H, GPU_USD_H, MEMORY_USD_GIB_H
 from penstock.control.simulate.scenario import Pool
-
-CPU_USD_H, MEMORY_USD_GIB_H, GPU_USD_H = 0.031611, 0.004237, 0.95
-"""How the price of a node is split over what it has: OpenCost's default prices of a core, a GiB and a GPU. Only their
-ratios count here."""
 
 
 @dataclass
