@@ -51,20 +51,32 @@ class Ledger:
     """One process writes, any number reads with ``read_only``."""
 
     def __init__(self, file: Path, *, read_only: bool = False) -> None:
-        """Raises LedgerUnavailable where it cannot be opened, or is damaged."""
+        """Raises LedgerUnavailable where it cannot be opened, or is damaged. To a reader one that nobody has begun is
+        empty: who writes it starts after those who serve."""
         self._file = file
         with self._explained():
-            if not read_only:
-                file.parent.mkdir(parents=True, exist_ok=True)
-            mode = "ro" if read_only else "rwc"
-            self._base = sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=WAIT_S)
-            if not read_only:
-                self._base.execute("PRAGMA journal_mode = WAL")
-                self._base.execute("PRAGMA synchronous = FULL")
-                self._base.executescript(_SCHEMA)
-            (version,) = self._base.execute("PRAGMA user_version").fetchone()
+            self._base = self._read_only() if read_only else self._written()
+            version = _format(self._base)
             if version != FORMAT:
                 raise LedgerUnavailable(file=file, reason=f"format {version} is not known, only {FORMAT}")
+
+    def _written(self) -> sqlite3.Connection:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        base = sqlite3.connect(self._file, timeout=WAIT_S)
+        base.execute("PRAGMA journal_mode = WAL")
+        base.execute("PRAGMA synchronous = FULL")
+        base.executescript(_SCHEMA)
+        return base
+
+    def _read_only(self) -> sqlite3.Connection:
+        if self._file.exists():
+            base = sqlite3.connect(f"{self._file.absolute().as_uri()}?mode=ro", uri=True, timeout=WAIT_S)
+            if _format(base) != 0:
+                return base
+            base.close()
+        empty = sqlite3.connect(":memory:")
+        empty.executescript(_SCHEMA)
+        return empty
 
     def metered(self) -> Metered:
         """What was charged so far, as counters."""
@@ -226,6 +238,12 @@ class Ledger:
             yield
         except (sqlite3.Error, OSError) as error:
             raise LedgerUnavailable(file=self._file, reason=str(error)) from error
+
+
+def _format(base: sqlite3.Connection) -> int:
+    """0 before anything was written."""
+    (version,) = base.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def pace_of(scope: str, paces: Mapping[str, Pace]) -> Pace:
