@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import pytest
 
 from penstock.errors import BadEvent, LogUnavailable
 from penstock.publish.interface import LiveReader
 from penstock.serve.classes import ClassRegister, KnownClasses
-from penstock.spec import ClassName, Feature, Label, Spec
+from penstock.spec import ClassName, Feature, Label, Learn, Spec, Task
+from penstock.testing.server import ServerProcess
 
 SPEC = Spec(name="kinds", task="multiclass", features={"x": Feature(type="number")}, label=Label(classes_max=3))
 
@@ -65,3 +67,26 @@ def test_where_it_cannot_be_written_down_the_class_is_not_let_in(tmp_path: Path)
         admit(known, "a")
     (tmp_path / "missing").mkdir()
     admit(known, "a")
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_label_that_is_taken_back_is_no_class_and_no_fault(tmp_path: Path, task: Task) -> None:
+    spec = Spec(name="kinds", task=task, features={"x": Feature(type="number")}, learn=Learn(random_features=0))
+    label = "a" if task == "multiclass" else ["a", "b"]
+    column = pa.array([label, None], pa.string() if task == "multiclass" else pa.list_(pa.string()))
+    both = pa.table({"id": ["p", "q"], "label": column, "retract": [False, True]})
+    with ServerProcess(tmp_path, spec) as server:
+        server.publish("kinds", 1)
+        told = [{"id": "p", "label": label}, {"id": "q", "retract": True}]
+        assert server.post("/v1/kinds/feedback", told).status == 201
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, both.schema) as writer:
+            writer.write_table(both)
+        body, media = sink.getvalue().to_pybytes(), "application/vnd.apache.arrow.stream"
+        assert server.request("POST", "/v1/kinds/feedback", body, media).status == 201
+        # Who starts again reads what was said.
+        server.stop()
+        server.start()
+        assert server.post("/v1/kinds/feedback", told).status == 201
+    written = (tmp_path / "data" / "kinds" / "classes.jsonl").read_text().split()
+    assert written == (['"a"'] if task == "multiclass" else ['"a"', '"b"'])

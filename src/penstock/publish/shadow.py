@@ -170,8 +170,8 @@ class Shadows:
             return ShadowLosses(np.ones(len(taken.batch)), fault="it has no room for a class that came")
         learned = self._model.learn(taken.batch)
         losses, scale = learned.losses, taken.learned.scale
-        # Where losses are measured against a scale, both are by the same.
-        if learned.predictions.mean is not None:
+        # Where losses are measured against a scale, both are by the same. Those of counts have none.
+        if learned.scale != scale and learned.predictions.mean is not None:
             losses = number_losses(learned.predictions.mean, np.asarray(taken.batch.labels), scale)
         elif learned.scale != scale:
             losses = np.minimum(losses * (learned.scale / scale), 1.0)
