@@ -19,6 +19,7 @@ from penstock.errors import MeterFailed
 from penstock.integrations import opencost
 from penstock.integrations.opencost import OpenCostMeter
 from penstock.testing.http_stub import answering, say
+from penstock.testing.meter_conformance import MeterConformance
 
 DAY = "2026-07-31"
 BEGAN = datetime.datetime(2026, 7, 31, tzinfo=datetime.UTC).timestamp()
@@ -257,3 +258,44 @@ def test_today_is_read_though_yesterday_cannot_be_and_silence_is_heard(
         reader.read()
     assert all("Connection refused" in heard.fault for heard in reader.take())
     assert len(capsys.readouterr().err.splitlines()) == 1 + 3, "the first, second and fourth time"
+
+
+def test_a_defect_of_ours_is_heard_as_well(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opencost, "_translated", None)
+    server.answer = answer({"shop": SHOP})
+    reader = MeterReader(lambda: meter(server), 60.0, Outside(), now=lambda: NOW)
+    reader.read()
+    (heard,) = reader.take()
+    assert heard.fault.startswith("reading what was spent failed: TypeError")
+
+
+class Counting:
+    """OpenCost behind HTTP, of which the days of a test are known."""
+
+    def __init__(self, server: Server) -> None:
+        self.at = NOW
+        self.meter = OpenCostMeter(Meters(opencost=OpenCost(url=f"{server.url}/allocation")), now=lambda: self.at)
+        self._server = server
+        self._costs: dict[str, dict[str, float]] = {}
+        server.answer = self._tell
+
+    def spend(self, day: str, name: str, cost: float) -> None:
+        self._costs.setdefault(day, {})[name] = cost
+
+    def wait(self, seconds: float) -> None:
+        self.at += seconds
+
+    def fail(self) -> None:
+        self._server.answer = b"<html>"
+
+    def _tell(self, handler: BaseHTTPRequestHandler) -> None:
+        start, _, end = parse_qs(urlsplit(handler.path).query)["window"][0].partition(",")
+        window = {"start": start, "end": end}
+        costs = self._costs.get(start[:10], {})
+        say(handler, 200, answer({n: allocation(n, cost, window=window, end=end) for n, cost in costs.items()}))
+
+
+class TestOpenCostMeter(MeterConformance):
+    @pytest.fixture
+    def counting(self, server: Server) -> Counting:
+        return Counting(server)

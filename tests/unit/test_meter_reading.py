@@ -21,6 +21,8 @@ from penstock.control.meter.sample import Counts, Process, Sample
 from penstock.control.portfolio import check_names, read_portfolio
 from penstock.errors import BadFile
 from penstock.publish.allowance import HEIGHT, RUNGS, Rung
+from penstock.testing.memory_meter import MemoryMeter
+from penstock.testing.meter_conformance import MeterConformance
 
 NOON = datetime.datetime(2026, 7, 31, 12, tzinfo=datetime.UTC).timestamp()
 DAY_S = 86400.0
@@ -181,6 +183,8 @@ def test_a_new_house_has_spent_nothing_while_it_was_down_and_a_killed_governor_g
     assert same.outside.until == {"shop": NOON + 50.0}
     new, _ = count(known, sample("up again", 500.0))
     assert new.outside.until == {"shop": NOON + 500.0}
+    gone = Sample(at=NOON + 501.0, house="up again", processes=(), counts={"fraud": Counts()})
+    assert count(new, gone)[0].outside.until == {"fraud": NOON + 501.0}, "nobody waits for what does not run"
     assert new.fast == known.fast, "what was not heard of has not come to rest"
 
 
@@ -234,3 +238,25 @@ def test_a_meter_says_its_currency_and_where_it_is(tmp_path: Path) -> None:
         "OpenCost at http://oc:9003/allocation/compute",
         0.0,
     )
+
+
+class Remembered:
+    """The memory twin."""
+
+    def __init__(self) -> None:
+        self.meter = MemoryMeter()
+
+    def spend(self, day: str, name: str, cost: float) -> None:
+        self.meter.costs[day] = {**self.meter.costs.get(day, {}), name: cost}
+
+    def wait(self, seconds: float) -> None:
+        self.meter.at += seconds
+
+    def fail(self) -> None:
+        self.meter.fault = "it sleeps"
+
+
+class TestMemoryMeter(MeterConformance):
+    @pytest.fixture
+    def counting(self) -> Remembered:
+        return Remembered()

@@ -65,16 +65,23 @@ class MeterReader:
                 self._meter = self._meter or self._open()
                 reading = self._meter.day(day)
             except MeterFailed as error:
-                self._failures += 1
-                self._heard.append(Heard(fault=str(error)))
-                if self._failures.bit_count() == 1:
-                    # The first, second, fourth, eighth ...: another system's outage must not flood a log.
-                    sys.stderr.write(f"{error} (asked {self._failures} times in vain)\n")
-                    sys.stderr.flush()
+                self._failed(str(error))
+                return
+            except Exception as error:
+                # A defect of ours: whoever counts on being told must hear that he is not.
+                self._failed(f"reading what was spent failed: {type(error).__name__}: {error}")
                 return
             self._failures = 0
             self._asking = self._asking.told(reading.day, reading.at, {})
             self._heard.append(Heard(reading=reading))
+
+    def _failed(self, fault: str) -> None:
+        self._failures += 1
+        self._heard.append(Heard(fault=fault))
+        if self._failures.bit_count() == 1:
+            # The first, second, fourth, eighth ...: another system's outage must not flood a log.
+            sys.stderr.write(f"{fault} (asked {self._failures} times in vain)\n")
+            sys.stderr.flush()
 
     def _run(self) -> None:
         self.read()

@@ -110,7 +110,7 @@ def count(before: Metered, sample: Sample) -> tuple[Metered, list[Charge]]:
     if sample.at <= before.at:
         return before, []
     outside, is_new = before.outside, sample.house != before.house
-    until = {name: sample.at for name in sample.counts if is_new or name not in outside.until}
+    until = {name: sample.at if is_new else outside.until.get(name, sample.at) for name in sample.counts}
     after = msgspec.structs.replace(
         before,
         at=sample.at,
@@ -119,7 +119,7 @@ def count(before: Metered, sample: Sample) -> tuple[Metered, list[Charge]]:
         known={},
         storage_gib={},
         counts={**before.counts, **sample.counts},
-        outside=msgspec.structs.replace(outside, until={**outside.until, **until}),
+        outside=msgspec.structs.replace(outside, until=until),
     )
     return after, list(_counted(before, sample, _day(sample.at)))
 

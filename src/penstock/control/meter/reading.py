@@ -145,7 +145,8 @@ def _paces(
         if known is not None and name in known.totals:
             grown, passed_s = max(0.0, total - known.totals[name]), reading.at - known.at
         else:
-            grown, passed_s = total, min(ran_s[name] or math.inf, reading.at - began)
+            # A clock may be set back between the choice of a day and the question.
+            grown, passed_s = total, max(0.0, min(ran_s[name] or math.inf, reading.at - began))
         fast[name] = fast.get(name, Pace()).after(grown, passed_s, FAST_S)
         slow[name] = slow.get(name, Pace()).after(grown, passed_s, SLOW_S)
     return fast, slow
