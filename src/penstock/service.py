@@ -253,7 +253,7 @@ def run_governor(services: Sequence[str], data: Path) -> None:
     if readings is not None:
         readings.start()
     while not stop.is_set():
-        wait_for_change(data, stop, governor.look())
+        wait_for_change(data, stop, governor.look(), has_heard=readings.has_heard if readings else lambda: False)
     governor.look()
     if readings is not None:
         readings.close()

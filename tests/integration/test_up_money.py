@@ -16,9 +16,10 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 import urllib3
-from up_process import Up, penstock, running, until
+from up_process import Up, running, until
 
 from penstock.cli.benchmarks.running import descendants
+from penstock.cli.main import run
 from penstock.client import Client
 from penstock.control.ledger import Ledger, ledger_path
 from penstock.control.statement import statement
@@ -34,7 +35,7 @@ consolidate: {when: never}
 budget: {per_day: 0.05, at_limit: stop, alert_file: alerts.jsonl}
 """
 BUDGET = """
-meter: {every_s: 1, blind_after_s: 3, opencost: {url: "%s/allocation"}}
+meter: {every_s: 1, blind_after_s: 2, opencost: {url: "%s/allocation"}}
 """
 LEARNS = ("free", "alert", "slow_consolidation")
 """Rungs of who has enough; at what it costs here an hour more is forecast than there is."""
@@ -90,7 +91,7 @@ def kill(up: Up, role: bytes) -> None:
 
 
 def test_a_hard_cap_stops_a_service_until_somebody_allows_more_or_less_was_spent(
-    tmp_path: Path, opencost: OpenCost
+    tmp_path: Path, opencost: OpenCost, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "service.yaml").write_text(SERVICE)
     (tmp_path / "budget.yaml").write_text(BUDGET % opencost.url)
@@ -114,20 +115,22 @@ def test_a_hard_cap_stops_a_service_until_somebody_allows_more_or_less_was_spent
         # At the limit nothing is answered, whoever is killed.
         opencost.cost = 0.06
         until(lambda: outcome(predict) == outcome(learn) == "spent", "it did not stop")
-        _says_when_to_come_again(up, tmp_path)
+        _says_when_to_come_again(up, capsys)
         for role in (b"_governor", b"_server"):
             kill(up, role)
         until(lambda: outcome(predict) == "spent", "it did not come back")
         assert {outcome(predict) for _ in range(20)} <= {"spent", "gone"}
 
         # Somebody allows more, for a while, and takes it back; each is kept with who and why.
-        _change(up, "override", "orders", "--per-day", "5", "--for", "2h", "--by", "ann", "--reason", "a big day")
+        _change(
+            up, capsys, "override", "orders", "--per-day", "5", "--for", "2h", "--by", "ann", "--reason", "a big day"
+        )
         until(lambda: outcome(predict) == "answered", "nobody allowed more")
         told = show()
         (allowed,) = told["scopes"][0]["changes"]
         assert (allowed["by"], allowed["reason"], allowed["per_day"]) == ("ann", "a big day", 5.0)
         assert 7100 < allowed["until"] - allowed["at"] <= 7200
-        _change(up, "set", "orders", "--reset", "--by", "bob")
+        _change(up, capsys, "set", "orders", "--reset", "--by", "bob")
         until(lambda: outcome(predict) == "spent", "what was allowed was not taken back")
 
         # Less was spent than it seemed.
@@ -148,8 +151,8 @@ def test_a_hard_cap_stops_a_service_until_somebody_allows_more_or_less_was_spent
         frame = client.status("orders")
         assert "down for maintenance" in frame["money"]["meter_fault"]
         assert "nobody knows what was spent since" in frame["health"]["worst"]
-        shown = penstock("budget", "show", "--data", str(up.data), home=tmp_path)
-        assert "it does not say more: " in shown.stderr
+        assert run(["budget", "show", "--data", str(up.data)]) == 0
+        assert "it does not say more: " in capsys.readouterr().err
         opencost.is_down = False
         until(lambda: rung(up) != "pause_learning", "it did not go on")
         assert up.stop() == 0
@@ -175,17 +178,15 @@ def _is_told_everywhere(up: Up, client: Client, shown: dict[str, Any], opencost:
     assert "penstock_cost_age_seconds{" in metrics
 
 
-def _says_when_to_come_again(up: Up, home: Path) -> None:
+def _says_when_to_come_again(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     asked = urllib3.request("POST", f"{up.state.address}/v1/orders/predict", json={"features": {"price": 1.0}})
     assert asked.status == 503
     assert 5 <= int(asked.headers["Retry-After"]) <= 3600
     assert "0.06 of 0.05 for the day" in asked.json()["detail"]
-    done = penstock("predict", "orders", '{"price": 1}', home=home, url=up.state.address)
-    assert done.returncode == 4, done.stderr
-    assert "penstock budget override orders --per-day AMOUNT" in done.stderr
+    assert run(["predict", "orders", '{"price": 1}', "--url", up.state.address]) == 4
+    assert "penstock budget override orders --per-day AMOUNT" in capsys.readouterr().err
 
 
-def _change(up: Up, *arguments: str) -> None:
-    done = penstock("budget", *arguments, "--json", "--data", str(up.data), home=up.data.parent)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["pending"] is False
+def _change(up: Up, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+    assert run(["budget", *arguments, "--json", "--data", str(up.data)]) == 0
+    assert json.loads(capsys.readouterr().out)["pending"] is False, "it counts while this is said"

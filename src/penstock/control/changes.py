@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -65,9 +66,9 @@ def take(data: Path, ledger: Ledger, reached: Reached = nothing) -> None:
         file.unlink(missing_ok=True)
 
 
-def wait_for_change(data: Path, stop: threading.Event, most_s: float) -> None:
-    """Sleep for so long, but not when somebody waits for a change to count, or all is to end."""
+def wait_for_change(data: Path, stop: threading.Event, most_s: float, has_heard: Callable[[], bool]) -> None:
+    """Sleep for so long, but not when somebody waits for a change to count, something was heard, or all is to end."""
     until = time.monotonic() + most_s
     while (left_s := until - time.monotonic()) > 0.0 and not stop.wait(min(left_s, LOOK_EVERY_S)):
-        if any(changes_folder(data).glob("*.change")):
+        if has_heard() or any(changes_folder(data).glob("*.change")):
             return

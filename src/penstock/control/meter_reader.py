@@ -51,6 +51,10 @@ class MeterReader:
         self._stop.set()
         self._thread.join(CLOSE_S)
 
+    def has_heard(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._heard)
+
     def take(self) -> list[Heard]:
         """What was heard since this was last called, in order."""
         found = []
