@@ -165,7 +165,8 @@ class Apprentice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Loss (between 0 and 1 an event) by which the service may be worse and need not be an apprentice any more: 0 for
     better, and more where not much worse is good enough."""
     after_events: Annotated[int, Meta(ge=1)] = 512
-    """Events that are compared at least before it graduates, however clear they are."""
+    """Events that are compared at least before it graduates, or is told that the other is better, however clear they
+    are."""
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

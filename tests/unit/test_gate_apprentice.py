@@ -104,10 +104,11 @@ def test_what_is_asked_for_is_not_worse_by_the_margin_where_there_is_one() -> No
     assert not one.is_apprentice
 
 
-def test_nobody_graduates_before_enough_events_or_while_updates_are_held_back() -> None:
+def test_nobody_graduates_or_is_behind_before_enough_events_nor_graduates_while_updates_are_held_back() -> None:
     one = watch(after_events=200)
     (verdict,) = run(one, np.full(320, 0.5))
     assert 200 <= verdict.gain.events < 200 + STEP
+    assert [verdict.gain.events for verdict in run(watch(after_events=200), np.full(320, -0.5))] == [224]
     held = watch()
     assert run(held, np.full(320, 0.5), may_graduate=False) == []
     assert held.judge(may_graduate=True) is not None

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from penstock.cli.benchmarks import gate_apprentice
 from penstock.cli.benchmarks.gate_simulated import (
     ALPHA,
     false_promotion,
@@ -106,3 +107,16 @@ def test_the_interval_of_a_share_ends_above_it() -> None:
     assert first_at(np.array([1.0, 2.0, 1.0]), 2.0) == 1
     assert first_at(np.array([1.0, 1.5]), 2.0) is None
     assert first_at(np.empty(0), 2.0) is None
+
+
+def test_apprentices_graduate_wrongly_hardly_ever_and_rightly_when_they_are_better() -> None:
+    rows = gate_apprentice.false_turns(20, 1_000, 0, silent)
+    assert [row.allowed for row in rows] == [ALPHA] * 4
+    assert sum(row.wrong for row in rows) <= 6
+    watch = gate_apprentice.graduate(np.random.default_rng(0))
+    assert not watch.is_apprentice
+    assert gate_apprentice.experienced(np.random.default_rng(0)).race.number >= 2
+    better = Rivals(gain=0.05, disagreement=0.1).differences(np.random.default_rng(0), 4_000)
+    (turn,) = gate_apprentice.turns(gate_apprentice.beginner(), better)
+    assert turn[1] == "graduated"
+    assert 512 <= turn[0] < 4_000

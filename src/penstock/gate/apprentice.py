@@ -106,10 +106,12 @@ class ApprenticeWatch:
             return None
         if not self.is_apprentice:
             return self._overtaken() if self._harm.value >= self.wanted else None
+        if self._better.events < self._settings.after_events:
+            # Nor is it called behind before: a bad beginning would be many races, each of which asks for more.
+            return None
         if self._worse.value >= self.wanted:
             return self._behind()
-        enough = self._better.events >= self._settings.after_events
-        return self._graduate() if enough and may_graduate and self._better.value >= self.wanted else None
+        return self._graduate() if may_graduate and self._better.value >= self.wanted else None
 
     def begin_anew(self) -> None:
         """What was compared so far in this race has turned out to be worth nothing: the next one begins."""

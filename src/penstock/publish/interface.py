@@ -85,7 +85,7 @@ class ApprenticeProgress(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     """That were compared in this race."""
     events_wanted: int
-    """Without which it does not graduate; 0 after a graduation."""
+    """Before which neither is called better; 0 after a graduation."""
     gain: Interval
     """Loss of that system minus our own, an event of the race."""
     evidence: float

@@ -11,6 +11,7 @@ from penstock.cli.bench.asking import changed, command_line, known, tell
 from penstock.cli.show import as_json as json_option
 from penstock.cli.show import say, show_json
 
+_GATE_PARTS = "alarms,power,apprentice,harm,cost,steady,sources,streams"
 _STREAMS = "Folder with elec2/, drift/ and mnist/ [default: without electricity and interchanging_rbf]"
 
 
@@ -19,7 +20,7 @@ _STREAMS = "Folder with elec2/, drift/ and mnist/ [default: without electricity 
 @click.option("--quick", is_flag=True, help="A minute or two: a tenth of the streams. For a look, not for a claim.")
 @click.option("--streams", type=click.IntRange(min=10), help="Simulated streams of each row [default: 1000]")
 @click.option("--seed", type=click.IntRange(min=0), help="Of all that is drawn [default: 0]")
-@click.option("--parts", multiple=True, metavar="NAMES", help="Which of alarms,power,harm,cost,steady,streams.")
+@click.option("--parts", multiple=True, metavar="NAMES", help=f"Which of {_GATE_PARTS}.")
 @click.option("--data", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help=_STREAMS)
 def gate(
     as_json: bool, quick: bool, streams: int | None, seed: int | None, parts: Sequence[str], folder: Path | None

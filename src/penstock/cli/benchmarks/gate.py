@@ -16,11 +16,11 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.cli.benchmarks import gate_poison, gate_real, gate_simulated
+from penstock.cli.benchmarks import gate_apprentice, gate_poison, gate_real, gate_simulated
 from penstock.cli.benchmarks.gate_report import Report
 from penstock.cli.benchmarks.machine import describe
 
-PARTS = ("alarms", "power", "harm", "cost", "steady", "sources", "streams")
+PARTS = ("alarms", "power", "apprentice", "harm", "cost", "steady", "sources", "streams")
 Note = Callable[[str], None]
 
 
@@ -77,6 +77,9 @@ def measure(settings: Settings, command: str, note: Note) -> Report:
         report.alarms += gate_simulated.false_drift(streams, settings.drift_events, seed, note)
     if "power" in settings.parts:
         report.power += gate_simulated.power(streams, seed, note)
+    if "apprentice" in settings.parts:
+        report.alarms += gate_apprentice.false_turns(streams, settings.shadow_events, seed, note)
+        report.power += gate_apprentice.power(streams, seed, note)
     if "harm" in settings.parts:
         report.let_through += gate_simulated.let_through(streams, seed, note)
     if "cost" in settings.parts:

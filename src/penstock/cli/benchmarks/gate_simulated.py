@@ -116,7 +116,7 @@ def false_harm(streams: int, events: int, seed: int, note: Note) -> list[FalseAl
     found = []
     wrong = sum(_is_stopped(np.random.default_rng([seed, 1, i]), events) for i in range(streams))
     found.append(alarms("harm: whole gate, four versions that are equally good", wrong, streams, events, ALPHA))
-    note(_said(found[-1]))
+    note(said(found[-1]))
     for disagreement in (0.02, 0.1, 0.5):
         rivals, long, wrong = Rivals(gain=0.0, disagreement=disagreement), 10 * events, 0
         for i in range(streams):
@@ -124,7 +124,7 @@ def false_harm(streams: int, events: int, seed: int, note: Note) -> list[FalseAl
             wrong += first_at(HarmProcess().course(rivals.differences(rng, long)), 1.0 / ALPHA) is not None
         what = f"harm: long comparison, versions differ on {disagreement:.0%} of the events"
         found.append(alarms(what, wrong, streams, long, ALPHA))
-        note(_said(found[-1]))
+        note(said(found[-1]))
     return found
 
 
@@ -172,9 +172,9 @@ def false_promotion(streams: int, events: int, seed: int, note: Note) -> list[Fa
             ours += first_at(GainProcess().course(x), 1.0 / ALPHA) is not None
             naive += first_at(_t_values(x), NormalDist().inv_cdf(1.0 - ALPHA)) is not None
         found.append(alarms(f"promotion: {named}", ours, streams, events, ALPHA))
-        note(_said(found[-1]))
+        note(said(found[-1]))
         found.append(alarms(f"t-test after every event: {named}", naive, streams, events, None))
-        note(_said(found[-1]))
+        note(said(found[-1]))
     return found
 
 
@@ -203,11 +203,12 @@ def false_drift(streams: int, events: int, seed: int, note: Note) -> list[FalseA
             rng = np.random.default_rng([seed, 4, int(100 * rate), i])
             wrong += DriftDetector().take((rng.random(events) < rate).astype(np.float64)) is not None
         found.append(alarms(f"drift: errors at a constant rate of {rate:.0%}", wrong, streams, events, None))
-        note(_said(found[-1]))
+        note(said(found[-1]))
     return found
 
 
-def _said(row: FalseAlarms) -> str:
+def said(row: FalseAlarms) -> str:
+    """A row as it is told while others are measured."""
     return f"{row.what}: {row.wrong} of {row.streams:,} streams of {row.events:,} events"
 
 
@@ -229,7 +230,7 @@ def power(streams: int, seed: int, note: Note) -> list[Power]:
                     )
                     for i in range(streams)
                 ]
-                found.append(_power(what, points, disagreement, times, fixed))
+                found.append(power_row(what, points, disagreement, times, fixed))
                 note(f"{what} by {points} points of {disagreement:.0%}: {found[-1].median} events, fixed {fixed:,}")
     return found
 
@@ -279,7 +280,8 @@ _WAYS = {
 }
 
 
-def _power(what: str, points: int, disagreement: float, times: list[float], fixed: int) -> Power:
+def power_row(what: str, points: int, disagreement: float, times: list[float], fixed: int) -> Power:
+    """The row of streams that took so many events each."""
     half, most = np.quantile(times, [0.5, 0.9], method="higher").tolist()
     return Power(
         what=what,
