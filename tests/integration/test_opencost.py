@@ -147,6 +147,24 @@ def test_what_servers_are_known_to_say_wrongly_is_no_reason_to_believe_nothing(s
     assert (told.ran_s, told.until, reading.idle) == (0.0, BEGAN + 5 * 3600 + 42 * 60 + 30, 0.0)
 
 
+def test_what_cannot_be_charged_is_named_and_the_others_are_told(server: Server) -> None:
+    bad = {
+        "null": allocation("null", None, hours=(0, 1)),
+        "lacks": allocation("lacks", 1.0, totalCost=...),
+        "negative": allocation("negative", -0.5),
+    }
+    later = {"null": allocation("null", 1.0, hours=(1, 2))}
+    server.answer = answer({"shop": SHOP, "__idle__": allocation("__idle__", None), **bad}, later)
+    reading = meter(server).day(DAY)
+    assert [each.name for each in reading.allocations] == ["shop"], "a part of what something cost is not its cost"
+    assert reading.faults == {
+        "null": "its cost is no number",
+        "lacks": "its cost is no number",
+        "negative": "its cost is -0.5, less than nothing",
+    }
+    assert reading.idle == 0.0
+
+
 def test_nothing_to_tell_is_told(server: Server) -> None:
     for content in (answer(), answer({}), answer(None)):
         server.answer = content
@@ -168,9 +186,6 @@ HTML = b"<html><title>Sign in</title></html>"
         (200, b'{"code": 200, "data": null}', "has no data"),
         (200, b'{"code": 200, "data": {"shop": 1}}', "is not what an allocation API says"),
         (200, answer({"shop": SHOP})[:-40], "is not what an allocation API says"),
-        (200, answer({"shop": allocation("shop", None)}), "total cost of shop is no number"),
-        (200, answer({"shop": allocation("shop", 1.0, totalCost=...)}), "total cost of shop is no number"),
-        (200, answer({"shop": allocation("shop", -0.5)}), "total cost of shop is -0.5, less than nothing"),
         (200, answer({"shop": allocation("shop", 1.0, window=...)}), "missing required field `window`"),
         (200, answer({"shop": allocation("shop", 1.0, window={"start": None, "end": None})}), "is not what"),
         (

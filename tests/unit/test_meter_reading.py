@@ -7,6 +7,7 @@ import random
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,6 +143,19 @@ def test_a_name_says_whose_it_is_or_is_told_it() -> None:
     told = missing(reading(0.0, {"shop": 1.0, "shpo": 1.0}), SERVICES, {})
     assert told == "on 2026-07-31 nothing is named fraud; there are shpo"
     assert not missing(reading(0.0, {"shop": 1.0, "gpu-pool-7": 1.0}), SERVICES, names)
+
+
+def test_of_a_service_of_which_a_part_is_not_known_nothing_is_taken_back() -> None:
+    before = read(reading(0.0, {"shop/server": 1.0, "shop/learner": 2.0, "fraud": 1.0}))
+    said = msgspec.structs.replace(
+        reading(60.0, {"shop/server": 1.5, "fraud": 2.0}),
+        faults={"shop/learner": "its cost is no number", "others": "its cost is -3, less than nothing"},
+    )
+    after, restated = restate(before, said, SERVICES, {})
+    assert restated is not None
+    assert restated.services == {"fraud"}
+    assert after.outside.until == {"shop": NOON, "fraud": NOON + 60.0}, "shop waits to be counted"
+    assert missing(said, SERVICES, {}) == "on 2026-07-31 shop/learner: its cost is no number"
 
 
 def test_speed_is_what_today_has_grown_and_no_restatement_of_another_day() -> None:

@@ -112,12 +112,19 @@ class OpenCostMeter:
         for one in self._sets(status, content):
             found += one.items()
         for name, allocation in found:
-            self._check(name, allocation, begins, ends)
+            self._check_window(name, allocation.window, begins, ends)
         self._check_overlaps(found)
-        idle = sum(allocation.total_cost or 0.0 for name, allocation in found if _is_idle(name))
-        mine = [(name, allocation) for name, allocation in found if not _is_idle(name)]
-        # Requests may add up to more than nodes have, and what is idle is then told as less than nothing.
-        return Reading(day=day, at=at, allocations=tuple(_translated(mine, begins, at)), idle=max(0.0, idle))
+        idle = [allocation for name, allocation in found if _is_idle(name) and not _fault(allocation, 0.0)]
+        held = [(name, allocation) for name, allocation in found if not _is_idle(name)]
+        faults = {name: fault for name, allocation in held if (fault := _fault(allocation, -ROUNDED))}
+        sound = [(name, allocation) for name, allocation in held if name not in faults]
+        return Reading(
+            day=day,
+            at=at,
+            allocations=tuple(_translated(sound, at)),
+            idle=sum(allocation.total_cost or 0.0 for allocation in idle),
+            faults=faults,
+        )
 
     def close(self) -> None:
         self._pool.clear()
@@ -190,19 +197,12 @@ class OpenCostMeter:
 
     # Checking ---------------------------------------------------------------------------------------------------------
 
-    def _check(self, name: str, allocation: _Allocation, begins: datetime, ends: datetime) -> None:
-        window = allocation.window
+    def _check_window(self, name: str, window: _Window, begins: datetime, ends: datetime) -> None:
         if window.start < begins or window.end > ends:
             raise self._failed(
                 f"it was asked for {begins:%Y-%m-%d} in UTC, and counts {name} from {window.start:%Y-%m-%dT%H:%M:%S%z} "
                 f"to {window.end:%Y-%m-%dT%H:%M:%S%z}; are its days those of another time zone?"
             )
-        total = allocation.total_cost
-        figures = [each for each in msgspec.structs.astuple(allocation) if isinstance(each, float)]
-        if total is None or not all(map(math.isfinite, figures)):
-            raise self._failed(f"the total cost of {name} is no number")
-        if total < -ROUNDED and not _is_idle(name):
-            raise self._failed(f"the total cost of {name} is {total:g}, less than nothing")
 
     def _check_overlaps(self, found: list[tuple[str, _Allocation]]) -> None:
         """Nothing is counted twice: sets of the same answer stand beside each other."""
@@ -218,7 +218,17 @@ class OpenCostMeter:
         return MeterFailed(source=self._source, reason=reason)
 
 
-def _translated(found: list[tuple[str, _Allocation]], begins: datetime, at: float) -> Iterator[Allocation]:
+def _fault(allocation: _Allocation, least: float) -> str:
+    """Why this cannot be charged; empty where it can. What is idle is told as less than nothing where requests add up
+    to more than nodes have."""
+    total = allocation.total_cost
+    figures = [each for each in msgspec.structs.astuple(allocation) if isinstance(each, float)]
+    if total is None or not all(map(math.isfinite, figures)):
+        return "its cost is no number"
+    return f"its cost is {total:g}, less than nothing" if total < least else ""
+
+
+def _translated(found: list[tuple[str, _Allocation]], at: float) -> Iterator[Allocation]:
     """Each name once, whatever number of sets it stands in."""
     together: dict[str, list[_Allocation]] = {}
     for name, allocation in found:

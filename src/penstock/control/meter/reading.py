@@ -48,6 +48,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     allocations: tuple[Allocation, ...]
     idle: float = 0.0
     """What was paid for and nobody had."""
+    faults: dict[str, str] = {}
+    """Why some allocations, by their names, are not among these: what was said of them cannot be charged."""
 
 
 class Restatement(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,9 +95,11 @@ def restate(
     costs: dict[tuple[str, str, str], tuple[float, float]] = {}
     ran_s: dict[str, float] = {}
     until = dict(outside.until)
+    # Of a service of which a part is not known, the rest is not all that it cost.
+    doubted = {owner(name, services, names)[0] for name in reading.faults}
     for allocation in reading.allocations:
         service, role = owner(allocation.name, services, names)
-        if not service:
+        if not service or service in doubted:
             continue
         for resource, cost in allocation.by_resource.items():
             amount, so_far = costs.get((service, role, resource), (0.0, 0.0))
@@ -124,14 +128,18 @@ def owner(name: str, services: Collection[str], names: Mapping[str, str]) -> tup
 
 
 def missing(reading: Reading, services: Collection[str], names: Mapping[str, str]) -> str:
-    """Which services the reading does not know, in words; empty where it knows all."""
-    found = {owner(each.name, services, names)[0] for each in reading.allocations}
-    if not (lacking := sorted(set(services) - found)):
-        return ""
-    others = sorted(each.name for each in reading.allocations if not owner(each.name, services, names)[0])
-    more = f" and {len(others) - NAMED_MAX} more" if len(others) > NAMED_MAX else ""
-    there = f"there are {', '.join(others[:NAMED_MAX])}{more}" if others else "there is nothing else"
-    return f"on {reading.day} nothing is named {', '.join(lacking)}; {there}"
+    """Of which services the reading does not say what they cost, in words; empty where it does of all."""
+    of = {
+        name: owner(name, services, names)[0]
+        for name in (*(each.name for each in reading.allocations), *reading.faults)
+    }
+    told = [f"{name}: {fault}" for name, fault in sorted(reading.faults.items()) if of[name]]
+    if lacking := sorted(set(services) - set(of.values())):
+        others = sorted(name for name, service in of.items() if not service)
+        more = f" and {len(others) - NAMED_MAX} more" if len(others) > NAMED_MAX else ""
+        there = f"there are {', '.join(others[:NAMED_MAX])}{more}" if others else "there is nothing else"
+        told.append(f"nothing is named {', '.join(lacking)}; {there}")
+    return f"on {reading.day} {'; '.join(told)}" if told else ""
 
 
 def _paces(
