@@ -54,6 +54,7 @@ TESTS = {
 }
 EQUIVALENT = {
     "return total // count if total >= 0 else -(-total // count) [GtE is Gt]": "zero is zero by either branch",
+    "return total // count if total >= 0 else -(-total // count) [0 is 1]": "zero is zero by either branch",
     "return INT32_MAX if value > INT32_MAX else math.ceil(value) [Gt is GtE]": "the same number by either branch",
     "if total > INT64_MAX: [Gt is GtE]": "the same number by either branch",
     "return not groups.missing and not (groups.unready and change > 1.0) [Gt is GtE]": (
@@ -63,9 +64,17 @@ EQUIVALENT = {
         "an equal count is the same by either branch"
     ),
     "super().__init__(reason) [left out]": "the text of an exception that never leaves its module",
-    "turned = (change < 1.0 < refined) or (refined < 1.0 < change) [Lt is LtE]": (
-        "a refined ratio of 1 is within every tolerance, and one of 1 before it is not refined"
+    "if not 0 <= total <= INT64_MAX: [the second LtE is Lt]": "the same number by either branch",
+    "asleep = replicas == 0 or (waking.idle is not None and replicas < waking.smallest) [Lt is LtE]": (
+        "an equal count is the same by either branch"
     ),
+    "if floor is not None and replicas > floor: [Gt is GtE]": "an equal count is the same by either branch",
+    **{
+        f"turned = (change < 1.0 < refined) or (refined < 1.0 < change) [the {which} Lt is LtE]": (
+            "a refined ratio of 1 is within every tolerance, and one of 1 before it is not refined"
+        )
+        for which in ("first", "second")
+    },
     "against = (refined < 1.0 and wanted > current) or (refined > 1.0 and wanted < current) [Lt is LtE]": (
         "a refined ratio of 1 is within every tolerance; an equal count is the same by either branch"
     ),
@@ -169,7 +178,8 @@ def _change(tree: ast.Module, node: ast.AST, number: int) -> str:
                 return ""
             before = type(ops[place]).__name__
             ops[place] = others[choice]()
-            return f"{before} is {others[choice].__name__}"
+            which = "" if len(ops) == 1 else "the first " if place == 0 else "the second "
+            return f"{which}{before} is {others[choice].__name__}"
         case ast.BinOp(op=op) | ast.AugAssign(op=op):
             if type(op) not in OPERATORS:
                 return ""
