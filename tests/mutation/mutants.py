@@ -81,6 +81,13 @@ EQUIVALENT = {
     "against = (refined < 1.0 and wanted > current) or (refined > 1.0 and wanted < current) [Gt is GtE]": (
         "a refined ratio of 1 is within every tolerance; an equal count is the same by either branch"
     ),
+    "if not taken: break [Break is Continue]": "no node is added while the last one is empty, which ends it as well",
+    "if not self._first(self.new[-1:], pod, counts.allow): break [Break is Continue]": (
+        "no node is added while the last one is empty, which ends it as well"
+    ),
+    "return self.spread.key == HOSTNAME and node.room(self.pod) > 0 and not self.allow(node, False) [False is True]": (
+        "it is asked only where a node with room was not allowed, and then nothing is taken"
+    ),
     "cpu = pod.cpu_m / template.cpu_m if template.cpu_m else 0.0 [0.0 is 1.0]": (
         "the same for all pods, so their order is"
     ),
@@ -140,7 +147,10 @@ def mutants(module: str) -> Iterator[Mutant]:
             words = _change(changed, target, number)
             if words:
                 line = getattr(node, "lineno", 0)
-                what = f"{lines[line - 1].strip()} [{words}]"
+                # A line of one word says nothing without the one before it.
+                first = line - 2 if len(lines[line - 1].split()) == 1 else line - 1
+                said = " ".join(each.strip() for each in lines[first:line])
+                what = f"{said} [{words}]"
                 yield Mutant(module, line, what, count, ast.fix_missing_locations(changed))
                 count += 1
 

@@ -27,7 +27,7 @@ _KAFKA = "The learner's lag is that of a topic in Kafka instead of what servers 
 @click.option("--late", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share that may be late.")
 @click.option("--request-ms", type=_POSITIVE, help="How long a prediction takes [default: measured]")
 @click.option(
-    "--at-once", type=click.IntRange(1, 10_000), default=1, show_default=True, help="That a replica works on."
+    "--at-once", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Requests that a replica works on."
 )
 @click.option(
     "--start-s", type=_POSITIVE, help="From asking for a replica to its first answer [default: a node's and more]"
