@@ -33,7 +33,9 @@ FOUND = ("Found on the requests of a test.",)
 
 
 def files(form: autoscaling.As, kafka: Kafka | None = None) -> dict[str, str]:
-    return autoscaling.files(SPEC, saying(8, 3.2, SETTINGS), form, prometheus=PROMETHEUS, kafka=kafka, found=FOUND)
+    return autoscaling.files(
+        SPEC, saying(8, 3.2, 60.0, SETTINGS), form, prometheus=PROMETHEUS, kafka=kafka, found=FOUND
+    )
 
 
 @pytest.mark.parametrize("form", ["hpa", "keda"])
@@ -98,7 +100,7 @@ def test_every_name_that_is_asked_of_prometheus_is_one_that_servers_tell() -> No
     metrics.ServiceMetrics("orders")
     told = metrics.text(readings(())).decode()
     texts = (
-        autoscaling.servers_scaled("orders", saying(8, 3.2, SETTINGS), PROMETHEUS),
+        autoscaling.servers_scaled("orders", saying(8, 3.2, 60.0, SETTINGS), PROMETHEUS),
         autoscaling.learner_scaled("orders", PROMETHEUS, None),
         autoscaling.adapter_rules(60.0),
     )
@@ -153,24 +155,27 @@ def test_names_are_names_of_kubernetes(service: str) -> None:
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", autoscaling.object_name(service))
 
 
-def busy_mornings() -> tuple[Any, Any]:
-    """Two hours: a calm one, and one with four times as many requests; requests take 2 s."""
+def busy_after_calm() -> tuple[Any, Any]:
+    """An hour: forty calm minutes, and twenty with four times as many requests, which take 2 s."""
     rng = np.random.default_rng(4)
-    arrivals = np.concatenate([traffic.steady(2.0, 3600.0, rng), 3600.0 + traffic.steady(8.0, 3600.0, rng)])
+    arrivals = np.concatenate([traffic.steady(2.0, 2400.0, rng), 2400.0 + traffic.steady(8.0, 1200.0, rng)])
     return arrivals, traffic.services(len(arrivals), 2.0, rng, shape=4.0)
 
 
 def test_the_floor_is_the_least_with_which_the_promise_was_kept() -> None:
-    arrivals, services = busy_mornings()
+    arrivals, services = busy_after_calm()
     own = Settings(concurrency=1, start_s=20.0, largest=60, late_max=0.02)
-    found = express(arrivals, services, 7200.0, own)
+    found = express(arrivals, services, 3600.0, own)
     bounds, target = found.scaling.autoscaler, found.scaling.target
     assert found.kept
     assert bounds.smallest < bounds.largest
     assert found.way.late <= own.late_max
     assert found.way.replicas < found.fixed.replicas
-    fewer = saying(bounds.smallest - 1, target, own)
-    assert run(arrivals, services, 7200.0, own, bounds.smallest - 1, fewer).late > own.late_max
+    assert bounds.behavior is not None
+    assert bounds.behavior.scale_down is not None
+    hold_s = bounds.behavior.scale_down.stabilization_s or 0.0
+    fewer = saying(bounds.smallest - 1, target, hold_s, own)
+    assert run(arrivals, services, 3600.0, own, bounds.smallest - 1, fewer).late > own.late_max
 
 
 def test_the_floor_is_the_fixed_count_where_following_saves_nothing() -> None:
@@ -185,7 +190,7 @@ def test_the_floor_is_the_fixed_count_where_following_saves_nothing() -> None:
 
 
 def test_a_promise_that_nothing_keeps_is_told() -> None:
-    arrivals, services = busy_mornings()
-    found = express(arrivals, services, 7200.0, Settings(concurrency=1, start_s=20.0, largest=5))
+    arrivals, services = busy_after_calm()
+    found = express(arrivals, services, 3600.0, Settings(concurrency=1, start_s=20.0, largest=5))
     assert not found.kept
     assert found.scaling.autoscaler.smallest == 5

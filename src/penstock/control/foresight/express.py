@@ -1,10 +1,10 @@
 """What Kubernetes' own objects can say of the policy: a floor, a target, and for how long a high count holds.
 
 They make no trial and know no promise, so the trial is made beforehand, once, on requests that are known, with the very
-decider that will follow the object: the least floor with which the promise was kept, for each of a few targets, and the
-cheapest of these; or the least fixed count as the floor, where following saves nothing. What they cannot say is the
-rest: to look again when the bursts change, to see requests before they have ended, and to let who waits too long go
-behind the others."""
+decider that will follow the object: the least floor with which the promise was kept, for each of a few targets and
+times for which a high count holds, and the cheapest of these; or the least fixed count as the floor, where following
+saves nothing. What they cannot say is the rest: to look again when the bursts change, to see requests before they have
+ended, and to let who waits too long go behind the others."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ Floats = NDArray[np.float64]
 
 TARGETS = (0.6, 0.8, 1.0)
 """Shares of the requests that a replica can work on at once."""
+HOLDS_S = (60.0, 300.0)
+"""For how long the highest count holds: our own policy's time, and Kubernetes'. Over the longer one chance is at its
+highest, which is a margin, and costs what it costs."""
 LOOK_S = 15.0
 """How often the autoscaler looks, and so the period in which every replica that is needed may be added."""
 
@@ -55,30 +58,30 @@ class Expressed(msgspec.Struct, frozen=True, kw_only=True):
 def express(arrivals: Floats, services: Floats, until_s: float, settings: Settings) -> Expressed:
     """Find the cheapest that keeps the promise on these requests, in order of their arrival, until a moment."""
 
-    def tried(floor: int, target: float | None) -> Way:
-        scaling = None if target is None else saying(floor, target, settings)
+    def tried(floor: int, way: tuple[float, float] | None) -> Way:
+        scaling = None if way is None else saying(floor, *way, settings)
         return run(arrivals, services, until_s, settings, floor, scaling)
 
-    def floor_of(target: float | None, near: int) -> int:
-        return least(lambda floor: tried(floor, target).late <= settings.late_max, near, settings)
+    def floor_of(way: tuple[float, float] | None, near: int) -> int:
+        return least(lambda floor: tried(floor, way).late <= settings.late_max, near, settings)
 
     mean = float(services.sum()) / max(until_s, 1.0) / settings.concurrency
     count = floor_of(None, round(1.5 * mean) + 1)
     fixed = tried(count, None)
     # Where following saves next to nothing the floor is the fixed count. More come only when all of it is at work: the
     # object will not be looked at again when what comes changes.
-    whole = TARGETS[-1] * settings.concurrency
-    scaling, way, most = saying(count, whole, settings), tried(count, whole), CHANGE_MAX * fixed.replicas
-    for share in TARGETS if count > settings.smallest else ():
-        target = share * settings.concurrency
-        floor = floor_of(target, count)
-        followed = tried(floor, target)
+    ways = [(share * settings.concurrency, hold_s) for share in TARGETS for hold_s in HOLDS_S]
+    whole = (TARGETS[-1] * settings.concurrency, HOLDS_S[0])
+    scaling, best, most = saying(count, *whole, settings), tried(count, whole), CHANGE_MAX * fixed.replicas
+    for way in ways if count > settings.smallest else ():
+        floor = floor_of(way, count)
+        followed = tried(floor, way)
         if followed.late <= settings.late_max and followed.replicas < most:
-            scaling, way, most = saying(floor, target, settings), followed, followed.replicas
-    return Expressed(scaling=scaling, way=way, kept=way.late <= settings.late_max, fixed=fixed)
+            scaling, best, most = saying(floor, *way, settings), followed, followed.replicas
+    return Expressed(scaling=scaling, way=best, kept=best.late <= settings.late_max, fixed=fixed)
 
 
-def saying(floor: int, target: float, settings: Settings) -> Scaling:
+def saying(floor: int, target: float, hold_s: float, settings: Settings) -> Scaling:
     """A floor and a target of requests a replica, as the Horizontal Pod Autoscaler takes them: up at once, as far as it
     asks for, and down when the highest count has held for its time."""
     largest = settings.largest
@@ -88,7 +91,7 @@ def saying(floor: int, target: float, settings: Settings) -> Scaling:
         policies=(Policy(type="Pods", value=largest, period_s=LOOK_S),),
     )
     down = Rules(
-        stabilization_s=settings.hold_s,
+        stabilization_s=hold_s,
         select="Max",
         policies=(Policy(type="Percent", value=100, period_s=LOOK_S),),
     )
