@@ -82,12 +82,20 @@ class Client:
         return self._acknowledged(f"/v1/{quote(service)}/feedback", answers, media, source)
 
     def predict(
-        self, service: str, features: Mapping[str, Any], *, id: str | None = None, subject: str | None = None
+        self,
+        service: str,
+        features: Mapping[str, Any],
+        *,
+        id: str | None = None,
+        subject: str | None = None,
+        incumbent: Any = None,
     ) -> dict[str, Any]:
         """One answer: ``id``, ``version``, and ``label`` (a list of classes where a service has several together) with
         ``probabilities``, or ``mean``, ``low``, ``high`` and, where the service file asks for them, ``quantiles``.
-        While it has ``apprentice_of``, the answer of the system of that name is the one to be used."""
-        named = {name: value for name, value in (("id", id), ("subject", subject)) if value is not None}
+        While it has ``apprentice_of``, the answer of the system of that name is the one to be used: what that has
+        answered may be given here as ``incumbent``, or with the label."""
+        said = (("id", id), ("subject", subject), ("incumbent", incumbent))
+        named = {name: value for name, value in said if value is not None}
         event = {"features": features, **named}
         answer: dict[str, Any] = self.post(f"/v1/{quote(service)}/predict", event)
         return answer

@@ -122,8 +122,8 @@ class Batch:
     subjects: Strings | None = None
     """(n,) whose event each is, or None where nobody said. The log keeps it, and nothing is learned from it."""
     incumbents: list[Incumbent | None] | None = None
-    """(n,) what the system that was there before (`gate.apprentice`) answered, or None where nobody said. Examples and
-    feedback may have it; nothing is learned from it."""
+    """(n,) what the system that was there before (`gate.apprentice`) answered, or None where nobody said. Nothing is
+    learned from it."""
     replies: Replies | None = None
     """What we answered, where it is kept to be held against the label beside that. Predictions alone have it, and
     examples that were joined from them."""

@@ -155,8 +155,8 @@ class Consolidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Apprentice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Another system goes on answering until this service has shown that it is better: whoever sends a label says
-    beside it what that system had answered (``incumbent``)."""
+    """Another system goes on answering until this service has shown that it is better: whoever asks, or sends a label,
+    says with it what that system has answered (``incumbent``)."""
 
     of: Text
     """What that system is called in answers, ``status`` and receipts, such as ``fraud-rules``. Under another name it is

@@ -14,7 +14,7 @@ from penstock.events import Batch, Kind, Offset, Partition, encode
 from penstock.publish.interface import ApprenticeProgress
 from penstock.publish.publisher import Publisher
 from penstock.replies import Replies
-from penstock.spec import Apprentice, ClassName, Gate
+from penstock.spec import Apprentice, ClassName, Gate, Label, Spec
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_house import SPEC as SMALL
 from penstock.testing.small_house import build_publisher, filled_log
@@ -41,25 +41,29 @@ def batch_of(kind: Kind, ids: Sequence[str], label: ClassName | None = None, inc
     )
 
 
-def log_of(*batches: Batch) -> MemoryLog:
-    log = MemoryLog(clock=lambda: 1000.0)
+def log_of(*batches: Batch, apart_s: float = 0.0) -> MemoryLog:
+    """These one after the other, so many seconds apart."""
+    times = iter(range(len(batches)))
+    log = MemoryLog(clock=lambda: 1000.0 + apart_s * next(times))
     writer = log.writer(P0)
     for batch in batches:
         writer.append([Entry(kind=batch.kind, count=len(batch), payload=encode(batch))])
     return log
 
 
-def learned(folder: Path, log: MemoryLog, script: Sequence[str] = ("publish",)) -> Publisher:
+def learned(folder: Path, log: MemoryLog, script: Sequence[str] = ("publish",), spec: Spec = SPEC) -> Publisher:
     folder.mkdir()
-    publisher = build_publisher(folder, log, script=script, spec=SPEC)
+    publisher = build_publisher(folder, log, script=script, spec=spec)
     publisher.start()
     while publisher.step() or publisher.has_backlog():
         pass
     return publisher
 
 
-def compared(folder: Path, log: MemoryLog, script: Sequence[str] = ("publish",)) -> ApprenticeProgress:
-    publisher = learned(folder, log, script)
+def compared(
+    folder: Path, log: MemoryLog, script: Sequence[str] = ("publish",), spec: Spec = SPEC
+) -> ApprenticeProgress:
+    publisher = learned(folder, log, script, spec)
     found = publisher.progress.apprentice
     publisher.close()
     assert found is not None
@@ -79,6 +83,20 @@ def test_a_prediction_is_compared_by_what_was_answered_and_not_by_what_would_be_
     # Where the record does not say it, the version that is served is asked.
     found = compared(tmp_path / "unknown", log_of(TAUGHT, asked, told))
     assert (found.compared, found.loss, found.incumbent_loss) == (2, 0.0, 0.0)
+
+
+def test_what_was_said_with_the_question_is_held_against_the_answer_and_against_none(tmp_path: Path) -> None:
+    asked = batch_of(Kind.PREDICTION, ["p", "q"], incumbent="no")
+    told = batch_of(Kind.FEEDBACK, ["p"], YES)
+    found = compared(tmp_path / "told", log_of(TAUGHT, asked, told))
+    assert (found.compared, found.loss, found.incumbent_loss) == (1, 0.0, 1.0)
+    # The word that comes with the label is the later one.
+    found = compared(tmp_path / "twice", log_of(TAUGHT, asked, replace(told, incumbents=["yes"])))
+    assert (found.compared, found.loss, found.incumbent_loss) == (1, 0.0, 0.0)
+    # No answer is one, too, where the service says so; only what was said with the question is known then.
+    silent = msgspec.structs.replace(SPEC, label=Label(wait_s=30.0, implicit=NO))
+    found = compared(tmp_path / "silent", log_of(TAUGHT, asked, TAUGHT, apart_s=40.0), spec=silent)
+    assert (found.compared, found.loss, found.incumbent_loss) == (2, 1.0, 0.0)
 
 
 def test_an_example_is_compared_by_what_is_served_and_not_by_what_is_learned_meanwhile(tmp_path: Path) -> None:

@@ -297,6 +297,8 @@ def test_what_another_system_answered_is_kept_beside_the_label(decoder, labels, 
     assert example(decoder, pa.table({"label": labels, "incumbent": said})).incumbents == kept
     feedback = stream(pa.table({"id": ["a", "b"], "label": labels, "incumbent": said}))
     assert decoder.decode(Kind.FEEDBACK, feedback, Media.ARROW, 1.0).incumbents == kept
+    asked = stream(pa.table({"incumbent": said}))
+    assert decoder.decode(Kind.PREDICTION, asked, Media.ARROW, 1.0).incumbents == kept
     without = pa.table({"label": labels, "incumbent": pa.nulls(2)})
     assert example(decoder, without).incumbents is None
 

@@ -349,6 +349,10 @@ def test_a_wrong_answer_of_another_system_is_refused_by_its_name(decoder, label,
     assert (raised.value.pointer.startswith("/1/incumbent"), raised.value.row) == (True, 1)
 
 
-def test_what_is_asked_for_a_prediction_has_no_answer_of_another_system():
-    with pytest.raises(BadEvent, match="no field 'incumbent'"):
-        binary.decode(Kind.PREDICTION, b'{"features": {}, "incumbent": 1}', Media.JSON, 1.0)
+def test_what_another_system_answered_may_be_said_with_the_question():
+    one = binary.decode(Kind.PREDICTION, b'{"features": {}, "incumbent": true}', Media.JSON, 1.0)
+    assert one.incumbents == ["1"]
+    many = b'{"instances": [{"features": {}}, {"features": {}, "incumbent": {"0": 1}}]}'
+    assert binary.decode(Kind.PREDICTION, many, Media.JSON, 1.0).incumbents == [None, {"0": 1.0}]
+    with pytest.raises(BadEvent, match="not both"):
+        binary.decode(Kind.PREDICTION, b'{"instances": [{"features": {}}], "incumbent": 1}', Media.JSON, 1.0)

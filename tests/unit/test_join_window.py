@@ -135,19 +135,26 @@ class JoinMachine(RuleBasedStateMachine):
         expected = [*by_default, *(e for e in passed if e is not None)]
         assert out == expected
 
-    @rule(ids=st.lists(keys, min_size=1, max_size=9), by=sources, partition=partitions, step_s=steps_s)
-    def predictions(self, ids: list[str], by: str | None, partition: Partition, step_s: float) -> None:
+    @rule(
+        ids=st.lists(keys, min_size=1, max_size=9), by=sources, rival=incumbents, partition=partitions, step_s=steps_s
+    )
+    def predictions(
+        self, ids: list[str], by: str | None, rival: str | None, partition: Partition, step_s: float
+    ) -> None:
         # A batch whose id stands twice asks twice: only the last can be answered, also by an answer that came early.
         values = self._values(len(ids))
         self.version += 1
         self.asked += len(ids)
-        batch = make_batch(Kind.PREDICTION, list(ids), values=values, by=[by] * len(ids), version=self.version)
+        n = len(ids)
+        batch = make_batch(
+            Kind.PREDICTION, list(ids), values=values, by=[by] * n, version=self.version, rival=[rival] * n
+        )
         out, by_default, first = self._append(batch, partition, step_s)
         last = {key: i for i, key in enumerate(ids)}
         self.model.counts["expired"] += len(ids) - len(last)
         self.model.predictions_begin(ids)
         joined = [
-            self.model.prediction(ids[i], by, values[i], self.version, (partition, first + i))
+            self.model.prediction(ids[i], by, values[i], self.version, (partition, first + i), rival)
             for i in sorted(last.values())
         ]
         self.model.predictions_end()

@@ -41,13 +41,17 @@ def origins_of(partition: Partition, offsets: Sequence[int]) -> NDArray[np.int64
 
 
 def labelled(asked: Batch, told: Batch, origins: NDArray[np.int64]) -> Batch:
-    """These predictions as examples with these answers, and what was said with them; who sent the answer is the source,
-    if it said so."""
+    """These predictions as examples with these answers; who sent the answer is the source, if it said so. What another
+    system had answered was said with either; the later word counts."""
     sources = told.sources
     if sources is not None and asked.sources is not None:
         sources = [said if said is not None else own for said, own in zip(sources, asked.sources, strict=True)]
     if sources is None or all(source is None for source in sources):
         sources = asked.sources
+    incumbents = told.incumbents
+    if incumbents is not None and asked.incumbents is not None:
+        both = zip(incumbents, asked.incumbents, strict=True)
+        incumbents = [own if said is None else said for said, own in both]
     return replace(
         asked,
         kind=Kind.EXAMPLE,
@@ -55,5 +59,5 @@ def labelled(asked: Batch, told: Batch, origins: NDArray[np.int64]) -> Batch:
         labels=told.labels,
         sources=sources,
         origins=origins,
-        incumbents=told.incumbents,
+        incumbents=asked.incumbents if incumbents is None else incumbents,
     )

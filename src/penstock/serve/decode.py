@@ -111,7 +111,7 @@ class Decoder:
             labels = [event.label for event in found if event.label is not None]
             if not all([label in known for label in labels]):  # noqa: C419 (a list is twice as fast)
                 raise faults.unknown_classes(self.forms, [event.label for event in found], single)
-        if kind is not Kind.PREDICTION and self.schema.label_is_class:
+        if self.schema.label_is_class:
             answers = [event.incumbent for event in found]
             # Most services have none, and pay for no look at single ones.
             if answers.count(None) < len(answers) and (
@@ -126,7 +126,7 @@ class Decoder:
             return [asked], True
         if asked.instances is msgspec.UNSET:
             raise msgspec.ValidationError("Object missing required field `features`")
-        if asked.features is not msgspec.UNSET or asked.id is not None:
+        if asked.features is not msgspec.UNSET or asked.id is not None or asked.incumbent is not None:
             raise BadEvent("A request has either 'features' or 'instances', not both", pointer="/instances")
         for instance in asked.instances:
             instance.time = asked.time if instance.time is None else instance.time
@@ -154,7 +154,7 @@ class Decoder:
             labels=None if kind is Kind.PREDICTION else self._labels([event.label for event in events]),
             versions=None,
             subjects=None if subjects == [None] * len(events) else subjects,
-            incumbents=None if kind is Kind.PREDICTION else self._incumbents([event.incumbent for event in events]),
+            incumbents=self._incumbents([event.incumbent for event in events]),
         )
 
     def _incumbents(self, answers: list[Any]) -> list[Incumbent | None] | None:

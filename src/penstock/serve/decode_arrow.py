@@ -118,7 +118,7 @@ class _Columns:
             labels=labels,
             versions=None,
             subjects=subjects,
-            incumbents=None if kind is Kind.PREDICTION else self._incumbents(label_column),
+            incumbents=self._incumbents(None if kind is Kind.PREDICTION else label_column),
         )
 
     def _label_column(self) -> str:
@@ -126,9 +126,9 @@ class _Columns:
         return name if name in self.columns or name == "label" else "label"
 
     def _refuse_unknown(self, kind: Kind, label_column: str) -> None:
-        known = {"id", "time", "source", self.forms.spec.subject_column}
+        known = {"id", "time", "source", "incumbent", self.forms.spec.subject_column}
         if kind is not Kind.PREDICTION:
-            known |= {label_column, "incumbent"}
+            known.add(label_column)
         known |= {"retract"} if kind is Kind.FEEDBACK else set()
         if kind is not Kind.FEEDBACK:
             known |= self.forms.spec.features.keys()
@@ -249,7 +249,7 @@ class _Columns:
             return [None if value is None else class_name(value) for value in values.to_pylist()]
         raise self._wrong_type(name)
 
-    def _incumbents(self, label_column: str) -> list[Incumbent | None] | None:
+    def _incumbents(self, label_column: str | None) -> list[Incumbent | None] | None:
         return None if label_column == "incumbent" else incumbents_in(self.forms, self._field("incumbent"))
 
     # What an event says of itself -------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ Chances = dict[Name, Annotated[float, msgspec.Meta(ge=0, le=1)]]
 
 
 class Event(Protocol):
-    """One event as it was sent; feedback has no features, and what is asked for a prediction has neither a label nor an
-    incumbent's answer. Feedback alone may take a label back (``retract``), and has none then."""
+    """One event as it was sent; feedback has no features, and what is asked for a prediction has no label. Feedback
+    alone may take a label back (``retract``), and has none then."""
 
     features: msgspec.Struct
     label: Any
@@ -61,7 +61,7 @@ class Forms:
             Kind.EXAMPLE: _form(
                 "Example", [("features", features), ("label", label), incumbent, ("id", Name | None, None), *common]
             ),
-            Kind.PREDICTION: _form("Instance", [("features", features), ("id", Name | None, None), *common]),
+            Kind.PREDICTION: _form("Instance", [("features", features), incumbent, ("id", Name | None, None), *common]),
             Kind.FEEDBACK: _form(
                 "Feedback", [("id", Name), ("label", label | None, None), incumbent, ("retract", bool, False), *common]
             ),
@@ -73,6 +73,7 @@ class Forms:
                 ("features", features | msgspec.UnsetType, msgspec.UNSET),
                 ("instances", list[instance] | msgspec.UnsetType, msgspec.UNSET),  # type: ignore[valid-type]
                 own_id,
+                incumbent,
                 *common,
             ],
         )

@@ -129,7 +129,7 @@ def _schemas(spec: Spec) -> Json:
         "properties": {name: feature_schema(feature) for name, feature in spec.features.items()},
         "additionalProperties": False,
     }
-    own: Json = {"features": _ref(spec, "features"), "id": text, **common}
+    own: Json = {"features": _ref(spec, "features"), "incumbent": _ref(spec, "incumbent"), "id": text, **common}
     of_classes = SetAnswer if spec.task == "multilabel" else ClassAnswer
     answer = NumberAnswer if spec.task in NUMBER_TASKS else of_classes
     _, (answers) = msgspec.json.schema_components([answer], ref_template=REF)
@@ -137,9 +137,7 @@ def _schemas(spec: Spec) -> Json:
         _name(spec, "features"): features,
         _name(spec, "label"): label_schema(spec),
         _name(spec, "incumbent"): incumbent_schema(spec),
-        _name(spec, "example"): _object(
-            {**own, "label": _ref(spec, "label"), "incumbent": _ref(spec, "incumbent")}, ("features", "label")
-        ),
+        _name(spec, "example"): _object({**own, "label": _ref(spec, "label")}, ("features", "label")),
         _name(spec, "instance"): _object(own, ("features",)),
         _name(spec, "feedback"): _feedback(spec, text, common),
         _name(spec, "answer"): answers[answer.__name__],

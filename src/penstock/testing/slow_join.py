@@ -36,6 +36,7 @@ class _Asked:
     version: int
     origin: Origin
     since: float
+    incumbent: str | None = None
     stopped: float = 0.0
 
 
@@ -123,7 +124,9 @@ class SlowJoin:
                 self.counts["implicit"] += 1
                 # A long id is kept as its digest, and nobody has sent it again.
                 (key,) = remembered_as([asked.id])
-                labelled.append(Joined(key, self.implicit, asked.source, asked.value, asked.version, asked.origin))
+                labelled.append(
+                    Joined(key, self.implicit, asked.source, asked.value, asked.version, asked.origin, asked.incumbent)
+                )
         self.closed = [asked for asked in self.closed if self.clock - asked.stopped <= self.late_for_s]
         hopeful = [e for e in self.early if self.clock - e.since <= self.early_s]
         self.counts["unknown"] += len(self.early) - len(hopeful)
@@ -164,13 +167,21 @@ class SlowJoin:
             self.answered.forget(key)
             self.closed = [asked for asked in self.closed if asked.id != key]
 
-    def prediction(self, key: str, source: str | None, value: float, version: int, origin: Origin) -> Joined | None:
+    def prediction(
+        self,
+        key: str,
+        source: str | None,
+        value: float,
+        version: int,
+        origin: Origin,
+        incumbent: str | None = None,
+    ) -> Joined | None:
         for older in self.waiting:
             if older.id == key:
                 self.waiting.remove(older)
                 self.counts["expired"] += 1
                 break
-        asked = _Asked(key, value, source, version, origin, self.clock)
+        asked = _Asked(key, value, source, version, origin, self.clock, incumbent)
         for answer in self.early:
             if answer.id == key:
                 self.early.remove(answer)
@@ -181,7 +192,8 @@ class SlowJoin:
                 self.counts["early_matched"] += 1
                 self._answer(asked, answer.label, answer.origin, 0.0)
                 who = answer.source or source
-                return Joined(key, answer.label, who, value, version, answer.origin, answer.incumbent)
+                said = incumbent if answer.incumbent is None else answer.incumbent
+                return Joined(key, answer.label, who, value, version, answer.origin, said)
         self.waiting.append(asked)
         return None
 
@@ -202,7 +214,8 @@ class SlowJoin:
                     return None
                 self.waiting.remove(asked)
                 self._answer(asked, label, origin, self.clock - asked.since)
-                return Joined(key, label, source or asked.source, asked.value, asked.version, origin, incumbent)
+                said = asked.incumbent if incumbent is None else incumbent
+                return Joined(key, label, source or asked.source, asked.value, asked.version, origin, said)
         for asked in self.closed:
             if asked.id == key:
                 return self._come_late(asked, label, source, origin, incumbent)
@@ -238,7 +251,8 @@ class SlowJoin:
         self.counts["late_learned"] += 1
         self.counts["matched"] -= 1
         self._answer(asked, label, origin, self.clock - asked.since)
-        return Joined(asked.id, label, source or asked.source, asked.value, asked.version, origin, incumbent)
+        said = asked.incumbent if incumbent is None else incumbent
+        return Joined(asked.id, label, source or asked.source, asked.value, asked.version, origin, said)
 
     def _come_early(self, said: _Early) -> None:
         for before in self.early:
