@@ -224,6 +224,8 @@ def test_who_does_not_know_what_is_spent_learns_nothing_and_goes_on_answering(
         ("meter: {opencost: {url: 'http://oc/allocation', aggregate: ' '}}", "label:app"),
         ("per_hour: 2\nmeter: {opencost: {url: 'http://oc/allocation'}}", "per_hour would count for nothing"),
         ("meter: {opencost: {url: 'http://oc/allocation', colour: red}}", "colour"),
+        ("meter: {every_s: .inf, opencost: {url: 'http://oc/allocation'}}", "<= 86400"),
+        ("meter: {every_s: .nan, opencost: {url: 'http://oc/allocation'}}", "every_s"),
         ("meter: {kubecost: {url: 'http://oc/allocation'}}", "kubecost"),
     ],
 )

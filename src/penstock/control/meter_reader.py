@@ -63,7 +63,7 @@ class MeterReader:
         return found
 
     def read(self) -> None:
-        """One round."""
+        """One round; it is in vain when one of its days is."""
         for day in days_due(self._asking, self._now()):
             try:
                 self._meter = self._meter or self._open()
@@ -75,9 +75,9 @@ class MeterReader:
                 # A defect of ours: whoever counts on being told must hear that he is not.
                 self._failed(f"reading what was spent failed: {type(error).__name__}: {error}")
                 return
-            self._failures = 0
             self._asking = self._asking.told(reading.day, reading.at, {})
             self._heard.append(Heard(reading=reading))
+        self._failures = 0
 
     def _failed(self, fault: str) -> None:
         self._failures += 1

@@ -35,7 +35,7 @@ class OpenCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Which of them to look at, in the API's own words, such as ``namespace:"shop"``."""
     idle: Literal["apart", "shared"] = "apart"
     """What nobody has of the cluster: told by itself (``apart``), or split over all, as ``shareIdle`` does it."""
-    timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+    timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
 
 
 class Meters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,9 +46,9 @@ class Meters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The service, or ``service/role``, of allocations whose name does not say it."""
     currency: str = "USD"
     """In which it counts; where it says another, nothing is believed."""
-    every_s: Annotated[float, Meta(ge=1)] = 60.0
+    every_s: Annotated[float, Meta(ge=1, le=86_400)] = 60.0
     """Seconds between two readings."""
-    blind_after_s: Annotated[float, Meta(gt=0)] = 7200.0
+    blind_after_s: Annotated[float, Meta(gt=0, le=31 * 86_400)] = 7200.0
     """For so long a service may have gone uncounted before its learning pauses, where there is a limit."""
 
     @property
