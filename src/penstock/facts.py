@@ -144,6 +144,18 @@ class Drifted(Fact, tag="drifted", frozen=True, kw_only=True):
     """Labelled events since the change, as far as it can be placed."""
 
 
+class InputsDrifted(Fact, tag="inputs_drifted", frozen=True, kw_only=True):
+    """The inputs that come now have left what the base of what is served was trained on."""
+
+    base: str
+    feature: str
+    """The one that is the furthest away."""
+    index: float
+    """Its population stability index."""
+    events: int
+    """The labelled events that were compared."""
+
+
 class Consolidated(Fact, tag="consolidated", frozen=True, kw_only=True):
     """A new base was trained, and a candidate on it stands ready."""
 

@@ -198,6 +198,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     calibration_max: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """How much further than those of what is served the chances of a new base's answers may be from how often they are
     right (expected calibration error, on the same events); 1 for no bound."""
+    drift_max: PositiveOrInfinite = 0.25
+    """How far the inputs may be from those that a new base was trained on, if it is to be promoted: the population
+    stability index of the feature that is the furthest away, of the latest labelled events; ``inf`` for no bound. What
+    is served is not held to it: it is told, and a new base is trained."""
     collapse: Literal["refuse", "allow"] = "refuse"
     """What becomes of a new base that hardly ever answers with a class which labels still have, and what is served
     answers with."""

@@ -26,7 +26,10 @@ def never_saw(home: Path, name: str, data: Path) -> None:
     folder = data / name
     folder.mkdir(parents=True)
     shutil.copyfile(home / "before" / name / "service.json", folder / "service.json")
-    shutil.copytree(home / "before" / name / "environments", folder / "environments")
+    # What came of a consolidation before the first of the events stays, too.
+    for kept_in, inside in (("before", "environments"), ("data", "consolidation"), ("data", "bases")):
+        if (home / kept_in / name / inside).is_dir():
+            shutil.copytree(home / kept_in / name / inside, folder / inside)
     kept = write_log(home / "data" / name / "log", folder / "log")
 
     def moved(taken: Range) -> Range:

@@ -15,13 +15,14 @@ import numpy as np
 from penstock.errors import BaseMissing
 from penstock.eventlog.interface import Entry
 from penstock.events import Batch, Kind, Partition, encode
-from penstock.facts import Widened
+from penstock.facts import InputsDrifted, Widened
 from penstock.gate.interface import Evidence, Verdict
 from penstock.gate.rule import HarmGate
 from penstock.join.window import JoinWindow
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
+from penstock.learn.inputs import Seen, seen_of
 from penstock.learn.interface import Base, Embedded, HeldOut
 from penstock.learn.learner import Learner
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
@@ -83,10 +84,12 @@ class House:
         self.rng = np.random.default_rng(4)
         self.log = MemoryLog(clock=lambda: 1000.0)
         self.writer = self.log.writer()
+        self.seen: dict[str, Seen] = {}
+        """What bases say that they were trained on."""
 
-    def send(self, n: int, frequency: int = 3) -> None:
+    def send(self, n: int, frequency: int = 3, low: float = -3.0) -> None:
         for _ in range(n // 8):
-            numbers = self.rng.uniform(-3, 3, (8, 2))
+            numbers = self.rng.uniform(low, 3, (8, 2))
             waves = np.sin(frequency * numbers)
             batch = Batch(
                 kind=Kind.EXAMPLE,
@@ -115,7 +118,10 @@ class House:
             canary=self.folder / "canary",
         )
         slow = SlowRooms(
-            consolidation=self.folder / "consolidation", bases=self.folder / "bases", follower=self.learner
+            consolidation=self.folder / "consolidation",
+            bases=self.folder / "bases",
+            follower=self.learner,
+            seen=self.seen.get,
         )
         clocks = Clocks(now=lambda: 5.0, elapsed=lambda: self.elapsed_s, cpu=lambda: 0.0)
         learner, gate = self.learner(), gate or HarmGate(self.spec.gate)
@@ -151,6 +157,26 @@ class House:
 def run(publisher: Publisher, until: Callable[[], bool] = lambda: False) -> None:
     while not until() and (publisher.listen() or publisher.take_up() or publisher.step() or publisher.has_backlog()):
         pass
+
+
+def seen_between(low: float, high: float) -> Seen:
+    """What a base has seen that was trained on such inputs."""
+    numbers = np.random.default_rng(9).uniform(low, high, (2048, 2))
+    n = len(numbers)
+    batch = Batch(
+        kind=Kind.EXAMPLE,
+        times=np.zeros(n),
+        ids=None,
+        sources=None,
+        numbers=numbers,
+        vectors=(),
+        strings=(),
+        labels=[ClassName("0")] * n,
+        versions=None,
+    )
+    found = seen_of(SPEC, batch, batch)
+    assert found is not None
+    return found
 
 
 def served(folder: Path) -> bytes:
@@ -266,6 +292,57 @@ def test_the_loop_takes_a_candidate_up_while_events_arrive(tmp_path: Path) -> No
     running.join()
     assert reader.progress().slow.base == IDS[3]
     reader.close()
+
+
+def test_a_better_base_that_was_trained_on_other_inputs_is_given_up_by_the_name_of_the_guard(tmp_path: Path) -> None:
+    # It takes some six hundred events, so that the inputs have been looked at, to be as sure as this.
+    house = House(tmp_path, msgspec.structs.replace(SPEC.gate, alpha=1e-30))
+    house.seen[IDS[3]] = seen_between(-3.0, 0.0)
+    publisher = house.publisher()
+    publisher.start()
+    house.send(800)
+    run(publisher)
+    house.leave(1, 3)
+    house.send(2400)
+    run(publisher, until=lambda: publisher.progress.slow.settled_events > 0)
+    slow = publisher.progress.slow
+    assert (slow.promoted, slow.shadow) == (0, 0)
+    assert slow.outcome.startswith("The new base is given up: inputs: ")
+    publisher.close()
+
+
+def test_inputs_that_leave_what_the_served_base_was_trained_on_are_told_and_have_a_base_trained(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.seen[IDS[3]] = seen_between(-3.0, 3.0)
+    publisher = house.publisher()
+    publisher.start()
+    house.send(800)
+    run(publisher)
+    house.leave(1, 3)
+    house.send(2400)
+    run(publisher, until=lambda: publisher.progress.slow.promoted > 0)
+    run(publisher)
+    departed, before = publisher.progress.departed, publisher.progress
+    assert departed is not None
+    assert (departed.is_shown, departed.index < 0.1, before.slow.drifted_events) == (False, True, 0)
+    house.send(1600, low=1.0)
+    run(publisher)
+    departed, progress = publisher.progress.departed, publisher.progress
+    assert departed is not None
+    assert (departed.is_shown, departed.feature) == (True, "a")
+    assert before.labelled < progress.slow.drifted_events <= progress.labelled - 512, "it is told once"
+    # Fast updates go on.
+    assert progress.updates_held == before.updates_held
+    publisher._rooms.receipts.flush()
+    (fact,) = publisher._rooms.receipts.facts(9, ["inputs_drifted"])
+    assert isinstance(fact, InputsDrifted)
+    assert (fact.base, fact.feature, fact.index > 0.25) == (IDS[3], "a", True)
+    state = publisher.state_hash()
+    publisher._rooms.journal.close()
+    again = house.publisher()
+    again.start()
+    assert (again.state_hash(), again.progress.departed) == (state, departed)
+    again.close()
 
 
 TRIED = msgspec.structs.replace(SPEC.gate, canary=(0.25, 0.75))

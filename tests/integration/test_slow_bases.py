@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from penstock.errors import BaseMissing, LibraryMissing, TrainingFailed
 from penstock.events import Batch, Kind
 from penstock.learn.fast.encode import Encoder
+from penstock.learn.inputs import Seen, seen_of
 from penstock.learn.slow.artifact import Artifact, BaseManifest, read_artifact, sealed, write_artifact
 from penstock.learn.slow.base import SHAPES, LocalBases, MemoryBases, OnnxBase
 from penstock.learn.slow.reservoir import Reservoir
@@ -65,7 +66,7 @@ def network(seed: int = 0, across_rows: bool = False) -> bytes:
     return written
 
 
-def artifact(seed: int = 0, across_rows: bool = False) -> Artifact:
+def artifact(seed: int = 0, across_rows: bool = False, seen: Seen | None = None) -> Artifact:
     encoder = Encoder(SPEC)
     encoder.absorb(events(200, seed))
     manifest = BaseManifest(
@@ -77,7 +78,8 @@ def artifact(seed: int = 0, across_rows: bool = False) -> Artifact:
         seed=seed,
         opset=18,
     )
-    return sealed(manifest, network(seed, across_rows), encoder=encoder.save(), weights={"weight/w": np.ones(3)})
+    weights = {"weight/w": np.ones(3)}
+    return sealed(manifest, network(seed, across_rows), encoder=encoder.save(), weights=weights, seen=seen)
 
 
 def events(n: int, seed: int) -> Batch:
@@ -169,10 +171,33 @@ def test_everything_that_answers_depend_on_is_in_the_id() -> None:
     assert artifact().id == made.id
 
 
-@pytest.mark.parametrize("name", ["base.onnx", "encoder.safetensors", "weights.safetensors", "manifest.json"])
+def test_what_it_was_trained_on_is_kept_with_it_and_one_that_does_not_say_keeps_its_name(tmp_path: Path) -> None:
+    seen = seen_of(SPEC, events(300, 1), events(300, 2))
+    made, silent = artifact(seen=seen), artifact()
+    bases = LocalBases(tmp_path)
+    for one in (made, silent):
+        bases.put(one)
+    assert LocalBases(tmp_path).seen(made.id) == seen
+    assert LocalBases(tmp_path).seen(silent.id) is None
+    # The id of this base before any said what they were trained on.
+    assert silent.id == "a1913f1a90f8085fa4bf5b45906217eef813c425701f00b16e6aa15e16ec7ae4"
+    assert made.id != silent.id
+
+
+def test_what_it_was_trained_on_in_a_later_format_is_refused() -> None:
+    seen = seen_of(SPEC, events(300, 1), events(300, 2))
+    assert seen is not None
+    later = artifact(seen=msgspec.structs.replace(seen, format=2))
+    with pytest.raises(BaseMissing, match="format 2 of what it was trained on is not known"):
+        later.trained_on()
+
+
+@pytest.mark.parametrize(
+    "name", ["base.onnx", "encoder.safetensors", "weights.safetensors", "seen.json", "manifest.json"]
+)
 @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-9] + b"x" * 9)])
 def test_a_damaged_base_is_missing_and_written_anew(tmp_path: Path, name: str, damage: Callable[[Path], Any]) -> None:
-    made = artifact()
+    made = artifact(seen=seen_of(SPEC, events(300, 1), events(300, 2)))
     place = write_artifact(tmp_path, made)
     damage(place / name)
     with pytest.raises(BaseMissing, match=made.id):

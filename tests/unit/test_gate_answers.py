@@ -15,6 +15,7 @@ from penstock.gate.guards import CALIBRATION_EVENTS, AnswersWatch, Opinion
 from penstock.gate.interface import Opinions
 from penstock.gate.sequential import Array
 from penstock.gate.shadow import ShadowWatch
+from penstock.learn.inputs import Departed
 from penstock.learn.interface import HeldOut
 from penstock.spec import Gate as GateSettings
 
@@ -142,3 +143,35 @@ def test_a_gain_does_not_make_up_for_a_collapse(stages: tuple[float, ...]) -> No
     assert verdict.action == "give_up"
     assert verdict.reason.startswith("The new base is given up: collapse: class 'rare' came ")
     assert "evidence" in verdict.reason
+
+
+LEFT = Departed(feature="x", index=0.7, is_shown=True, events=1000)
+
+
+@pytest.mark.parametrize(
+    ("departed", "drift_max", "trips"),
+    [
+        (LEFT, 0.25, True),
+        (LEFT, 0.7, False),
+        (LEFT, float("inf"), False),
+        (msgspec.structs.replace(LEFT, is_shown=False), 0.25, False),
+        (None, 0.25, False),
+    ],
+)
+def test_a_base_that_was_trained_on_other_inputs_is_refused_within_its_bound(
+    departed: Departed | None, drift_max: float, trips: bool
+) -> None:
+    found = ShadowWatch(GateSettings(canary=(), drift_max=drift_max))
+    found.begin(HeldOut(events=1, gained=0, lost=0, forgotten=0.0))
+    if departed is not None:
+        # What a later look says is what counts.
+        found.look(msgspec.structs.replace(departed, is_shown=not departed.is_shown))
+        found.look(departed)
+    found.take(np.full(1200, 0.4), np.full(1200, 0.3))
+    again = ShadowWatch(GateSettings(canary=(), drift_max=drift_max))
+    again.load(msgspec.msgpack.decode(msgspec.msgpack.encode(found.save())))
+    verdict = again.judge(1200, fault="", may_promote=True)
+    assert verdict is not None
+    assert verdict.action == ("give_up" if trips else "promote")
+    told = "inputs: 'x' has left what it was trained on, with a population stability index of 0.70"
+    assert (told in verdict.reason) == trips

@@ -182,6 +182,8 @@ def base_line(base: dict[str, Any], now: float) -> str:
         parts.append(f"{base['id'][:12]}, promoted as version {base['version']:,} {_age(base['promoted'], now)} ago")
     else:
         parts.append("none yet")
+    if (inputs := base.get("inputs")) and inputs["beyond"]:
+        parts.append(f"inputs have left what it was trained on ({inputs['feature']!r}, index {inputs['index']:.2f})")
     if shadow := base["shadow"]:
         told = f"evidence {shadow['evidence']:.3g} to 1 (gain {shadow['gain']:+.4f} an event)"
         parts.append(f"number {shadow['number']} in shadow for {shadow['events']:,} events, {told}")

@@ -28,7 +28,7 @@ from penstock.learn.steps import Erasure, Reached, RecordedSteps, StepJournal, n
 from penstock.publish.environment import this_environment
 from penstock.publish.erasing import Found, Whose, find
 from penstock.publish.rebuild import Rebuild, Site, Start, highest_version, prepare, withdrawn_consolidations
-from penstock.publish.succession import state_hash
+from penstock.publish.state import state_hash
 from penstock.spec import Spec
 
 BEGINNING_GONE = (

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.learn.inputs import Departed
+
 Array = NDArray[np.float64]
 
 JUMP_MAX = 30.0
@@ -39,6 +41,16 @@ class Opinion:
     """(n,) the most probable class of each; None while it knows of none."""
     chances: Array
     """(n,) its probability."""
+
+
+def inputs_fault(departed: Departed | None, drift_max: float) -> str:
+    """How far inputs have left what a base was trained on, in words; empty where they have not."""
+    if departed is None or not departed.is_shown or departed.index <= drift_max:
+        return ""
+    return (
+        f"inputs: {departed.feature!r} has left what it was trained on, with a population stability index of "
+        f"{departed.index:.2f} on the last {departed.events} events (at most {drift_max:g})"
+    )
 
 
 BINS = 10

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from penstock.events import Strings
 from penstock.gate.guards import Opinion
+from penstock.learn.inputs import Departed
 from penstock.learn.interface import Forgotten, Heard, HeldOut
 from penstock.learn.steps import CanaryCounts
 
@@ -68,6 +69,8 @@ class Evidence:
     """(n,) which events belong to the share of the traffic that it answers; None while it answers none."""
     opinions: Opinions | None = None
     """What is served and the candidate with a new base said; None where there is none, or answers are no classes."""
+    departed: Departed | None = None
+    """How far the inputs are from what the shadow's base was trained on; None where nobody looked at this step."""
     labelled: int = 0
     """Labelled events of the step, of which these n are a sample."""
     doubted: Heard | None = None

@@ -92,6 +92,8 @@ class HarmGate:
         # While updates are held back, what is served stands still, and to be better than that would prove nothing.
         if losses.shadow is not None and not self._holding:
             self._shadow.take(losses.served, losses.shadow, losses.own, losses.opinions)
+        if evidence.departed is not None:
+            self._shadow.look(evidence.departed)
         verdict = self._judge_update(evidence, losses)
         return verdict if evidence.shadow is None else self._judge_shadow(verdict, evidence)
 

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.canary import CanaryWatch
-from penstock.gate.guards import AnswersWatch
+from penstock.gate.guards import AnswersWatch, inputs_fault
 from penstock.gate.interface import Interval, Opinions, ShadowVerdict
 from penstock.gate.sequential import GainProcess, signed
+from penstock.learn.inputs import Departed
 from penstock.learn.interface import HeldOut
 from penstock.learn.steps import CanaryCounts
 from penstock.spec import Gate as GateSettings
@@ -43,6 +44,9 @@ class ShadowWatch:
         self._not_worse = GainProcess()
         self._canary = CanaryWatch(settings)
         self._answers = AnswersWatch(settings.calibration_max, collapse=settings.collapse == "refuse")
+        self._drift_max = settings.drift_max
+        self._departed: Departed | None = None
+        """How far the inputs were from what its base was trained on, at the last look."""
 
     @property
     def is_on(self) -> bool:
@@ -67,6 +71,11 @@ class ShadowWatch:
         self._better, self._worse, self._not_worse = GainProcess(), GainProcess(), GainProcess()
         self._canary.end()
         self._answers.begin()
+        self._departed = None
+
+    def look(self, departed: Departed) -> None:
+        """How far the inputs are from what its base was trained on."""
+        self._departed = departed
 
     def take(
         self,
@@ -155,6 +164,7 @@ class ShadowWatch:
             "not_worse": self._not_worse.save(),
             "canary": self._canary.save(),
             "answers": self._answers.save(),
+            "departed": None if self._departed is None else msgspec.structs.asdict(self._departed),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -168,6 +178,8 @@ class ShadowWatch:
             # A state of before there were any has none.
             self._canary.load(state["canary"])
             self._answers.load(state["answers"])
+        departed = state.get("departed")
+        self._departed = None if departed is None else Departed(**departed)
 
     @property
     def _has_won_elsewhere(self) -> bool:
@@ -179,7 +191,7 @@ class ShadowWatch:
 
     def _proved(self, told: str) -> ShadowVerdict:
         """It is better: its first share of the traffic, or all, unless a guard trips."""
-        if fault := self._answers.fault():
+        if fault := self._guards_fault():
             return self._given_up(f"{fault}; and {told}")
         if not self._canary.is_wanted:
             return self._verdict("promote", f"The new base is promoted: {told}.")
@@ -190,7 +202,7 @@ class ShadowWatch:
         move = self._canary.judge(labelled, may_widen=may_widen)
         if move is None:
             return None
-        if move.to != "nothing" and (fault := self._answers.fault()):
+        if move.to != "nothing" and (fault := self._guards_fault()):
             return self._given_up(f"{fault}; and {move.reason}")
         match move.to:
             case "nothing":
@@ -201,6 +213,9 @@ class ShadowWatch:
                 )
             case "everywhere":
                 return self._verdict("promote", f"The new base is promoted: {move.reason}.")
+
+    def _guards_fault(self) -> str:
+        return self._answers.fault() or inputs_fault(self._departed, self._drift_max)
 
     def _given_up(self, reason: str) -> ShadowVerdict:
         return self._verdict("give_up", f"The new base is given up: {reason}.")

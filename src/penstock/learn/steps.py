@@ -216,6 +216,12 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """What servers said of that candidate, in an entry without ranges."""
     apprentice: ApprenticeStep | None = None
     """What became of the service as an apprentice with this entry."""
+    departed: tuple[str, float, int] | None = None
+    """The feature whose inputs were noticed with this step to have left what the base was trained on, its population
+    stability index, and the events that were compared."""
+    answered: tuple[Version, ...] = ()
+    """Numbers under which that candidate had answered before an erasure gave it the one that it was ``tried`` under:
+    predictions that others got from it say these."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:

@@ -19,6 +19,7 @@ from penstock.facts import (
     Fact,
     GivenUp,
     Held,
+    InputsDrifted,
     Ordered,
     Promoted,
     Published,
@@ -274,10 +275,17 @@ class Account:
         )
 
     def _drift(self, step: Step) -> list[Fact]:
-        if step.drifted is None:
-            return []
-        before, after, events = step.drifted
-        return [Drifted(at=step.time, service=self._service, before=before, after=after, events=events)]
+        facts: list[Fact] = []
+        at, service = step.time, self._service
+        if step.drifted is not None:
+            before, after, events = step.drifted
+            facts.append(Drifted(at=at, service=service, before=before, after=after, events=events))
+        if step.departed is not None:
+            feature, index, events = step.departed
+            facts.append(
+                InputsDrifted(at=at, service=service, base=step.base, feature=feature, index=index, events=events)
+            )
+        return facts
 
     def _corrected(self, step: Step) -> list[Fact]:
         if step.corrected is None:

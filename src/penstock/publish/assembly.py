@@ -58,6 +58,7 @@ def parts_of(spec: Spec, folder: Path, reader: LogReader, followers_reader: LogR
             consolidation=folder / "consolidation",
             bases=folder / "bases",
             follower=lambda: learner_over(followers_reader),
+            seen=bases.seen,
         ),
     )
 

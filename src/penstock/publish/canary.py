@@ -3,7 +3,7 @@ which labelled events belong to its share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -85,15 +85,21 @@ class Canary:
             share_counts=self.heard,
         )
 
-    def expose(self, model: Model, version: Version, position: Position) -> Block:
-        """What it has learned so far answers from here on, under this number."""
+    def expose(self, model: Model, version: Version, position: Position, answered: Sequence[Version] = ()) -> Block:
+        """What it has learned so far answers from here on, under this number; it has under these before an erasure."""
         self.block = model.freeze(version, dict(sorted(position.items())))
-        runs = self._state.runs
-        if runs and runs[-1][1] + 2 == version:
-            runs[-1] = (runs[-1][0], version)
-        else:
-            self._state.runs = [*runs, (version, version)][-RUNS_MAX:]
+        for number in (*answered, version):
+            self._note(number)
         return self.block
+
+    def _note(self, version: Version) -> None:
+        runs = self._state.runs
+        # The newest runs are of the numbers before and after each erasure, side by side.
+        for place in reversed(range(len(runs))):
+            if runs[place][1] + 2 == version:
+                runs[place] = (runs[place][0], version)
+                return
+        self._state.runs = [*runs, (version, version)][-RUNS_MAX:]
 
     def end(self) -> None:
         """It answers nothing any more."""

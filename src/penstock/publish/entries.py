@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from penstock.errors import ReplayDiverged
+from penstock.events import Version
 from penstock.gate.interface import Interval, Verdict
 from penstock.learn.block import digest
 from penstock.learn.interface import Block
@@ -28,6 +29,8 @@ class Stamp:
     environment: str = ""
     """Name of what the process runs on, where that has changed."""
     erasure: Erasure | None = None
+    answered: tuple[Version, ...] = ()
+    """Numbers that what answers a share of the traffic with the step had before an erasure."""
 
     @classmethod
     def of(cls, recorded: Step) -> Stamp:
@@ -40,6 +43,7 @@ class Stamp:
             sealed=recorded.sealed,
             environment=recorded.environment,
             erasure=recorded.erasure,
+            answered=recorded.answered,
         )
 
     def weights(self, block: Block | None) -> str:

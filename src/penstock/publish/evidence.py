@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.guards import Opinion
 from penstock.gate.interface import Evidence, Opinions
+from penstock.learn.inputs import Departed
 from penstock.learn.interface import Forgotten, Learned
 from penstock.learn.learner import Taken
 from penstock.spec import ClassName
@@ -28,10 +30,21 @@ class ShadowLosses:
     """What is wrong with it, where something is."""
 
 
+class Looked(NamedTuple):
+    """What was looked at with a step; nothing where it was not time."""
+
+    forgotten: Forgotten | None = None
+    """What the updated model has lost of what it knew."""
+    of_shadow: Departed | None = None
+    """How far the inputs are from what the shadow's base was trained on."""
+    left: Departed | None = None
+    """How far they are from what the base of what is served was trained on, where they have left it with this step."""
+
+
 def evidence_of(
     taken: Taken,
     shadow: ShadowLosses | None,
-    forgotten: Forgotten | None = None,
+    looked: Looked,
     own: NDArray[np.bool_] | None = None,
     opinions: Opinions | None = None,
 ) -> Evidence | None:
@@ -63,7 +76,8 @@ def evidence_of(
         opinions=opinions,
         labelled=len(taken.batch),
         doubted=taken.doubted,
-        forgotten=forgotten,
+        forgotten=looked.forgotten,
+        departed=looked.of_shadow,
         released=taken.aside is not None and bool(taken.aside.released),
     )
 

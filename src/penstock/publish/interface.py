@@ -11,6 +11,7 @@ from penstock.events import Offset, Partition, Version
 from penstock.events import Range as Range
 from penstock.facts import Fact
 from penstock.gate.interface import Interval
+from penstock.learn.inputs import Departed
 from penstock.learn.interface import Block, Forgotten, State
 from penstock.learn.quarantine import AsideCounts
 from penstock.learn.steps import CanaryCounts
@@ -176,6 +177,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Who holds them back, where somebody does by hand."""
     forgotten: Forgotten | None = None
     """What the newest look at the anchors showed; None before the first."""
+    departed: Departed | None = None
+    """What the newest look at the inputs showed, beside what the base of what is served was trained on; None without a
+    look, or where the base does not say."""
     time: float = 0.0
     """Seconds since 1970 of the last step."""
     slow: SlowTier = SlowTier()

@@ -1,4 +1,5 @@
-"""When the updated model is asked what it has forgotten, and what it answers: by anchors, before it is published."""
+"""What is looked at after so many labelled events: what the updated model has forgotten, before it is published, and
+how far inputs are from what bases were trained on."""
 
 from __future__ import annotations
 
@@ -9,22 +10,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.learn.anchors import Anchors, scores_of
+from penstock.learn.inputs import Departed
 from penstock.learn.interface import Block, Forgotten, Predictor
 from penstock.learn.learner import Learner, Taken
+from penstock.learn.watched import Inputs
+from penstock.publish.evidence import Looked
 from penstock.publish.line import Line
+from penstock.publish.shadow import Shadows
+from penstock.spec import Spec
 
 
 class Looks:
-    """Looks at one service's anchors, at the rhythm that they ask for."""
+    """Looks at one service's anchors and inputs, at the rhythm that they ask for."""
 
-    def __init__(self, anchors: Anchors, line: Line, learner: Learner, predictor: Callable[[Block], Predictor]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        anchors: Anchors,
+        line: Line,
+        shadows: Shadows,
+        learner: Learner,
+        predictor: Callable[[Block], Predictor],
+    ) -> None:
         self._anchors = anchors
+        self._inputs = Inputs(spec, shadows.seen)
+        self._drift_max = spec.gate.drift_max
         self._line = line
+        self._shadows = shadows
         self._learner = learner
         self._predictor = predictor
 
-    def look(self, taken: Taken) -> Forgotten | None:
-        """What the updated model has lost of what it knew, where it is time to look; None otherwise."""
+    @property
+    def departed(self) -> Departed | None:
+        """How far the inputs are from what the base of what is served was trained on, as the last look saw it."""
+        return self._inputs.newest(self._line.base)
+
+    def look(self, taken: Taken) -> Looked:
+        """What is to be seen with this step."""
+        if taken.batch is None or taken.learned is None:
+            return Looked()
+        before, shadow = self.departed, self._shadows.base
+        if not self._inputs.take(taken.batch, taken.compared, (self._line.base, shadow)):
+            return Looked(self._forgotten(taken))
+        now = self.departed
+        has_left = self._is_beyond(now) and not self._is_beyond(before)
+        return Looked(self._forgotten(taken), self._inputs.newest(shadow), now if has_left else None)
+
+    def save(self) -> dict[str, Any]:
+        """Plain values that survive MessagePack."""
+        return self._inputs.save()
+
+    def load(self, values: dict[str, Any]) -> None:
+        """Become what was saved. Raises BaseMissing."""
+        self._inputs.load(values)
+
+    def _is_beyond(self, departed: Departed | None) -> bool:
+        return departed is not None and departed.is_shown and departed.index > self._drift_max
+
+    def _forgotten(self, taken: Taken) -> Forgotten | None:
+        """What the updated model has lost, where it is time to ask it; None otherwise."""
         learner, events = self._learner, self._anchors.kept
         if taken.learned is None or taken.batch is None or events is None:
             return None

@@ -27,7 +27,8 @@ from penstock.publish.repeating import repeat
 from penstock.publish.restarts import Restarts
 from penstock.publish.rooms import SYSTEM, Clocks, Rooms, SlowRooms
 from penstock.publish.shadow import Shadows
-from penstock.publish.succession import Succession, state_hash
+from penstock.publish.state import state_hash
+from penstock.publish.succession import Succession
 from penstock.publish.wishes import granted, next_wish
 from penstock.spec import Spec
 

@@ -38,7 +38,7 @@ from penstock.spec import Spec
 
 FACTS_OF_MACHINES = ("restarted", "tail_cut", "checkpoint_unreadable")
 """Facts that do not follow from the journal, and say nothing of events."""
-CARRIED_OVER = ("service.json", "environments", "erasures", "quarantine")
+CARRIED_OVER = ("service.json", "environments", "erasures", "quarantine", "canary")
 """What says nothing of single events, and stays as it is."""
 STARTS_ANEW = "It is withdrawn by an erasure, since it may have learned from the events that are gone."
 MERGED = "The receipt of these versions was merged with later ones, which an erasure has withdrawn, and went with them."
@@ -316,6 +316,8 @@ class Rebuild:
             shadow=shadow,
             hand=hand,
             erasure=self._site.erasure if recorded.number == self._start.step + 1 else None,
+            # Predictions that others got from what answered a share say the number that it had then.
+            answered=(*recorded.answered, recorded.tried) if recorded.tried else (),
         )
 
     def _environment(self, recorded: str) -> str:

@@ -65,6 +65,7 @@ _decode_fact = msgspec.msgpack.Decoder(
     | fact_types.TailCut
     | fact_types.CheckpointUnreadable
     | fact_types.Drifted
+    | fact_types.InputsDrifted
     | fact_types.Consolidated
     | fact_types.ShadowStarted
     | fact_types.Widened

@@ -21,7 +21,8 @@ from penstock.publish.entries import demand_same
 from penstock.publish.interface import Receipt
 from penstock.publish.line import Kept
 from penstock.publish.repeating import repeat
-from penstock.publish.succession import Succession, state_hash
+from penstock.publish.state import state_hash
+from penstock.publish.succession import Succession
 
 Build = Callable[[str], Succession]
 """Makes what knows nothing yet, by the settings that the service had in the environment of this name."""

@@ -11,7 +11,8 @@ from penstock.publish.account import refill_receipts
 from penstock.publish.rooms import Clocks, Rooms
 from penstock.publish.shadow import Shadows
 from penstock.publish.snapshots import thin
-from penstock.publish.succession import Succession, state_hash
+from penstock.publish.state import state_hash
+from penstock.publish.succession import Succession
 from penstock.spec import Spec
 
 REPLAY_CPU_MAX_S = 1.0

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from penstock.events import Version
 from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.inputs import Seen
 from penstock.learn.learner import Learner
 from penstock.learn.steps import StepJournal
 from penstock.publish.allowance import FREE, Allowance
@@ -55,6 +56,8 @@ class SlowRooms:
     bases: Path
     follower: Callable[[], Learner]
     """A new learner over the same log, whose model finds its base by the id in the state that it loads."""
+    seen: Callable[[str], Seen | None] = lambda base: None
+    """What the base of this id was trained on; None where it does not say. Raises BaseMissing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

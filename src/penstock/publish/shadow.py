@@ -22,6 +22,7 @@ from penstock.errors import BaseMissing, CheckpointDamaged, PenstockError, Snaps
 from penstock.events import Version
 from penstock.gate.interface import ShadowVerdict
 from penstock.learn.fast.predictor import number_losses
+from penstock.learn.inputs import Seen
 from penstock.learn.interface import HeldOut, Learned, Model, State
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.quarantine import AsideStep, Spans
@@ -253,6 +254,10 @@ class Shadows:
     def base(self) -> str:
         """Id of the base of the candidate in shadow; empty without one."""
         return self._state.current.base if self._state.current else ""
+
+    def seen(self, base: str) -> Seen | None:
+        """What a base was trained on; None where it does not say. Raises BaseMissing."""
+        return None if self._rooms is None else self._rooms.seen(base)
 
     def save(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values, and arrays whose names begin with ``shadow/``."""

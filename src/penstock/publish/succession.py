@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 
 from penstock.errors import BaseMissing, LibraryMissing, SnapshotDamaged, UnknownVersion
-from penstock.events import Position, Version
+from penstock.events import Version
 from penstock.facts import Fact
 from penstock.gate.interface import Gate, ShadowVerdict, Verdict
 from penstock.gate.sieve import Sieve
 from penstock.learn.anchors import Anchors
-from penstock.learn.checkpoint import Checkpoint, fingerprint
+from penstock.learn.checkpoint import Checkpoint
 from penstock.learn.drift import Drift, DriftDetector
+from penstock.learn.inputs import Departed
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
@@ -38,6 +39,7 @@ from penstock.publish.looks import Looks
 from penstock.publish.orders import Order
 from penstock.publish.progress import progress_of
 from penstock.publish.shadow import CaughtUp, Shadows, adoption
+from penstock.publish.state import Saved, oldest
 from penstock.publish.wishes import Wish
 from penstock.spec import Spec
 
@@ -79,7 +81,7 @@ class Succession:
         self.apprenticeship = Apprenticeship(spec, self.line)
         self.hand = Hand()
         self.earlier = Earlier(self.line, snapshots)
-        self._looks = Looks(self.anchors, self.line, learner, predictor)
+        self._looks = Looks(spec, self.anchors, self.line, shadows, learner, predictor)
         self._predictor = predictor
         self._step_max = spec.learn.step_max
         self.shadows = shadows
@@ -100,7 +102,7 @@ class Succession:
     def decide(self, taken: Taken, stamps: Stamps) -> tuple[Step, Block | None]:
         """The entry for a step that was taken, and the block that it publishes."""
         drift = self._measure(taken)
-        verdict = self._judge(taken)
+        verdict, left = self._judge(taken)
         self.apprenticeship.compare(taken)
         apprentice = self.apprenticeship.turn(verdict)
         shadow = None if verdict is None else self._follow_shadow(verdict.shadow)
@@ -110,12 +112,13 @@ class Succession:
             block, restored = self.line.follow(verdict, self.account.highest)
         elif taken.doubted is not None:
             self.gate.hear(taken.doubted)
-        tried = self._try_out(block)
+        stamp = stamps(shadow is not None or apprentice is not None)
+        tried = self._try_out(block, stamp.answered)
         self._tell_learner()
         if aside is not None:
             aside = self.quarantine.enter(aside)
         entry = self.entry(
-            stamps(shadow is not None or apprentice is not None),
+            stamp,
             block,
             **said_by(verdict),
             ranges=taken.ranges,
@@ -127,13 +130,15 @@ class Succession:
             log_time=taken.log_time,
             shadow=shadow,
             drifted=None if drift is None else (drift.before, drift.after, drift.events),
+            departed=None if left is None else (left.feature, left.index, left.events),
             aside=aside,
             tried=tried,
+            answered=stamp.answered if tried else (),
             apprentice=apprentice,
         )
         self._note_shadow(entry)
         self.apprenticeship.note(entry)
-        if drift is not None:
+        if drift is not None or left is not None:
             self.shadows.drifted(self.progress.labelled)
         return entry, block
 
@@ -145,14 +150,16 @@ class Succession:
             self._prequential.add(taken.learned, taken.batch, self.line.classes_before(taken.learned))
         return self._drift.take(taken.learned.losses)
 
-    def _judge(self, taken: Taken) -> Verdict | None:
-        """What the gate says of the step; None where there is nothing to be said."""
+    def _judge(self, taken: Taken) -> tuple[Verdict | None, Departed | None]:
+        """What the gate says of the step, None where there is nothing to be said; and how far the inputs are from what
+        the base of what is served was trained on, where they have left that now."""
         own = None if taken.batch is None else self.canary.own(taken.batch, taken.compared)
         beside = self.shadows.learn(taken)
         columns = () if beside is None or taken.learned is None else self.line.classes_before(taken.learned)
         opinions = opinions_of(taken, columns, beside)
-        evidence = evidence_of(taken, beside, self._looks.look(taken), own, opinions)
-        return None if evidence is None else self.gate.judge(evidence)
+        looked = self._looks.look(taken)
+        evidence = evidence_of(taken, beside, looked, own, opinions)
+        return None if evidence is None else self.gate.judge(evidence), looked.left
 
     def _settle_events(self, taken: Taken, verdict: Verdict | None) -> AsideStep | None:
         """What becomes of the step's events, of those whose labels it changes, and of those that the verdict has no
@@ -203,13 +210,13 @@ class Succession:
         self.learner.model = promoted or self.learner.model
         return shadow
 
-    def _try_out(self, block: Block | None) -> Version:
+    def _try_out(self, block: Block | None, answered: Sequence[Version]) -> Version:
         """Have the shadow answer its share with all that it has learned, beside this block; the number under which it
-        does, or 0 where it answers nothing, or nothing new is published."""
+        does, or 0 where it answers nothing, or nothing new is published. It has ``answered`` under other ones, too."""
         if block is None or not self.canary.share or self.shadows.model is None:
             return Version(0)
         version = Version(block.head.version + 1)
-        self.canary.expose(self.shadows.model, version, self.learner.position)
+        self.canary.expose(self.shadows.model, version, self.learner.position, answered)
         return version
 
     def _tell_learner(self) -> None:
@@ -227,7 +234,9 @@ class Succession:
     def hear(self, counts: CanaryCounts, stamps: Stamps) -> Step:
         """The entry that says what servers have counted of a candidate that answers a share of the traffic, and what
         becomes of it."""
-        self.canary.heard = counts
+        if self.canary.block is not None:
+            # Of another log, it may have been given up before.
+            self.canary.heard = counts
         shadow = self._follow_shadow(self.gate.hear(counts))
         self._tell_learner()
         entry = self.entry(stamps(shadow is not None), shadow=shadow, heard=counts)
@@ -317,8 +326,23 @@ class Succession:
             hold=self.hand.hold,
             corrections=self.corrections.counts,
             forgotten=self.anchors.newest,
+            departed=self._looks.departed,
             apprentice=self.apprenticeship.progress,
         )
+
+    @property
+    def _rooms(self) -> dict[str, Saved]:
+        """What is saved as plain values alone, by its name in a checkpoint."""
+        return {
+            "gate": self.gate,
+            "account": self.account,
+            "prequential": self._prequential,
+            "drift": self._drift,
+            "sieve": self.sieve,
+            "quarantine": self.quarantine,
+            "corrections": self.corrections,
+            "looks": self._looks,
+        }
 
     def checkpoint(self, step: int) -> Checkpoint:
         """Everything that decides what happens next, as it is after this step."""
@@ -328,36 +352,26 @@ class Succession:
         canary, answering = self.canary.save()
         anchors, kept = self.anchors.save()
         bases = {*self.line.bases(), self.shadows.base, str(model.values.get("base", ""))} - {""}
+        values: dict[str, Any] = {
+            "learner": learner,
+            "model": model.values,
+            "line": line,
+            "shadow": shadow,
+            "anchors": anchors,
+            "time": self.time,
+            **{name: room.save() for name, room in self._rooms.items()},
+            **({"hand": hand} if (hand := self.hand.save()) else {}),
+            **({"canary": canary} if canary else {}),
+            **({"apprentice": beside} if (beside := self.apprenticeship.save()) else {}),
+        }
+        model_arrays = {f"model/{name}": array for name, array in model.arrays.items()}
         return Checkpoint(
             step=step,
             version=self.account.version,
             position=dict(self.learner.position),
             needed=oldest(self.learner.needed(), self.line.needed(), self.quarantine.needed()),
-            values={
-                "learner": learner,
-                "model": model.values,
-                "line": line,
-                "gate": self.gate.save(),
-                "account": self.account.save(),
-                "prequential": self._prequential.save(),
-                "drift": self._drift.save(),
-                "shadow": shadow,
-                "sieve": self.sieve.save(),
-                "anchors": anchors,
-                "quarantine": self.quarantine.save(),
-                "corrections": self.corrections.save(),
-                "time": self.time,
-                **({"hand": hand} if (hand := self.hand.save()) else {}),
-                **({"canary": canary} if canary else {}),
-                **({"apprentice": beside} if (beside := self.apprenticeship.save()) else {}),
-            },
-            arrays={
-                **{f"model/{name}": array for name, array in model.arrays.items()},
-                **arrays,
-                **more,
-                **kept,
-                **answering,
-            },
+            values=values,
+            arrays={**model_arrays, **arrays, **more, **kept, **answering},
             bases=tuple(sorted(bases)),
         )
 
@@ -366,40 +380,17 @@ class Succession:
         values = checkpoint.values
         self.learner.load(values["learner"], Kept.state("model", values["model"], checkpoint.arrays))
         self.line.load(values["line"], checkpoint.arrays)
-        self.gate.load(values["gate"])
-        self.account.load(values["account"])
-        self._prequential.load(values["prequential"])
         self.time = values["time"]
         if "shadow" in values:
-            # A checkpoint of before there were bases has neither.
-            self._drift.load(values["drift"])
+            # A checkpoint of before there were bases has none.
             self.shadows.load(values["shadow"], checkpoint.arrays)
-        if "quarantine" in values:
-            # Nor has one of before events were set aside.
-            self.sieve.load(values["sieve"])
-            self.quarantine.load(values["quarantine"])
-        if "corrections" in values:
-            self.corrections.load(values["corrections"])
+        for name, room in self._rooms.items():
+            # Nor has an older one what nobody did or counted then.
+            if name in values:
+                room.load(values[name])
         self.hand.load(values.get("hand", {}))
         if "anchors" in values:
-            # Nor has one of before events were kept back.
             self.anchors.load(values["anchors"], checkpoint.arrays)
         self.canary.load(values.get("canary", {}), checkpoint.arrays)
         self.apprenticeship.load(values.get("apprentice", {}))
         self._tell_learner()
-
-
-def oldest(*needs: Position) -> Position:
-    """The oldest offset in each partition that any of these needs."""
-    found: Position = {}
-    for need in needs:
-        for partition, offset in need.items():
-            found[partition] = min(offset, found.get(partition, offset))
-    return found
-
-
-def state_hash(checkpoint: Checkpoint) -> str:
-    """SHA-256 of everything that decides what happens next: equal for equal events in equal steps, whatever crashed.
-
-    What was spent, and when entries were made, is left out: nothing that is learned or decided depends on it."""
-    return fingerprint(checkpoint, without=("account", "time"))

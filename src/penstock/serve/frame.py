@@ -174,6 +174,19 @@ class CanaryState(msgspec.Struct, frozen=True):
     """Times that it could not answer, or not with finite numbers, and what is served did."""
 
 
+class InputsState(msgspec.Struct, frozen=True):
+    """How far the inputs of the latest labelled events are from those that the base was trained on."""
+
+    feature: str | None
+    """The one that is the furthest away, of those alone of which it is no luck where there are any."""
+    index: float
+    """Its population stability index."""
+    beyond: bool
+    """Whether that is more than ``gate.drift_max``, and no luck."""
+    events: int
+    """The events that were compared."""
+
+
 class BaseState(msgspec.Struct, frozen=True):
     """The slow tier."""
 
@@ -183,6 +196,8 @@ class BaseState(msgspec.Struct, frozen=True):
     """That brought it."""
     promoted: float | None
     """Seconds since 1970."""
+    inputs: InputsState | None
+    """Null without a base, or where it does not say what it was trained on, or before anybody looked."""
     training: Training | None
     catching_up: int | None
     """The number of the consolidation whose candidate is on its way into shadow."""

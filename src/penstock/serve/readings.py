@@ -81,6 +81,7 @@ def readings(services: Iterable[Service]) -> list[Reading]:
         ),
         reading("loss", "Prequential loss in [0, 1]", {n: p.loss for n, _, p, _ in seen}),
         reading("forgotten", "Lost on anchors, of the worst class", {n: _lost(p) for n, _, p, _ in seen}),
+        reading("inputs_drift", "From what the base was trained on", {n: _departed(p) for n, _, p, _ in seen}),
         reading("canary_share", "Of the traffic, what a new base answers", {n: p.slow.share for n, _, p, _ in seen}),
         reading(
             "canary_answers", "Predictions from a new base", {n: p.slow.share_counts.answered for n, _, p, _ in seen}
@@ -146,6 +147,10 @@ def _money_readings(allowances: Mapping[str, Allowance]) -> list[Reading]:
             {n: float(HEIGHT[a.rung]) for n, a in allowances.items()},
         ),
     ]
+
+
+def _departed(progress: Progress) -> float:
+    return math.nan if progress.departed is None else progress.departed.index
 
 
 def _lost(progress: Progress) -> float:

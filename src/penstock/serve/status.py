@@ -7,6 +7,7 @@ import math
 import os
 from pathlib import Path
 
+from penstock.learn.inputs import Departed
 from penstock.publish.consolidating import Consolidating, read_consolidating
 from penstock.publish.interface import Progress, SlowTier
 from penstock.serve.frame import (
@@ -15,6 +16,7 @@ from penstock.serve.frame import (
     Disk,
     EventCounts,
     FeedbackCounts,
+    InputsState,
     ModelState,
     PredictionCounts,
     QuarantineState,
@@ -81,7 +83,12 @@ def status_of(service: Service) -> Status:
             updated=progress.time or None,
             left_out=service.answers.left_out,
         ),
-        base=_base(progress.slow, read_consolidating(service.folder / "consolidation")),
+        base=_base(
+            progress.slow,
+            read_consolidating(service.folder / "consolidation"),
+            progress.departed,
+            service.spec.gate.drift_max,
+        ),
         position={str(partition): offset for partition, offset in sorted(progress.position.items())},
         disk=Disk(
             log_bytes=sum(log_sizes(service.folder / "log").values()),
@@ -117,13 +124,14 @@ def _feedback(accepted: int, progress: Progress) -> FeedbackCounts:
     )
 
 
-def _base(slow: SlowTier, consolidating: Consolidating) -> BaseState:
+def _base(slow: SlowTier, consolidating: Consolidating, departed: Departed | None, drift_max: float) -> BaseState:
     is_training = consolidating.phase == "training" and consolidating.number > slow.settled
     shadow = ShadowState(slow.shadow, slow.shadow_since, slow.shadow_events, slow.evidence, slow.gain)
     return BaseState(
         id=slow.base or None,
         version=slow.promoted or None if slow.base else None,
         promoted=slow.promoted_at or None if slow.base else None,
+        inputs=None if departed is None else _inputs(departed, drift_max),
         training=Training(consolidating.number, consolidating.reason, consolidating.since) if is_training else None,
         catching_up=slow.catching_up or None,
         shadow=shadow if slow.shadow else None,
@@ -132,6 +140,11 @@ def _base(slow: SlowTier, consolidating: Consolidating) -> BaseState:
         outcome=slow.outcome,
         failure=consolidating.failure,
     )
+
+
+def _inputs(departed: Departed, drift_max: float) -> InputsState:
+    beyond = departed.is_shown and departed.index > drift_max
+    return InputsState(departed.feature or None, departed.index, beyond, departed.events)
 
 
 def _canary(slow: SlowTier) -> CanaryState:

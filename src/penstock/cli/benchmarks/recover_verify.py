@@ -20,7 +20,7 @@ from penstock.control.record import recorded_path
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.learner import Learner, Taken
 from penstock.publish.assembly import replay_of
-from penstock.publish.succession import state_hash
+from penstock.publish.state import state_hash
 from penstock.specfile.reader import load
 
 

@@ -1,8 +1,9 @@
 """What a base is on disk and in memory: a network in ONNX, the statistics of its inputs, and what they were made of.
 
 A folder named after the base's id holds ``manifest.json``, ``base.onnx``, ``encoder.safetensors`` and, where it was
-trained here, ``weights.safetensors`` from which the next training goes on. It is written beside its place, made durable
-and then renamed, so that a folder that has its name is whole unless the disk lost something.
+trained here, ``weights.safetensors`` from which the next training goes on, and ``seen.json``, what it was trained on.
+It is written beside its place, made durable and then renamed, so that a folder that has its name is whole unless the
+disk lost something.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from safetensors.numpy import load
 from penstock.errors import BaseMissing
 from penstock.eventlog.folders import sync_folder
 from penstock.learn.checkpoint import to_safetensors, write_durably
+from penstock.learn.inputs import FORMAT as SEEN_FORMAT
+from penstock.learn.inputs import Seen
 from penstock.spec import ClassName, Feature, Spec, Task
 
 FORMAT = 1
@@ -78,11 +81,15 @@ class Artifact:
     """The trained weights, and what the next training needs of this one, as safetensors; not needed for answers."""
     tokenizer: bytes = b""
     """JSON as the ``tokenizers`` library writes it, where the network reads a text."""
+    seen: bytes = b""
+    """What it was trained on, as JSON (`penstock.learn.inputs.Seen`); empty where it does not say."""
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
         hashed = hashlib.sha256()
-        for part in (msgspec.json.encode(self.manifest), self.network, self.encoder, self.tokenizer):
+        parts = [msgspec.json.encode(self.manifest), self.network, self.encoder, self.tokenizer]
+        # What was trained before this was kept keeps its name.
+        for part in [*parts, self.seen] if self.seen else parts:
             hashed.update(len(part).to_bytes(8, "little"))
             hashed.update(part)
         object.__setattr__(self, "id", hashed.hexdigest())
@@ -96,13 +103,32 @@ class Artifact:
         """The encoder's statistics."""
         return unpacked(self.encoder)
 
+    def trained_on(self) -> Seen | None:
+        """What it was trained on; None where it does not say. Raises BaseMissing."""
+        if not self.seen:
+            return None
+        try:
+            seen = msgspec.json.decode(self.seen, type=Seen)
+        except msgspec.MsgspecError as error:
+            raise BaseMissing(id=self.id, reason=f"what it was trained on cannot be read: {error}") from error
+        if seen.format != SEEN_FORMAT:
+            reason = f"format {seen.format} of what it was trained on is not known, only {SEEN_FORMAT}"
+            raise BaseMissing(id=self.id, reason=reason)
+        return seen
+
     def parameters(self) -> dict[str, NDArray[Any]]:
         """What the next training goes on from; empty where there is nothing."""
         return unpacked(self.weights)
 
 
 def sealed(
-    manifest: BaseManifest, network: bytes, *, encoder: Arrays, weights: Arrays, tokenizer: bytes = b""
+    manifest: BaseManifest,
+    network: bytes,
+    *,
+    encoder: Arrays,
+    weights: Arrays,
+    tokenizer: bytes = b"",
+    seen: Seen | None = None,
 ) -> Artifact:
     """The artifact of these parts, its manifest naming the weights."""
     packed = to_safetensors(weights) if weights else b""
@@ -113,6 +139,7 @@ def sealed(
         encoder=to_safetensors(encoder) if encoder else b"",
         weights=packed,
         tokenizer=tokenizer,
+        seen=msgspec.json.encode(seen) if seen else b"",
     )
 
 
@@ -121,6 +148,7 @@ FILES = {
     "encoder": "encoder.safetensors",
     "weights": "weights.safetensors",
     "tokenizer": "tokenizer.json",
+    "seen": "seen.json",
 }
 
 

@@ -12,6 +12,7 @@ from penstock.errors import BaseMissing, LibraryMissing
 from penstock.events import Batch, Schema
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.links import sigmoid
+from penstock.learn.inputs import Seen
 from penstock.learn.interface import Embedded
 from penstock.learn.slow.artifact import Artifact, read_artifact, write_artifact
 from penstock.learn.slow.tokens import Tokens
@@ -146,6 +147,10 @@ class LocalBases:
     def artifact(self, base_id: str) -> Artifact:
         """What the base is made of. Raises BaseMissing."""
         return read_artifact(self.folder, base_id)
+
+    def seen(self, base_id: str) -> Seen | None:
+        """What the base was trained on; None where it does not say. Raises BaseMissing and LibraryMissing."""
+        return self(base_id).artifact.trained_on()
 
     def put(self, artifact: Artifact) -> OnnxBase:
         """Make it durable, and open it."""

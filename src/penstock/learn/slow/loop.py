@@ -160,7 +160,7 @@ class Loop:
             ended=ended,
         )
         encoder = task.encoder.save() if manifest.inputs == "encoded" else {}
-        artifact = sealed(manifest, network, encoder=encoder, weights=weights, tokenizer=task.tokenizer)
+        artifact = sealed(manifest, network, encoder=encoder, weights=weights, tokenizer=task.tokenizer, seen=task.seen)
         return Trained(artifact=artifact, report=report)
 
     def _step(self, step: int) -> None:

@@ -15,6 +15,7 @@ from penstock.errors import LibraryMissing, TrainingFailed
 from penstock.events import Batch, concatenate
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.multilabel import targets_of
+from penstock.learn.inputs import Seen, seen_of
 from penstock.learn.slow.artifact import Artifact, BaseManifest
 from penstock.learn.slow.pool import Kept
 from penstock.learn.slow.reservoir import Reservoir
@@ -177,6 +178,8 @@ class Task:
     """The network that is not trained, where only its output layer is."""
     tokenizer: bytes = b""
     """Of the text that is read, where the network is a transformer."""
+    seen: Seen | None = None
+    """What of its inputs the base is to say that it was trained on."""
     count: int
     """Labelled events that came so far."""
 
@@ -272,6 +275,7 @@ def prepare(spec: Spec, reservoir: Reservoir, *, champion: Artifact | None, seed
         replay=replayed,
         recent=replayed if recent is None else rows(recent),
         held_out=rows(held_out),
+        seen=seen_of(spec, None if recent is None else recent.batch, replay.batch),
         count=reservoir.count,
     )
 
