@@ -14,7 +14,8 @@ from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import Block
 from penstock.learn.steps import CanaryCounts
 from penstock.publish.canary_counts import counts_of
-from penstock.spec import Feature, Learn, Spec
+from penstock.serve.decode import Decoder, Media
+from penstock.spec import Apprentice, Feature, Gate, Learn, Spec
 from penstock.testing.server import ServerProcess
 
 SPEC = Spec(name="tried", task="binary", features={"x": Feature(type="number")}, learn=Learn(random_features=0))
@@ -96,3 +97,25 @@ def test_what_was_counted_goes_on_after_a_restart(tmp_path: Path) -> None:
         versions(server)
         server.stop()
         assert counts_of(counts, Partition(0), "").asked == 240
+
+
+def test_what_is_kept_of_answers_is_what_each_was_told_whoever_answered(tmp_path: Path) -> None:
+    """Beside a system that was there before, which is compared with what callers got."""
+    spec = msgspec.structs.replace(SPEC, gate=Gate(apprentice=Apprentice(of="rules")))
+    taught = FastModel(spec)
+    taught.learn(Decoder(spec).decode(Kind.EXAMPLE, b'{"features": {"x": 1}, "label": 1}\n' * 8, Media.NDJSON, 0.0))
+    with ServerProcess(tmp_path, spec) as server:
+        server.publish("tried", 4)
+        server._weights["tried"].try_out(taught.freeze(Version(5), {}), 0.5)
+        asked = {"instances": [{**one, "features": {"x": 0.1 * n}} for n, one in enumerate(ASKED["instances"])]}
+        said = server.post("/v1/tried/predict", asked).json()["predictions"]
+        assert {answer["apprentice_of"] for answer in said} == {"rules"}
+        assert {answer["version"] for answer in said} == {4, 5}
+        assert server.post("/v1/tried/examples", {"features": {"x": 1}, "label": 1}).status == 201
+        (batch,) = server.logged("tried", Kind.PREDICTION)
+        assert batch.replies is not None
+        assert batch.replies.classes == ("0", "1")
+        told = [list(answer["probabilities"].values()) for answer in said]
+        assert batch.ids == [answer["id"] for answer in said]
+        np.testing.assert_allclose(batch.replies.values, told, rtol=1e-6)
+        assert len({tuple(row) for row in told}) > 1

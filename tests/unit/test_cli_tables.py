@@ -226,3 +226,25 @@ def test_the_column_that_says_whose_an_event_is_arrives_as_text(tmp_path: Path) 
     assert rows_of(tmp_path / "t.parquet", spec)[0]["user"] == "7"
     assert rows_of(tmp_path / "t.csv", spec)[0]["user"] == "007"
     assert rows_of(tmp_path / "t.jsonl", spec)[0]["subject"] == "7"
+
+
+def test_what_another_system_answered_travels_with_the_rows(tmp_path: Path) -> None:
+    """As a column of its own in each format, of classes and of numbers, and missing where it says nothing."""
+    text = tmp_path / "a.csv"
+    text.write_text("n,y,incumbent\n1,a,b\n2,b,\n")
+    assert [row.get("incumbent") for row in rows_of(text)] == ["b", None]
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"n": 1, "y": "a", "incumbent": {"a": 0.5}}\n{"n": 2, "y": "b", "incumbent": null}\n')
+    assert [row["incumbent"] for row in rows_of(lines)] == [{"a": 0.5}, None]
+    assert all("incumbent" not in row["features"] for row in rows_of(lines))
+    file = tmp_path / "a.parquet"
+    chances = pa.array([[("a", 0.25)], None], pa.map_(pa.string(), pa.float64()))
+    pyarrow.parquet.write_table(pa.table({"n": [1.0, 2.0], "y": ["a", "b"], "incumbent": chances}), file)
+    assert [row["incumbent"] for row in rows_of(file)] == [[("a", 0.25)], None]
+    flow = Service(name="f", task="regression", features={"n": "number"}, label={"name": "y"})
+    numbers = tmp_path / "f.csv"
+    numbers.write_text("n,y,incumbent\n1,2,2.5\n2,3,\n")
+    assert [row["incumbent"] for row in rows_of(numbers, flow)] == [2.5, None]
+    numbers.write_text("n,y,incumbent\n1,2,high\n")
+    with pytest.raises(BadFile, match="'incumbent' should hold a number"):
+        rows_of(numbers, flow)
