@@ -180,10 +180,13 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Labelled events that a version must have been served for, without harm, to become the last known good."""
     forgetting_max: Annotated[float, Meta(ge=0, lt=1)] = 0.02
     """Accuracy (or, of a regression, loss) on any class of held-out old events that a new base may cost at most, or, of
-    anchors, a fast update."""
+    anchors, a fast update; there slices and regimes of the stream count as classes do."""
     anchors: Annotated[int, Meta(ge=0, le=65_536)] = 0
     """Labelled events that are kept to see what fast updates forget, such as 256, alike over classes and over time.
     Nobody learns them: they are one event in 32 at first and one in 256 later. None by default."""
+    slices: Annotated[tuple[Text, ...], Meta(max_length=8)] = ()
+    """Features, categories or booleans, each value of which is a slice of the stream, such as ``[country, is_new]``:
+    anchors are kept of each, and what is forgotten of one is seen and refused as of a class. None by default."""
     shadow_events_max: Annotated[int, Meta(ge=1)] = 20_000
     """Labelled events after which a new base that has not shown itself better is given up, and makes room for a fresher
     one."""

@@ -8,13 +8,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.eventlog.interface import Entry
 from penstock.events import Batch, Kind, Offset, Partition, encode
 from penstock.gate.interface import Evidence, Verdict
 from penstock.gate.rule import HarmGate
 from penstock.join.window import JoinWindow
-from penstock.learn.anchors import CLASS_MIN, Anchors, kept_back
+from penstock.learn.anchors import GROUP_MIN, REGIMES_MAX, Anchors, kept_back
+from penstock.learn.groups import SLICES_MAX
 from penstock.learn.interface import Forgotten
 from penstock.learn.learner import Learner
 from penstock.learn.slow.history import History
@@ -113,10 +116,10 @@ def test_what_was_right_and_is_wrong_of_a_class_is_lost_and_what_the_good_versio
     anchors = with_anchors()
     right = np.ones(60)
     assert [anchors.look(right, nobody).lost for _ in range(3)] == [0.0] * 3
-    anchors.compared(["a", "a", "b"], np.array([0.5, 0.25, -1.0]))
+    anchors.compared(events(["a", "a", "b"]), np.array([0.5, 0.25, -1.0]))
     wrong = np.where(np.arange(60) % 2 == 1, 0.0, 1.0)
     found = anchors.look(wrong, lambda: right)
-    assert (found.of_class, found.lost, found.of_anchors, found.is_shown) == ("b", 1.0, 30, True)
+    assert (found.of, found.lost, found.of_anchors, found.is_shown) == ("class 'b'", 1.0, 30, True)
     assert (found.than_good, found.live_events, found.live_gain) == (1.0, 1, -1.0)
     assert anchors.newest == found
     # What is refused does not become what it is held to.
@@ -136,16 +139,16 @@ def test_answers_that_flip_by_luck_are_not_called_forgotten() -> None:
 
 def test_a_few_anchors_of_a_class_say_nothing() -> None:
     anchors = Anchors(SPEC)
-    anchors.take(events(["a"] * 40 + ["b"] * (CLASS_MIN - 1)))
+    anchors.take(events(["a"] * 40 + ["b"] * (GROUP_MIN - 1)))
     for _ in range(3):
         anchors.look(np.ones(47), nobody)
-    assert anchors.look(np.concatenate([np.ones(40), np.zeros(CLASS_MIN - 1)]), nobody).lost == 0.0
+    assert anchors.look(np.concatenate([np.ones(40), np.zeros(GROUP_MIN - 1)]), nobody).lost == 0.0
 
 
 def test_a_state_goes_on_as_if_it_had_never_been_saved() -> None:
     anchors, again = with_anchors(), Anchors(SPEC)
     anchors.look(np.ones(60), nobody)
-    anchors.compared(["a"], np.array([0.5]))
+    anchors.compared(events(["a"]), np.array([0.5]))
     values, arrays = anchors.save()
     again.load(msgspec.msgpack.decode(msgspec.msgpack.encode(values)), arrays)
     for one in (anchors, again):
@@ -177,7 +180,7 @@ def test_anchors_go_with_their_source_their_id_and_their_class() -> None:
     for _ in range(3):
         anchors.look(np.ones(18), nobody)
     assert anchors.look(np.zeros(18), nobody).is_shown
-    anchors.accept("a")
+    anchors.accept("class 'a'")
     assert [anchors.look(np.zeros(18), nobody).lost for _ in range(5)] == [0.0] * 5
 
 
@@ -203,7 +206,7 @@ class Judge:
         )
 
 
-LOST = Forgotten(anchors=90, lost=0.5, of_class="b", of_anchors=40, is_shown=True, than_good=0.4)
+LOST = Forgotten(anchors=90, lost=0.5, of="class 'b'", of_anchors=40, is_shown=True, than_good=0.4)
 
 
 def test_what_is_forgotten_beyond_luck_and_known_by_the_good_version_is_rolled_back() -> None:
@@ -228,7 +231,7 @@ def test_what_may_be_luck_or_little_or_lost_for_good_or_a_change_of_the_world_is
     verdict = Judge().judge(msgspec.structs.replace(LOST, **change))
     assert verdict.action == "publish"
     assert told in verdict.reason
-    assert verdict.accepts == ("b" if {"live_events", "than_good"} & change.keys() else None)
+    assert verdict.accepts == (LOST.of if {"live_events", "than_good"} & change.keys() else None)
 
 
 def test_events_of_the_class_on_which_nothing_is_gained_do_not_excuse_what_is_forgotten() -> None:
@@ -274,3 +277,144 @@ def test_a_model_that_forgets_a_class_that_comes_no_more_is_put_back() -> None:
     assert any("it was refused 2 times, and the stream asks for it" in verdict for verdict in published)
     assert succession.progress.forgotten is not None
     assert succession.progress.forgotten.anchors > 100
+
+
+SLICED = msgspec.structs.replace(
+    SPEC,
+    features={**SPEC.features, "city": Feature(type="category"), "new": Feature(type="boolean")},
+    gate=msgspec.structs.replace(SPEC.gate, slices=("city", "new")),
+)
+
+
+def sliced(cities: list[str | None], labels: list[str] | None = None, first: int = 0, new: float = 1.0) -> Batch:
+    made = events(labels or ["a", "b"] * (len(cities) // 2), seed=first, first=first)
+    numbers = np.column_stack([made.numbers, np.full(len(made), new)])
+    return replace(made, numbers=numbers, strings=(cities,))
+
+
+def test_a_slice_that_is_forgotten_is_named_though_its_classes_are_not() -> None:
+    anchors = Anchors(SLICED)
+    anchors.take(sliced([*["Rome"] * 80, *["Oslo"] * 20]))
+    for _ in range(3):
+        anchors.look(np.ones(100), nobody)
+    anchors.compared(sliced(["Oslo", "Rome", "Oslo", None]), np.array([0.5, -1.0, 0.25, 9.0]))
+    found = anchors.look(np.where(np.arange(100) >= 80, 0.0, 1.0), lambda: np.ones(100))
+    assert (found.of, found.of_anchors, found.lost, found.is_shown) == ("slice city='Oslo'", 20, 1.0, True)
+    assert (found.than_good, found.live_events, found.live_gain) == (1.0, 2, 0.375)
+    # Two classes, two cities, and one value of the boolean.
+    assert found.groups == 5
+
+
+def test_a_rare_slice_has_its_part_of_the_anchors() -> None:
+    anchors = Anchors(msgspec.structs.replace(SLICED, gate=msgspec.structs.replace(SLICED.gate, anchors=64)))
+    for at in range(10):
+        anchors.take(sliced([*["Rome"] * 96, *["Oslo"] * 4], first=100 * at))
+    kept = anchors.kept
+    assert kept is not None
+    assert len(kept) == 64
+    assert kept.strings[0].count("Oslo") >= 12
+
+
+def test_no_more_slices_are_told_apart_than_there_is_room_for() -> None:
+    anchors = Anchors(SLICED)
+    anchors.take(sliced([f"c{i % 100}" for i in range(2000)]))
+    assert len(anchors.save()[0]["groups"]) == SLICES_MAX + 3
+
+
+def changed_twice() -> tuple[Anchors, int]:
+    """Anchors of three regimes, thirty of each; the second change was noticed when ten of its anchors had come."""
+    anchors = Anchors(SPEC)
+    for at in range(9):
+        if at == 3:
+            anchors.change(0)
+        if at == 7:
+            anchors.change(100)
+        anchors.take(events(["a", "b"] * 5, seed=at, first=10 * at))
+        anchors.learned(100)
+    return anchors, 90
+
+
+def test_regimes_begin_where_the_change_was_and_what_is_lost_of_one_is_named() -> None:
+    anchors, n = changed_twice()
+    for _ in range(3):
+        anchors.look(np.ones(n), nobody)
+    anchors.compared(events(["a", "b", "c"]), np.array([0.25, 0.25, 5.0]))
+    middle = (np.arange(n) >= 30) & (np.arange(n) < 60)
+    found = anchors.look(np.where(middle, 0.0, 1.0), lambda: np.ones(n))
+    assert (found.of, found.of_anchors, found.lost, found.is_shown) == ("regime 2", 30, 1.0, True)
+    # What is over comes no more: what is known of the stream is what its classes are worth there.
+    assert (found.live_events, found.live_gain) == (2, 0.25)
+    assert found.groups == 5
+    anchors.accept("regime 2")
+    assert anchors.look(np.where(middle, 0.0, 1.0), nobody).lost == 0.0
+
+
+def test_regimes_that_are_long_over_are_one_and_go_on_after_a_restart() -> None:
+    anchors = Anchors(SPEC)
+    for at in range(12):
+        anchors.take(events(["a", "b"] * 6, seed=at, first=12 * at))
+        anchors.learned(600)
+        anchors.change(0)
+        again = Anchors(SPEC)
+        values, arrays = anchors.save()
+        again.load(msgspec.msgpack.decode(msgspec.msgpack.encode(values)), arrays)
+        anchors = again
+    for _ in range(3):
+        anchors.look(np.ones(144), nobody)
+    # Of thirteen regimes the newest has no anchor yet; of the last eight the first is one with all before it.
+    old = np.arange(144) < 72
+    found = anchors.look(np.where(old, 0.0, 1.0), nobody)
+    assert (found.of, found.of_anchors) == ("regimes up to 6", 72)
+    assert found.groups == 2 + REGIMES_MAX - 1
+
+
+def test_short_regimes_have_their_part_of_the_anchors() -> None:
+    anchors = Anchors(msgspec.structs.replace(SPEC, gate=Gate(anchors=64)))
+    for at in range(20):
+        anchors.take(events(["a", "b"] * 50, seed=at, first=100 * at))
+        anchors.learned(1000)
+        if at == 0:
+            anchors.change(0)
+    kept = anchors.kept
+    assert kept is not None
+    assert sum(int(name[1:]) < 100 for name in kept.ids or () if name) == 32
+
+
+def test_a_state_of_before_there_were_slices_and_regimes_is_read() -> None:
+    anchors = with_anchors(20)
+    for _ in range(3):
+        anchors.look(np.ones(20), nobody)
+    values, arrays = anchors.save()
+    values = {name: values[name] for name in ("count", "since", "looks", "live")} | {"classes": ["a", "b"]}
+    again = Anchors(SPEC)
+    again.load(values, arrays | {"anchors.logits": arrays["anchors.logits"][:, :2]})
+    found = again.look(np.where(np.arange(20) % 2, 0.0, 1.0), nobody)
+    assert (found.of, found.of_anchors, found.lost) == ("class 'b'", 10, 1.0)
+
+
+def test_all_groups_together_are_called_forgotten_by_luck_as_seldom_as_promised() -> None:
+    shown = 0
+    for seed in range(20):
+        rng, anchors = np.random.default_rng(seed), Anchors(SLICED)
+        anchors.take(sliced([f"c{i % 10}" for i in range(100)]))
+        anchors.change(0)
+        anchors.take(sliced([f"c{i % 10}" for i in range(100)], first=100))
+        chance = rng.uniform(0.5, 1.0, 200)
+        shown += any(anchors.look((rng.random(200) < chance).astype(float), nobody).is_shown for _ in range(40))
+    assert shown <= 1
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_when_gains_are_counted_changes_nothing(data: st.DataObject) -> None:
+    whole, broken = Anchors(SLICED), Anchors(SLICED)
+    for step in range(8):
+        cities: list[str | None] = data.draw(st.lists(st.sampled_from(["Rome", "Oslo", "Bern", None]), max_size=6))
+        batch = sliced(cities, ["a"] * len(cities), first=10 * step)
+        for anchors in (whole, broken):
+            anchors.compared(batch, np.arange(len(batch)) / 7.0)
+            if step % 3 == 0:
+                anchors.take(batch)
+        if data.draw(st.booleans()):
+            broken.save()
+    assert whole.save()[0] == broken.save()[0]

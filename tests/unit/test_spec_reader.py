@@ -149,6 +149,26 @@ def test_values_that_cannot_be_are_named_with_their_place(task: str, rest: str, 
     assert fault in found
 
 
+def test_slices_that_cannot_be_are_all_named_with_their_places() -> None:
+    text = """\
+name: s
+task: binary
+features: {city: category, new: boolean, price: number, note: text}
+gate:
+  slices: [city, town,
+    price, note, city]
+"""
+    assert faults(text) == [
+        "s.yaml:5:11: gate.slices: are looked at by anchors, and there are none; set gate.anchors, such as 256",
+        "s.yaml:5:11: gate.slices: names one feature twice",
+        "s.yaml:5:18: gate.slices[1]: 'town' is no feature; there are city, new, price, note",
+        "s.yaml:6:5: gate.slices[2]: 'price' is a number, and slices are values of a category or a boolean",
+        "s.yaml:6:12: gate.slices[3]: 'note' is a text, and slices are values of a category or a boolean",
+    ]
+    right = text.replace("town,\n    price, note, city", "new").replace("slices:", "anchors: 256\n  slices:")
+    assert loads(right).gate.slices == ("city", "new")
+
+
 @pytest.mark.parametrize(
     ("feature", "message"),
     [

@@ -87,8 +87,11 @@ def values_of(kind: inspect.Type, *, infinite: bool = False) -> st.SearchStrateg
 
 def fitting(spec: Spec) -> Spec:
     """The same with settings that fit together, of which few would by chance: labels of classes have no bounds,
-    numbers no classes, two classes are two, one that is taken for granted is among them, quantiles ascend."""
-    replace, label, learn, serve = msgspec.structs.replace, spec.label, spec.learn, spec.serve
+    numbers no classes, two classes are two, one that is taken for granted is among them, quantiles ascend, and slices
+    are of features, and looked at."""
+    replace, label, learn, serve, gate = msgspec.structs.replace, spec.label, spec.learn, spec.serve, spec.gate
+    sliceable = tuple(name for name, feature in spec.features.items() if feature.type in ("category", "boolean"))
+    gate = replace(gate, slices=sliceable if gate.slices and gate.anchors else ())
     if spec.task in NUMBER_TASKS:
         label, serve = replace(label, classes=()), replace(serve, quantiles=tuple(sorted(serve.quantiles)))
     else:
@@ -100,7 +103,7 @@ def fitting(spec: Spec) -> Spec:
         label = replace(label, implicit=label.classes[1] if is_named else None)
     if spec.task in ("counts", "multilabel"):
         learn = replace(learn, members=())
-    return replace(spec, label=label, learn=learn, serve=serve)
+    return replace(spec, label=label, learn=learn, serve=serve, gate=gate)
 
 
 specs = values_of(inspect.type_info(Spec)).map(fitting).filter(lambda spec: not list(contradictions(spec)))

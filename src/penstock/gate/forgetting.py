@@ -10,9 +10,10 @@ from penstock.learn.interface import Forgotten
 from penstock.spec import Gate as GateSettings
 
 LIVE_EVENTS = 8
-"""Events of a class in the stream since the last look that say whether its anchors are of the past."""
+"""Such events in the stream since the last look that say whether anchors are of the past."""
 REFUSED_MAX = 2
-"""Times in a row that it is refused that a class is forgotten while the live stream gains by it."""
+"""Times in a row that it is refused that a class, a slice or a regime is forgotten while the live stream gains by
+it."""
 
 
 class Remembering(NamedTuple):
@@ -37,7 +38,7 @@ class ForgettingWatch:
         self._is_lost = False
         """Whether the last look showed that more is lost than may be, and was not accepted."""
         self._refused, self._refusals = "", 0
-        """The class of which a loss was refused last, and how often in a row."""
+        """Of what a loss was refused last, and how often in a row."""
 
     @property
     def may_become_good(self) -> bool:
@@ -62,12 +63,12 @@ class ForgettingWatch:
             # Such events still come, and going back would answer them worse: it is the anchors that are of the past.
             live = f"on {forgotten.live_events} such events of the stream what is served gains"
             return self._accepted(f"{told}; the world has changed: {live} {forgotten.live_gain:+.4f} an event")
-        refusals = self._refusals if self._refused == forgotten.of_class else 0
+        refusals = self._refusals if self._refused == forgotten.of else 0
         if refusals >= REFUSED_MAX and gain.low > 0.0:
             return self._accepted(
                 f"{told}; it was refused {refusals} times, and the stream asks for it ({signed(gain)})"
             )
-        self._refused, self._refusals = forgotten.of_class, refusals + 1
+        self._refused, self._refusals = forgotten.of, refusals + 1
         return Remembering("refuse", f"{told}, and the last known good version is right on {knows:.1%} more of them")
 
     def save(self) -> list[Any]:
@@ -83,7 +84,6 @@ class ForgettingWatch:
         return Remembering("accept", told)
 
     def _lost(self, forgotten: Forgotten) -> str:
-        of = f"class {forgotten.of_class!r}" if forgotten.of_class else f"{forgotten.anchors} anchors"
-        of = f"{forgotten.of_anchors} of {of}" if forgotten.of_class else of
+        of = f"{forgotten.of_anchors} of {forgotten.of}" if forgotten.of else f"{forgotten.anchors} anchors"
         shown = "beyond luck" if forgotten.is_shown else "which may be luck"
         return f"{forgotten.lost:.3f} is lost on {of} (at most {self._most:g}), {shown}"

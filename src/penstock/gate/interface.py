@@ -130,8 +130,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of the shadow; None where it stays as it is. A promotion comes with ``publish`` and ``probation``,
     and it is the shadow that is published then."""
     accepts: str | None = None
-    """The class (empty for all) of which what is lost stays lost, because the world has changed or nobody knows it
-    better: how often it is answered right is known anew from here."""
+    """The class, slice or regime (empty for all anchors) of which what is lost stays lost, because the world has
+    changed or nobody knows it better: how often it is answered right is known anew from here."""
     take_out: tuple[str | None, ...] = ()
     """Sources whose events since the last known good version the model is to be without: it goes back to that version's
     state and learns the others again, and this is published. Only with ``publish`` and ``probation``."""

@@ -213,7 +213,7 @@ class HarmGate:
         if found.what == "refuse":
             return self._roll_back(f"What is served has forgotten: {found.told}.", gain)
         verdict = self._publish(losses)
-        accepts = forgotten.of_class if found.what == "accept" else None
+        accepts = forgotten.of if found.what == "accept" else None
         return msgspec.structs.replace(verdict, reason=f"{verdict.reason[:-1]}; {found.told}.", accepts=accepts)
 
     def save(self) -> dict[str, Any]:

@@ -158,18 +158,20 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
 
     anchors: int
     lost: float = 0.0
-    """Accuracy (or, of numbers and sets of classes, loss) on the class that it lost most of, and whose loss is shown
-    where any is."""
-    of_class: str = ""
-    """Empty for all anchors together."""
+    """Accuracy (or, of numbers and sets of classes, loss) on the class, slice or regime that it lost most of, and whose
+    loss is shown where any is."""
+    of: str = ""
+    """Which that is, in words, such as ``class 'b'``; empty for all anchors together."""
     of_anchors: int = 0
-    """Anchors of that class that had been answered before."""
+    """Its anchors that had been answered before."""
     is_shown: bool = False
-    """Whether luck would lose as much with a chance of at most 0.05, over all classes and looks."""
+    """Whether luck would lose as much with a chance of at most 0.05, over all ``groups`` and looks."""
+    groups: int = 0
+    """Classes, slices and regimes that were looked at."""
     than_good: float | None = None
     """What the last known good version is right on more of them, where there is one."""
     live_events: int = 0
-    """Events of that class in the stream since the last look."""
+    """Such events in the stream since the last look; of a regime, events of its classes."""
     live_gain: float = 0.0
     """Loss of the last known good version on them minus that of what is served, an event."""
 

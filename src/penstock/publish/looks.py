@@ -70,14 +70,16 @@ class Looks:
     def _forgotten(self, taken: Taken) -> Forgotten | None:
         """What the updated model has lost, where it is time to ask it; None otherwise."""
         learner, events = self._learner, self._anchors.kept
-        if taken.learned is None or taken.batch is None or events is None:
+        if taken.learned is None or taken.batch is None:
+            return None
+        is_time = self._anchors.learned(len(taken.batch))
+        if events is None:
             return None
         if taken.good is not None and taken.served is not None:
-            rows = slice(None) if taken.compared is None else taken.compared
-            labels: Any = taken.batch.labels
-            told = labels if taken.compared is None else [labels[row] for row in taken.compared.tolist()]
-            self._anchors.compared(told, taken.good - taken.served[rows])
-        if not self._anchors.learned(len(taken.batch)):
+            few = taken.batch if taken.compared is None else taken.batch.rows(taken.compared)
+            served = taken.served if taken.compared is None else taken.served[taken.compared]
+            self._anchors.compared(few, taken.good - served)
+        if not is_time:
             return None
         if learner.served is not None or not taken.learned.finite:
             # While updates are held back, nobody is answered by what is learned.

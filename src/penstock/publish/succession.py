@@ -148,7 +148,10 @@ class Succession:
             return None
         if taken.batch is not None:
             self._prequential.add(taken.learned, taken.batch, self.line.classes_before(taken.learned))
-        return self._drift.take(taken.learned.losses)
+        drift = self._drift.take(taken.learned.losses)
+        if drift is not None:
+            self.anchors.change(drift.events)
+        return drift
 
     def _judge(self, taken: Taken) -> tuple[Verdict | None, Departed | None]:
         """What the gate says of the step, None where there is nothing to be said; and how far the inputs are from what

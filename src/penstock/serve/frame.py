@@ -120,9 +120,9 @@ class ModelState(msgspec.Struct, frozen=True):
     """Mean absolute error of a regression, in the label's unit."""
     forgotten: float | None
     """Accuracy (or, of numbers and sets of classes, loss) that is gone on what it knew once, by anchors that nobody
-    learns: of the class that lost the most, as the newest look saw it."""
-    forgotten_class: str | None
-    """That class; null for all anchors together."""
+    learns: of the class, slice or regime that lost the most, as the newest look saw it."""
+    forgotten_of: str | None
+    """Which that is, such as ``class 'b'``, ``slice city='Rome'`` or ``regime 2``; null for all anchors together."""
     anchors: int
     """Events kept for that."""
     updated: float | None

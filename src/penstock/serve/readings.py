@@ -80,7 +80,7 @@ def readings(services: Iterable[Service]) -> list[Reading]:
             "held_by_hand", "Whether somebody holds updates back", {n: float(p.hold is not None) for n, _, p, _ in seen}
         ),
         reading("loss", "Prequential loss in [0, 1]", {n: p.loss for n, _, p, _ in seen}),
-        reading("forgotten", "Lost on anchors, of the worst class", {n: _lost(p) for n, _, p, _ in seen}),
+        reading("forgotten", "Lost on anchors, where it is the most", {n: _lost(p) for n, _, p, _ in seen}),
         reading("inputs_drift", "From what the base was trained on", {n: _departed(p) for n, _, p, _ in seen}),
         reading("canary_share", "Of the traffic, what a new base answers", {n: p.slow.share for n, _, p, _ in seen}),
         reading(

@@ -78,7 +78,7 @@ def status_of(service: Service) -> Status:
             micro_f1=_known(progress.micro_f1),
             error=_known(progress.error),
             forgotten=None if progress.forgotten is None else progress.forgotten.lost,
-            forgotten_class=(progress.forgotten and progress.forgotten.of_class) or None,
+            forgotten_of=(progress.forgotten and progress.forgotten.of) or None,
             anchors=0 if progress.forgotten is None else progress.forgotten.anchors,
             updated=progress.time or None,
             left_out=service.answers.left_out,

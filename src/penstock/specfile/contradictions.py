@@ -72,12 +72,30 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
     stages = getattr(spec.gate, "canary", ())
     if isinstance(stages, tuple) and any(a >= b for a, b in pairwise(stages)):
         yield "gate.canary", "must ascend, such as [0.01, 0.1, 0.5, 1.0]"
+    yield from _slice_contradictions(spec)
     quantiles = getattr(spec.serve, "quantiles", ())
     if isinstance(quantiles, tuple) and quantiles:
         if spec.task in get_args(Task) and spec.task not in NUMBER_TASKS:
             yield "serve.quantiles", "are of numbers, and this task's answer is a class"
         elif any(a >= b for a, b in pairwise(quantiles)):
             yield "serve.quantiles", "must ascend, such as [0.1, 0.5, 0.9]"
+
+
+def _slice_contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
+    slices, anchors = getattr(spec.gate, "slices", ()), getattr(spec.gate, "anchors", None)
+    if not isinstance(slices, tuple) or not isinstance(spec.features, dict):
+        return
+    if slices and anchors == 0:
+        yield "gate.slices", "are looked at by anchors, and there are none; set gate.anchors, such as 256"
+    if len(set(slices)) < len(slices):
+        yield "gate.slices", "names one feature twice"
+    for place, name in enumerate(slices):
+        kind = getattr(spec.features.get(name), "type", None) if name in spec.features else ""
+        if kind == "":
+            known = ", ".join(str(feature) for feature in spec.features)
+            yield f"gate.slices[{place}]", f"{name!r} is no feature; there are {known}"
+        elif kind in get_args(FeatureType) and kind not in ("category", "boolean"):
+            yield f"gate.slices[{place}]", f"{name!r} is a {kind}, and slices are values of a category or a boolean"
 
 
 def _label_contradictions(task: Task, label: Label) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,6 +87,12 @@ class Pool:
         events, strata, keys = self._whole()
         self._parts = [Kept(events.batch, events.places, logits)]
         self._strata, self._keys = [strata], [keys]
+
+    def sort_anew(self, strata: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> None:
+        """Put all events into these strata, given those that they are in."""
+        if self._parts:
+            _, before, _ = self._whole()
+            self._strata = [strata(before)]
 
     def _whole(self) -> tuple[Kept, NDArray[np.int64], Keys]:
         if len(self._parts) > 1:
