@@ -200,14 +200,15 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     the comparisons on the same rows; ``inf`` for no bound."""
     calibration_max: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """How much further than those of what is served the chances of a new base's answers may be from how often they are
-    right (expected calibration error, on the same events); 1 for no bound."""
+    right (expected calibration error, on the same events); and by how much fast updates may be surer of themselves than
+    they are right, and than the last known good version is. 1 for no bound."""
     drift_max: PositiveOrInfinite = 0.25
     """How far the inputs may be from those that a new base was trained on, if it is to be promoted: the population
     stability index of the feature that is the furthest away, of the latest labelled events; ``inf`` for no bound. What
     is served is not held to it: it is told, and a new base is trained."""
     collapse: Literal["refuse", "allow"] = "refuse"
-    """What becomes of a new base that hardly ever answers with a class which labels still have, and what is served
-    answers with."""
+    """What becomes of a new base, or of a fast update, that hardly ever answers with a class which labels still have,
+    and what is served, or the last known good version, answers with."""
     after_rollback: Literal["restore", "continue"] = "restore"
     """Whether learning goes on from the good version's state (``restore``) or from its own (``continue``)."""
     source_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.8

@@ -39,6 +39,15 @@ class Opinions:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What the last known good version and what is served said of the same n events, which have one class each."""
+
+    labels: Sequence[str]
+    good: Opinion
+    served: Opinion
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """One step as the gate sees it: losses in [0, 1] of n labelled events, predicted before they were learned from.
 
@@ -69,6 +78,8 @@ class Evidence:
     """(n,) which events belong to the share of the traffic that it answers; None while it answers none."""
     opinions: Opinions | None = None
     """What is served and the candidate with a new base said; None where there is none, or answers are no classes."""
+    answers: Answers | None = None
+    """What was answered to some hundred events until now; None where it is not time to look at it."""
     departed: Departed | None = None
     """How far the inputs are from what the shadow's base was trained on; None where nobody looked at this step."""
     labelled: int = 0

@@ -7,7 +7,6 @@ what is served. docs/design/gate.md tells why, and what the guarantees are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -16,9 +15,11 @@ from numpy.typing import NDArray
 
 from penstock.gate.forgetting import ForgettingWatch
 from penstock.gate.guards import weights_fault
-from penstock.gate.interface import Evidence, Interval, Opinions, Order, ShadowVerdict, Verdict
+from penstock.gate.interface import Answers, Evidence, Interval, Order, ShadowVerdict, Verdict
+from penstock.gate.losses import Losses, bounded
 from penstock.gate.sequential import HarmProcess, MeanInterval
 from penstock.gate.sequential import signed as _signed
+from penstock.gate.served import ServedWatch
 from penstock.gate.shadow import ShadowWatch
 from penstock.gate.sources import SourceWatch
 from penstock.learn.interface import Forgotten, Heard, HeldOut
@@ -41,19 +42,6 @@ PATIENCE = 2
 """Probations' lengths for which a flood of labels is not believed; after that it is a change that must be learned."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Losses:
-    """The believed events of a step, NaN counted as the worst loss."""
-
-    candidate: Array
-    served: Array
-    good: Array | None
-    probation: Array | None
-    shadow: Array | None
-    own: NDArray[np.bool_] | None
-    opinions: Opinions | None
-
-
 class HarmGate:
     """Implements Gate for one service."""
 
@@ -65,6 +53,7 @@ class HarmGate:
         self._watch = SourceWatch(settings.alpha, PATIENCE * settings.good_after_events)
         self._resume_margin = max(settings.harm_margin, RESUME_MARGIN)
         self._forgetting = ForgettingWatch(settings)
+        self._served = ServedWatch(settings)
         self._apart: list[str | None] = []
         """Floods whose events are set aside. One that is found before any version is good only holds updates back."""
         self._holding = ""
@@ -107,7 +96,7 @@ class HarmGate:
         have counted of a shadow that answers a share of the traffic, and what becomes of it."""
         if isinstance(heard, CanaryCounts):
             return self._ended(self._shadow.hear(heard))
-        self._watch.take(heard.sources, _bounded(heard.losses), None if heard.good is None else _bounded(heard.good))
+        self._watch.take(heard.sources, bounded(heard.losses), None if heard.good is None else bounded(heard.good))
         self._forget_quiet()
         return None
 
@@ -183,7 +172,7 @@ class HarmGate:
             self._shadow.end()
         return found
 
-    def _judge_update(self, evidence: Evidence, losses: _Losses) -> Verdict:
+    def _judge_update(self, evidence: Evidence, losses: Losses) -> Verdict:
         if losses.good is not None:
             difference = losses.served - losses.good
             self._harm.take((difference - self._margin) / (1.0 + self._margin))
@@ -202,11 +191,22 @@ class HarmGate:
         flood = self._watch.described(self._apart)
         if fault or flood:
             return self._begin_holding(f"The update is held back: {fault or flood}.")
+        if (faulty := self._judge_answers(evidence.answers, has_good=losses.good is not None)) is not None:
+            return faulty
         if evidence.forgotten is not None:
             return self._judge_forgetting(evidence.forgotten, losses)
         return self._publish(losses)
 
-    def _judge_forgetting(self, forgotten: Forgotten, losses: _Losses) -> Verdict:
+    def _judge_answers(self, answers: Answers | None, *, has_good: bool) -> Verdict | None:
+        """What the answers of what is served say of it, where they have a fault that the last known good's have not."""
+        if answers is None or not has_good or not (fault := self._served.look(answers)):
+            return None
+        gain = self._gain.interval
+        if self._served.bears(fault, gain.low):
+            return None
+        return self._roll_back(f"What is served has a fault: {fault}.", gain)
+
+    def _judge_forgetting(self, forgotten: Forgotten, losses: Losses) -> Verdict:
         """What the anchors say of the update, which does no harm on the live stream."""
         gain = self._gain.interval
         found = self._forgetting.judge(forgotten, gain, has_good=losses.good is not None)
@@ -225,6 +225,7 @@ class HarmGate:
             "by_hand": self._by_hand,
             "broken_steps": self._broken_steps,
             "forgetting": self._forgetting.save(),
+            "served": self._served.save(),
             "harm": self._harm.save(),
             "gain": self._gain.save(),
             "on_probation": self._on_probation,
@@ -247,6 +248,8 @@ class HarmGate:
         if "forgetting" in state:
             # Nor was it looked at what is forgotten.
             self._forgetting.load(state["forgetting"])
+        if "served" in state:
+            self._served.load(state["served"])
         self._harm.load(state["harm"])
         self._gain.load(state["gain"])
         self._on_probation = state["on_probation"]
@@ -260,32 +263,12 @@ class HarmGate:
             # A state of before there were shadows has none.
             self._shadow.load(state["shadow"])
 
-    def _believed(self, evidence: Evidence) -> _Losses:
-        served = _bounded(evidence.served)
-        same = evidence.candidate is evidence.served
-        losses = _Losses(
-            candidate=served if same else _bounded(evidence.candidate),
-            served=served,
-            good=None if evidence.good is None else _bounded(evidence.good),
-            probation=None if evidence.probation is None else _bounded(evidence.probation),
-            shadow=None if evidence.shadow is None else _bounded(evidence.shadow),
-            own=evidence.own,
-            opinions=evidence.opinions,
-        )
+    def _believed(self, evidence: Evidence) -> Losses:
+        losses = Losses.of(evidence)
         believed = self._look_at_sources(evidence, losses)
-        if believed is None:
-            return losses
-        return _Losses(
-            candidate=losses.candidate[believed],
-            served=losses.served[believed],
-            good=None if losses.good is None else losses.good[believed],
-            probation=None if losses.probation is None else losses.probation[believed],
-            shadow=None if losses.shadow is None else losses.shadow[believed],
-            own=None if losses.own is None else losses.own[believed],
-            opinions=None if losses.opinions is None else losses.opinions.rows(believed),
-        )
+        return losses if believed is None else losses.rows(believed)
 
-    def _look_at_sources(self, evidence: Evidence, losses: _Losses) -> NDArray[np.bool_] | None:
+    def _look_at_sources(self, evidence: Evidence, losses: Losses) -> NDArray[np.bool_] | None:
         """(n,) which events are believed, or None for all of them."""
         if evidence.released:
             return None
@@ -293,7 +276,7 @@ class HarmGate:
         served, good, expected = losses.served, losses.good, evidence.expected
         if (doubted := evidence.doubted) is not None:
             sources = [*(sources or [None] * n), *doubted.sources]
-            more = _bounded(doubted.losses)
+            more = bounded(doubted.losses)
             served = np.concatenate([served, more])
             good = None if good is None else np.concatenate([good, more if doubted.good is None else doubted.good])
             expected = None if expected is None else np.concatenate([expected, np.zeros(len(more))])
@@ -315,7 +298,7 @@ class HarmGate:
         reason = f"Published without events that are set aside: {told}."
         return self._begin_probation(Verdict(action="publish", reason=reason, take_out=tuple(fresh)))
 
-    def _publish(self, losses: _Losses) -> Verdict:
+    def _publish(self, losses: Losses) -> Verdict:
         gain = None if losses.good is None else self._gain.interval
         if gain is None:
             told = "Published: no version has earned to be the last known good yet"
@@ -337,7 +320,7 @@ class HarmGate:
             self._gain = MeanInterval(self._alpha)
         return msgspec.structs.replace(verdict, good=good, probation=True)
 
-    def _pass_probation(self, verdict: Verdict, losses: _Losses) -> Verdict:
+    def _pass_probation(self, verdict: Verdict, losses: Losses) -> Verdict:
         self._probation_events += len(losses.served)
         self._probation_steps += 1
         if losses.good is not None and losses.probation is not None:
@@ -360,6 +343,7 @@ class HarmGate:
 
     def _roll_back(self, reason: str, gain: Interval | None) -> Verdict:
         self._begin_holding(reason)
+        self._served.begin()
         self._broken_steps = 0
         self._harm = HarmProcess()
         self._gain = MeanInterval(self._alpha)
@@ -371,7 +355,7 @@ class HarmGate:
         self._candidate_harm = HarmProcess()
         self._candidate_worth = HarmProcess()
 
-    def _keep_holding(self, losses: _Losses, fault: str | None) -> Verdict:
+    def _keep_holding(self, losses: Losses, fault: str | None) -> Verdict:
         margin = self._resume_margin
         difference = losses.candidate - losses.served
         self._held_events += len(difference)
@@ -402,11 +386,3 @@ class HarmGate:
     @property
     def _resume_events(self) -> int:
         return min(RESUME_EVENTS, self._good_after)
-
-
-def _bounded(losses: Array) -> Array:
-    """Losses in [0, 1]; one that is not a number is the worst."""
-    # A comparison with a NaN is false, so that this is true only of losses that are all in order, the usual case.
-    if not len(losses) or (losses.min() >= 0.0 and losses.max() <= 1.0):
-        return losses
-    return np.clip(np.nan_to_num(losses, nan=1.0), 0.0, 1.0)

@@ -58,6 +58,8 @@ class Taken:
     """(m,) ascending places of the events on which versions are compared; None where it is all n."""
     good: NDArray[np.float64] | None = None
     """(m,) losses of the last known good version, where there is one."""
+    good_said: Predictions | None = None
+    """What it said of these events."""
     probation: NDArray[np.float64] | None = None
     """(m,) losses of the version on probation, where there is one."""
     aside: AsideStep | None = None
@@ -366,7 +368,8 @@ class Learner:
         served = None if self.served is None or said is None else self.served.losses(said, batch, learned.scale)
         compared = spread_over(len(batch)) if compared is None else compared
         few = batch if compared is None or (self.good is None and self.probation is None) else batch.rows(compared)
-        good = self._losses(self.good, few, learned.scale)
+        said = None if self.good is None else self.good.predict(few)
+        good = None if self.good is None or said is None else self.good.losses(said, few, learned.scale)
         probation = self._losses(self.probation, few, learned.scale)
         ranges, events = self._hand_over()
         return Taken(
@@ -379,6 +382,7 @@ class Learner:
             answers=said or learned.predictions,
             compared=compared,
             good=good,
+            good_said=said,
             probation=probation,
             aside=aside,
             doubted=self._heard(doubted, learned.scale),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.guards import Opinion
-from penstock.gate.interface import Evidence, Opinions
+from penstock.gate.interface import Answers, Evidence, Opinions
 from penstock.learn.inputs import Departed
 from penstock.learn.interface import Forgotten, Learned
 from penstock.learn.learner import Taken
@@ -37,6 +37,8 @@ class Looked(NamedTuple):
     """What the updated model has lost of what it knew."""
     of_shadow: Departed | None = None
     """How far the inputs are from what the shadow's base was trained on."""
+    answers: Answers | None = None
+    """What was answered to the events since the look before."""
     left: Departed | None = None
     """How far they are from what the base of what is served was trained on, where they have left it with this step."""
 
@@ -77,6 +79,7 @@ def evidence_of(
         labelled=len(taken.batch),
         doubted=taken.doubted,
         forgotten=looked.forgotten,
+        answers=looked.answers,
         departed=looked.of_shadow,
         released=taken.aside is not None and bool(taken.aside.released),
     )
@@ -107,10 +110,11 @@ def opinions_of(taken: Taken, classes: tuple[ClassName, ...], shadow: ShadowLoss
         return None
     rows = np.arange(len(batch)) if taken.compared is None else taken.compared
     told = [str(labels[row]) for row in rows.tolist()]
-    return Opinions(told, _opinion(served[rows], classes), _opinion(newcomer[rows], shadow.classes))
+    return Opinions(told, opinion_of(served[rows], classes), opinion_of(newcomer[rows], shadow.classes))
 
 
-def _opinion(probabilities: NDArray[np.float64], classes: tuple[ClassName, ...]) -> Opinion:
+def opinion_of(probabilities: NDArray[np.float64], classes: tuple[ClassName, ...]) -> Opinion:
+    """What these (n, classes) probabilities say."""
     if not probabilities.shape[1]:
         return Opinion([None] * len(probabilities), np.zeros(len(probabilities)))
     best = probabilities.argmax(axis=1)

@@ -16,6 +16,7 @@ from penstock.learn.learner import Learner, Taken
 from penstock.learn.watched import Inputs
 from penstock.publish.evidence import Looked
 from penstock.publish.line import Line
+from penstock.publish.said import Said
 from penstock.publish.shadow import Shadows
 from penstock.spec import Spec
 
@@ -34,6 +35,7 @@ class Looks:
     ) -> None:
         self._anchors = anchors
         self._inputs = Inputs(spec, shadows.seen)
+        self._said = Said()
         self._drift_max = spec.gate.drift_max
         self._line = line
         self._shadows = shadows
@@ -50,19 +52,27 @@ class Looks:
         if taken.batch is None or taken.learned is None:
             return Looked()
         before, shadow = self.departed, self._shadows.base
-        if not self._inputs.take(taken.batch, taken.compared, (self._line.base, shadow)):
-            return Looked(self._forgotten(taken))
+        is_time = self._inputs.take(taken.batch, taken.compared, (self._line.base, shadow))
         now = self.departed
-        has_left = self._is_beyond(now) and not self._is_beyond(before)
-        return Looked(self._forgotten(taken), self._inputs.newest(shadow), now if has_left else None)
+        return Looked(
+            forgotten=self._forgotten(taken),
+            of_shadow=self._inputs.newest(shadow) if is_time else None,
+            answers=self._said.take(taken, self._line),
+            left=now if self._is_beyond(now) and not self._is_beyond(before) else None,
+        )
+
+    def begin_anew(self) -> None:
+        """What was answered until now is of a version that is served no more."""
+        self._said.clear()
 
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""
-        return self._inputs.save()
+        return {**self._inputs.save(), "said": self._said.save()}
 
     def load(self, values: dict[str, Any]) -> None:
         """Become what was saved. Raises BaseMissing."""
         self._inputs.load(values)
+        self._said.load(values.get("said", []))
 
     def _is_beyond(self, departed: Departed | None) -> bool:
         return departed is not None and departed.is_shown and departed.index > self._drift_max

@@ -110,6 +110,8 @@ class Succession:
         block, restored = None, None
         if verdict is not None:
             block, restored = self.line.follow(verdict, self.account.highest)
+            if verdict.action != "publish" or verdict.take_out:
+                self._looks.begin_anew()
         elif taken.doubted is not None:
             self.gate.hear(taken.doubted)
         stamp = stamps(shadow is not None or apprentice is not None)
