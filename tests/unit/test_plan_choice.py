@@ -157,7 +157,7 @@ def test_every_option_has_a_verdict_and_those_that_fail_a_reason() -> None:
         assert not each.holds or each.candidate is not None
 
 
-@pytest.mark.parametrize("number", [0, 40, 1000, 2500, 3700])
+@pytest.mark.parametrize("number", [0, 40, 1000, 2500, 3700, 4071])
 def test_the_choice_is_within_a_tenth_of_the_best_of_an_exhaustive_simulation(number: int) -> None:
     found = control_plan.compare(control_plan.grid()[number], MARKET, seed=number + 1)
     assert not found.violates

@@ -37,6 +37,10 @@ another sample."""
 NEAR = (0.1, 1.2)
 """Times the late answers that may be: a simulation between these is repeated with four times the requests."""
 
+CONFIRMED = 16
+"""Times the usual number of requests on which what is to be taken is simulated once more where traffic changes: in the
+usual number bursts come a few times, and a lucky draw of them is not what is promised."""
+
 Judge = Callable[[Candidate, Workload, int, int], Result]
 """Simulates a candidate with a seed, on so many times the usual number of requests."""
 
@@ -228,7 +232,11 @@ def _judged(candidate: Candidate, workload: Workload, judge: Judge, seed: int) -
     result = judge(candidate, workload, seed, 1)
     low, high = NEAR
     near = low * queueing.LATE_MAX < result.late_share < high * queueing.LATE_MAX
-    return judge(candidate, workload, seed, 4) if near else result
+    if near:
+        result = judge(candidate, workload, seed, 4)
+    holds = broken(workload, result) is None and result.late_share <= CAUTION * queueing.LATE_MAX
+    changes = len(set(workload.traffic.rates)) > 1
+    return judge(candidate, workload, seed, CONFIRMED) if holds and changes else result
 
 
 def _push(
