@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.events import Version
     from penstock.publish.interface import Witness
     from penstock.publish.lineage import Archive
+    from penstock.publish.publisher import Publisher
     from penstock.publish.verify import Verification
     from penstock.spec import Spec
 
@@ -48,23 +49,43 @@ def run_server(services: Sequence[str], data: Path, *, worker: int, fd: int) -> 
 
 def run_learner(service: str, data: Path) -> None:
     """Learn, judge and publish for one service until SIGTERM or SIGINT."""
+    from penstock.learn.checkpoint import Checkpoints
+    from penstock.publish.environment import keep, this_environment
+    from penstock.publish.last_words import leave
+    from penstock.publish.restarts import settings_behind
+
+    _load_machine_code(data)
+    spec, folder = load(recorded_path(data, service)), data / service
+    environment = keep(folder, this_environment(spec))
+    stop = go_on_in_fork()
+    try:
+        checkpoints = Checkpoints(folder / "checkpoints", spec.learn.checkpoints_kept)
+        before = settings_behind(spec, folder, checkpoints)
+        if before is not None:
+            with _publisher(before, data) as publisher:
+                publisher.settle()
+        with _publisher(spec, data, environment) as publisher:
+            publisher.run(stop)
+    except PenstockError as error:
+        leave(folder, error)
+        raise
+
+
+@contextmanager
+def _publisher(spec: Spec, data: Path, environment: str = "") -> Iterator[Publisher]:
+    """Who decides about the versions of this service, and writes into its folder."""
     from penstock.eventlog.local import LocalLogReader
     from penstock.learn.checkpoint import Checkpoints
     from penstock.learn.steps import StepJournal
     from penstock.publish.allowance import AllowanceFile
     from penstock.publish.assembly import is_past_whole, parts_of
-    from penstock.publish.environment import keep, this_environment
-    from penstock.publish.last_words import leave
     from penstock.publish.live import SharedLiveWeights
     from penstock.publish.publisher import Publisher
     from penstock.publish.receipts import SqliteReceipts
     from penstock.publish.rooms import Rooms
     from penstock.publish.snapshots import LocalSnapshots
 
-    _load_machine_code(data)
-    spec, folder = load(recorded_path(data, service)), data / service
-    environment = keep(folder, this_environment(spec))
-    stop = go_on_in_fork()
+    service, folder = spec.name, data / spec.name
     readers = (LocalLogReader(folder / "log"), LocalLogReader(folder / "log"))
     journal = StepJournal(folder / "steps")
     rooms = Rooms(
@@ -82,20 +103,7 @@ def run_learner(service: str, data: Path) -> None:
         corrected=lambda cpu_s: _spent_correcting(service, cpu_s),
     )
     parts = parts_of(spec, folder, *readers)
-    publisher = Publisher(
-        spec,
-        parts.learner,
-        parts.gate,
-        parts.predictor,
-        rooms,
-        slow=parts.slow,
-        environment=environment,
-    )
-    try:
-        publisher.run(stop)
-    except PenstockError as error:
-        leave(folder, error)
-        raise
+    yield Publisher(spec, parts.learner, parts.gate, parts.predictor, rooms, slow=parts.slow, environment=environment)
     for reader in readers:
         reader.close()
 

@@ -184,17 +184,31 @@ def test_commands_find_the_house_by_its_data_folder(house: Up) -> None:
 def test_a_spec_that_contradicts_what_was_learned_is_refused_and_other_settings_may_change(tmp_path: Path) -> None:
     files = tmp_path / "one.yaml"
     data = tmp_path / "data"
-    text = "name: one\ntask: regression\nfeatures: {x: number}\nlearn: {random_features: 8}\n"
+    text = (
+        "name: one\ntask: regression\nfeatures: {x: number}\nlearn: {random_features: 8, checkpoint_every: 1h}\n"
+        "gate: {anchors: 64}\n"
+    )
     files.write_text(text)
-    with running(files, data) as up:
-        assert up.stop() == 0
+    with running(files, data) as up, up.client() as client:
+        for _ in range(8):
+            client.examples("one", [{"features": {"x": float(x)}, "label": float(x)} for x in range(64)])
+        until(lambda: client.status("one")["events"]["learned"] == 512, "not everything was learned")
+        up.process.kill()
+        up.process.wait()
     files.write_text(text.replace("x: number", "x: number, z: number").replace("8", "9"))
     refused = penstock("up", str(files), "--data", str(data), "--port", "0", home=tmp_path)
     assert refused.returncode == 2
     assert "learn.random_features, features.z changed" in refused.stderr
-    files.write_text(text + "gate: {alpha: 0.01}\nserve: {record_predictions: never}\n")
+    # What was learned before the kill is repeated with the anchors that there were, and some events kept back for them.
+    files.write_text(text.replace("anchors: 64", "alpha: 0.01") + "serve: {record_predictions: never}\n")
     with running(files, data) as up, up.client() as client:
         assert client.spec("one").gate.alpha == 0.01
+        client.examples("one", [{"features": {"x": float(x)}, "label": float(x)} for x in range(64)])
+        until(lambda: client.status("one")["events"]["learned"] == 576, "it did not go on")
+        version = client.status("one")["model"]["version"]
+        assert up.stop() == 0
+    verified = penstock("verify", "one", str(version), "--from-start", "--data", str(data), home=tmp_path)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def test_faults_of_all_files_are_said_before_anything_starts(tmp_path: Path) -> None:

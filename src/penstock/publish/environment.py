@@ -119,6 +119,12 @@ def find(folder: Path, name: str) -> Environment | None:
     return found if found.name == name else None
 
 
+def has_other_settings(folder: Path, spec: Spec) -> bool:
+    """Whether the service was ever started under other settings than these."""
+    kept, service = (find(folder, file.stem) for file in (folder / "environments").glob("*.json")), dump(spec)
+    return any(environment is not None and environment.service != service for environment in kept)
+
+
 def _place(folder: Path, name: str) -> Path:
     return folder / "environments" / f"{name}.json"
 

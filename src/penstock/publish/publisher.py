@@ -279,6 +279,19 @@ class Publisher:
             self.checkpoint()
         return replayed
 
+    def settle(self) -> None:
+        """Repeat what was recorded since the newest checkpoint, and end with another one. So whoever starts next, under
+        other settings, has nothing to repeat that was done under these. Nothing is exposed, and it may be broken off
+        anywhere.
+
+        Raises what `start` raises."""
+        self._restarts.restore()
+        for entry in self._rooms.journal.entries(after=self._restarts.step):
+            self._repeat(entry)
+        self.checkpoint()
+        self._reached("settings.settled")
+        self.close()
+
     def run(self, stop: Stop) -> None:
         """Start, do steps until stop is set, and end with a checkpoint, so that the next start has nothing to
         replay."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from penstock.errors import StepsCorrupt
 from penstock.facts import CheckpointUnreadable, Fact
-from penstock.learn.steps import Reached, Step
+from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.steps import Reached, RecordedSteps, Step
 from penstock.publish.account import refill_receipts
+from penstock.publish.environment import find, has_other_settings
 from penstock.publish.rooms import Clocks, Rooms
 from penstock.publish.shadow import Shadows
 from penstock.publish.snapshots import thin
@@ -21,6 +24,21 @@ again. A checkpoint costs some 15 ms."""
 PAST_FILE_BYTES = 4 * 1024 * 1024
 """Size of the journal's files while it is kept whole: a restart reads the newest, a year has a few thousand."""
 logger = logging.getLogger(__name__)
+
+
+def settings_behind(spec: Spec, folder: Path, checkpoints: Checkpoints) -> Spec | None:
+    """The service as it was when the steps since the newest checkpoint were taken, where it was another one; None
+    where no step would be repeated under other settings than it was taken under."""
+    if not has_other_settings(folder, spec):
+        return None
+    checkpoint, _ = checkpoints.newest()
+    name, after, is_behind = "", 0, False
+    if checkpoint is not None:
+        name, after = str(checkpoint.values["account"].get("environment", "")), checkpoint.step
+    for entry in RecordedSteps(folder / "steps").entries(after):
+        name, is_behind = entry.environment or name, True
+    then = find(folder, name) if is_behind else None
+    return None if then is None or then.spec == spec else then.spec
 
 
 class Restarts:
