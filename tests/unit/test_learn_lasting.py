@@ -82,7 +82,7 @@ def after_a_change(apart: float, count: int, heard: bool) -> tuple[FastModel, fl
 
 def test_what_was_heard_is_remembered_before_it_has_had_time_to_become_the_past() -> None:
     old = events(np.random.default_rng(3), 1000, 0.0, swapped=False)
-    (alone, live_alone), (heard, live_heard) = (after_a_change(6.0, 512, heard) for heard in (False, True))
+    (alone, live_alone), (heard, live_heard) = (after_a_change(6.0, 448, heard) for heard in (False, True))
     assert accuracy(heard, old) > accuracy(alone, old) + 0.2
     assert live_heard > live_alone - 0.02
 

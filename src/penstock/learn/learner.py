@@ -368,8 +368,8 @@ class Learner:
         served = None if self.served is None or said is None else self.served.losses(said, batch, learned.scale)
         compared = spread_over(len(batch)) if compared is None else compared
         few = batch if compared is None or (self.good is None and self.probation is None) else batch.rows(compared)
-        said = None if self.good is None else self.good.predict(few)
-        good = None if self.good is None or said is None else self.good.losses(said, few, learned.scale)
+        good_said = None if self.good is None else self.good.predict(few)
+        good = None if self.good is None or good_said is None else self.good.losses(good_said, few, learned.scale)
         probation = self._losses(self.probation, few, learned.scale)
         ranges, events = self._hand_over()
         return Taken(
@@ -382,7 +382,7 @@ class Learner:
             answers=said or learned.predictions,
             compared=compared,
             good=good,
-            good_said=said,
+            good_said=good_said,
             probation=probation,
             aside=aside,
             doubted=self._heard(doubted, learned.scale),
