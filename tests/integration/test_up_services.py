@@ -139,6 +139,8 @@ def test_feedback_joins_its_prediction_and_the_commands_show_it(house: Up) -> No
         assert told.returncode == 0, told.stderr
         until(lambda: client.status("price")["feedback"]["learned"] == before + 1, "the feedback was not learned")
         version = client.status("price")["model"]["version"]
+    # Receipts are written a little after what they tell of.
+    until(lambda: penstock("why", "price", str(version), url=url, home=home).returncode == 0, "there is no receipt")
     why = penstock("why", "price", str(version), url=url, home=home)
     assert why.returncode == 0, why.stderr
     assert f"Version {version} of price" in why.stderr
