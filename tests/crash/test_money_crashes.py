@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,18 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+def ends_alike(
+    folder: Path, walking: Callable[..., None], points: Sequence[FaultPoint], expected: dict[str, Any]
+) -> None:
+    """Killed at each of these points and walked again, all that is found is what it is without a kill."""
+    for number, point in enumerate(points):
+        data = folder / str(number)
+        data.mkdir()
+        assert not run_in_child(lambda data=data, point=point: walking(data, KillAt(point)))  # type: ignore[misc]
+        walking(data)
+        assert msgspec.to_builtins(found(data)) == msgspec.to_builtins(expected), str(point)
+
+
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.long)])
 def test_killed_between_readings_nothing_is_counted_twice_and_nobody_is_told_twice(folder: Path, every: int) -> None:
     """Every seventh action of the walk; all of them in the long form."""
@@ -187,12 +199,7 @@ def test_killed_between_readings_nothing_is_counted_twice_and_nobody_is_told_twi
     assert len(blind) == 2, "one of the service, one of all together"
     assert len(set(expected["alerts"])) == len(expected["alerts"])
     assert "money.restated" in {point.action for point in recorder.points}
-    for number, point in enumerate(recorder.points[::every]):
-        data = folder / str(number)
-        data.mkdir()
-        assert not run_in_child(lambda data=data, point=point: walk_by_reading(data, KillAt(point)))  # type: ignore[misc]
-        walk_by_reading(data)
-        assert msgspec.to_builtins(found(data)) == msgspec.to_builtins(expected), str(point)
+    ends_alike(folder, walk_by_reading, recorder.points[::every], expected)
 
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
@@ -211,12 +218,7 @@ def test_killed_at_any_action_it_ends_as_if_it_had_not_been(folder: Path, every:
     assert {point.action for point in recorder.points} == {
         *("money.seen", "money.charged", "money.changed", "money.decided", "money.alerted", "money.allowed")
     }
-    for number, point in enumerate(recorder.points[::every]):
-        data = folder / str(number)
-        data.mkdir()
-        assert not run_in_child(lambda data=data, point=point: walk(data, KillAt(point)))  # type: ignore[misc]
-        walk(data)
-        assert msgspec.to_builtins(found(data)) == msgspec.to_builtins(expected), str(point)
+    ends_alike(folder, walk, recorder.points[::every], expected)
 
 
 @pytest.fixture

@@ -159,6 +159,16 @@ def run(publisher: Publisher, until: Callable[[], bool] = lambda: False) -> None
         pass
 
 
+def with_candidate(house: House, frequency: int = 3, *, gained: int = 40, gate: HarmGate | None = None) -> Publisher:
+    """A learner that has learned for a while, and for which a consolidation has left a base then."""
+    publisher = house.publisher(gate)
+    publisher.start()
+    house.send(800)
+    run(publisher)
+    house.leave(1, frequency, gained=gained)
+    return publisher
+
+
 def seen_between(low: float, high: float) -> Seen:
     """What a base has seen that was trained on such inputs."""
     numbers = np.random.default_rng(9).uniform(low, high, (2048, 2))
@@ -189,12 +199,8 @@ def served(folder: Path) -> bytes:
 
 def test_a_better_base_is_promoted_and_outlives_a_restart(tmp_path: Path) -> None:
     house = House(tmp_path)
-    publisher = house.publisher()
-    publisher.start()
-    house.send(800)
-    run(publisher)
+    publisher = with_candidate(house)
     before = publisher.progress
-    house.leave(1, 3)
     house.send(2400)
     run(publisher, until=lambda: publisher.progress.slow.promoted > 0)
     slow = publisher.progress.slow
@@ -235,11 +241,7 @@ class Alarmed(HarmGate):
 
 def test_a_rollback_after_a_promotion_answers_and_learns_without_the_base_again(tmp_path: Path) -> None:
     house = House(tmp_path)
-    publisher = house.publisher(Alarmed(SPEC.gate))
-    publisher.start()
-    house.send(800)
-    run(publisher)
-    house.leave(1, 3)
+    publisher = with_candidate(house, gate=Alarmed(SPEC.gate))
     house.send(800)
     run(publisher, until=lambda: publisher.progress.rollbacks > 0)
     slow = publisher.progress.slow
@@ -259,11 +261,7 @@ def test_a_rollback_after_a_promotion_answers_and_learns_without_the_base_again(
 
 def test_a_base_that_knows_nothing_of_the_stream_is_not_promoted(tmp_path: Path) -> None:
     house = House(tmp_path)
-    publisher = house.publisher()
-    publisher.start()
-    house.send(800)
-    run(publisher)
-    house.leave(1, 5, gained=5)
+    publisher = with_candidate(house, 5, gained=5)
     house.send(1600)
     run(publisher)
     slow = publisher.progress.slow
@@ -298,11 +296,7 @@ def test_a_better_base_that_was_trained_on_other_inputs_is_given_up_by_the_name_
     # It takes some six hundred events, so that the inputs have been looked at, to be as sure as this.
     house = House(tmp_path, msgspec.structs.replace(SPEC.gate, alpha=1e-30))
     house.seen[IDS[3]] = seen_between(-3.0, 0.0)
-    publisher = house.publisher()
-    publisher.start()
-    house.send(800)
-    run(publisher)
-    house.leave(1, 3)
+    publisher = with_candidate(house)
     house.send(2400)
     run(publisher, until=lambda: publisher.progress.slow.settled_events > 0)
     slow = publisher.progress.slow
@@ -314,11 +308,7 @@ def test_a_better_base_that_was_trained_on_other_inputs_is_given_up_by_the_name_
 def test_inputs_that_leave_what_the_served_base_was_trained_on_are_told_and_have_a_base_trained(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.seen[IDS[3]] = seen_between(-3.0, 3.0)
-    publisher = house.publisher()
-    publisher.start()
-    house.send(800)
-    run(publisher)
-    house.leave(1, 3)
+    publisher = with_candidate(house)
     house.send(2400)
     run(publisher, until=lambda: publisher.progress.slow.promoted > 0)
     run(publisher)
@@ -356,11 +346,7 @@ def say(house: House, **counted: Any) -> None:
 
 def test_a_better_base_answers_a_share_then_a_larger_one_and_then_everybody(tmp_path: Path) -> None:
     house = House(tmp_path, TRIED)
-    publisher = house.publisher()
-    publisher.start()
-    house.send(800)
-    run(publisher)
-    house.leave(1, 3)
+    publisher = with_candidate(house)
     house.send(4000)
     shares: list[float] = []
 
@@ -408,11 +394,7 @@ def test_a_better_base_answers_a_share_then_a_larger_one_and_then_everybody(tmp_
 
 def test_a_base_that_servers_cannot_answer_with_goes_without_another_event(tmp_path: Path) -> None:
     house = House(tmp_path, TRIED)
-    publisher = house.publisher()
-    publisher.start()
-    house.send(800)
-    run(publisher)
-    house.leave(1, 3)
+    publisher = with_candidate(house)
     house.send(2400)
     run(publisher, until=lambda: publisher.progress.slow.share > 0.0)
     served = publisher.progress.version

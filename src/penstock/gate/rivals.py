@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.gate.losses import bounded
 from penstock.replies import Incumbent, Replies
 
 Array = NDArray[np.float64]
@@ -43,7 +44,7 @@ def compared_classes(labels: Sequence[str], own: Replies, incumbents: Sequence[I
             likely = max(chances, key=chances.__getitem__, default=None)
             ours.append(float(likely != label))
             theirs.append(float(incumbent != label))
-    return Compared(_bounded(ours), _bounded(theirs))
+    return Compared(bounded(np.array(ours)), bounded(np.array(theirs)))
 
 
 def compared_sets(
@@ -57,7 +58,7 @@ def compared_sets(
         said = {name for name, chance in zip(names, row, strict=True) if chance > threshold}
         ours.append(_apart(said, set(label)))
         theirs.append(_apart(set(incumbent) if isinstance(incumbent, tuple) else set(), set(label)))
-    return Compared(_bounded(ours), _bounded(theirs))
+    return Compared(bounded(np.array(ours)), bounded(np.array(theirs)))
 
 
 def compared_numbers(labels: Array, own: Replies, incumbents: Sequence[Incumbent | None], scale: float) -> Compared:
@@ -65,7 +66,7 @@ def compared_numbers(labels: Array, own: Replies, incumbents: Sequence[Incumbent
     said = np.array([one if isinstance(one, float) else np.nan for one in incumbents], np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         ours, theirs = np.abs(own.values[:, 0].astype(np.float64) - labels), np.abs(said - labels)
-        return Compared(_bounded(ours / (ours + scale)), _bounded(theirs / (theirs + scale)), theirs)
+        return Compared(bounded(ours / (ours + scale)), bounded(theirs / (theirs + scale)), theirs)
 
 
 def _brier(chances: dict[str, float], label: str) -> float:
@@ -77,8 +78,3 @@ def _brier(chances: dict[str, float], label: str) -> float:
 def _apart(said: set[str], came: set[str]) -> float:
     either = len(said | came)
     return 1.0 - len(said & came) / either if either else 0.0
-
-
-def _bounded(losses: Sequence[float] | Array) -> Array:
-    found: Array = np.clip(np.nan_to_num(np.asarray(losses, np.float64), nan=1.0), 0.0, 1.0)
-    return found

@@ -334,9 +334,9 @@ class Learner:
     def _heard(self, doubted: Batch | None, scale: float | None = None) -> Heard | None:
         if doubted is None or self.answering is None:
             return None
-        losses = self._losses(self.answering(), doubted, scale)
+        _, losses = _asked(self.answering(), doubted, scale)
         assert losses is not None, "something is served"
-        good = self._losses(self.good, doubted, scale)
+        _, good = _asked(self.good, doubted, scale)
         return Heard(doubted.sources or [None] * len(doubted), losses, good)
 
     def _aside(self, batch: Batch, row: int, reason: Reason, told: str) -> Aside:
@@ -364,13 +364,11 @@ class Learner:
     ) -> Taken:
         learned = self.model.learn(batch)
         # The others are frozen, so they still predict as they did before the step; all are measured by one scale.
-        said = None if self.served is None else self.served.predict(batch)
-        served = None if self.served is None or said is None else self.served.losses(said, batch, learned.scale)
+        said, served = _asked(self.served, batch, learned.scale)
         compared = spread_over(len(batch)) if compared is None else compared
         few = batch if compared is None or (self.good is None and self.probation is None) else batch.rows(compared)
-        good_said = None if self.good is None else self.good.predict(few)
-        good = None if self.good is None or good_said is None else self.good.losses(good_said, few, learned.scale)
-        probation = self._losses(self.probation, few, learned.scale)
+        good_said, good = _asked(self.good, few, learned.scale)
+        _, probation = _asked(self.probation, few, learned.scale)
         ranges, events = self._hand_over()
         return Taken(
             ranges=ranges,
@@ -387,10 +385,6 @@ class Learner:
             aside=aside,
             doubted=self._heard(doubted, learned.scale),
         )
-
-    @staticmethod
-    def _losses(predictor: Predictor | None, batch: Batch, scale: float | None) -> NDArray[np.float64] | None:
-        return None if predictor is None else predictor.losses(predictor.predict(batch), batch, scale)
 
     def _hand_over(self) -> tuple[tuple[Range, ...], int]:
         ranges, events = tuple(self._pending), self._pending_events
@@ -434,6 +428,16 @@ def spread_over(n: int) -> NDArray[np.intp] | None:
     places: NDArray[np.intp] = np.unique((np.arange(COMPARED_MAX) * GOLDEN % 1.0 * n).astype(np.intp))
     places.flags.writeable = False
     return places
+
+
+def _asked(
+    predictor: Predictor | None, batch: Batch, scale: float | None
+) -> tuple[Predictions | None, NDArray[np.float64] | None]:
+    """What a frozen version says of these events, and what it loses by it; neither where there is none."""
+    if predictor is None:
+        return None, None
+    said = predictor.predict(batch)
+    return said, predictor.losses(said, batch, scale)
 
 
 def _unanswered(batch: Batch) -> Batch:

@@ -12,6 +12,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from penstock.publish.notice import put_up
+
 Rung = Literal[
     "free",
     "alert",
@@ -115,7 +117,5 @@ class AllowanceFile:
 
 
 def write_allowance(folder: Path, allowance: Allowance) -> None:
-    """Say it; a reader sees the old one or the new one. It need not survive the machine: the ledger does."""
-    beside = folder / f".allowance.json.{os.getpid()}"
-    beside.write_bytes(msgspec.json.encode(allowance))
-    beside.replace(folder / "allowance.json")
+    """Say it; the ledger has it for good."""
+    put_up(folder / "allowance.json", allowance)

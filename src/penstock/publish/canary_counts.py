@@ -10,6 +10,7 @@ import msgspec
 
 from penstock.events import Partition
 from penstock.learn.steps import CanaryCounts
+from penstock.publish.notice import put_up
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
 def write_counts(folder: Path, partition: Partition, counted: Counted) -> None:
     """Leave what the worker of this partition has counted in a ``canary`` folder, in place of what it had left."""
     folder.mkdir(exist_ok=True)
-    beside = folder / f"tmp-{partition}"
-    beside.write_bytes(msgspec.json.encode(counted))
-    beside.rename(folder / f"{partition}.json")
+    put_up(folder / f"{partition}.json", counted)
 
 
 def read_counts(folder: Path, base: str) -> CanaryCounts:

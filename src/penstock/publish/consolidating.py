@@ -7,11 +7,12 @@ training said.
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from penstock.publish.notice import put_up
 
 
 class Consolidating(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,15 +42,15 @@ def read_consolidating(folder: Path) -> Consolidating:
 
 
 def write_consolidating(folder: Path, state: Consolidating) -> None:
-    """Say what it does; a reader sees the old state or the new one."""
+    """Say what it does."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "state.json", msgspec.json.encode(state))
+    put_up(folder / "state.json", state)
 
 
 def ask(folder: Path, now: float) -> None:
     """Ask for a training."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "request.json", msgspec.json.encode({"at": now}))
+    put_up(folder / "request.json", {"at": now})
 
 
 def is_asked(folder: Path) -> bool:
@@ -61,9 +62,3 @@ def answer(folder: Path) -> None:
     """The training that was asked for has begun."""
     with contextlib.suppress(FileNotFoundError):
         (folder / "request.json").unlink()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    beside.replace(path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+
+from penstock.publish.notice import put_up
 
 DAYS_KEPT = 400
 
@@ -30,10 +31,8 @@ def read_costs(folder: Path) -> Costs:
 
 
 def write_costs(folder: Path, costs: Costs) -> None:
-    """Say it; a reader sees the old one or the new one. It need not survive the machine: the ledger does."""
-    beside = folder / f".costs.json.{os.getpid()}"
-    beside.write_bytes(msgspec.json.encode(costs))
-    beside.replace(folder / "costs.json")
+    """Say it; the ledger has it for good."""
+    put_up(folder / "costs.json", costs)
 
 
 def newest(prices: Mapping[str, float]) -> dict[str, float]:

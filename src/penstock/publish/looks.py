@@ -80,8 +80,8 @@ class Looks:
     def _forgotten(self, taken: Taken) -> Forgotten | None:
         """What the updated model has lost, where it is time to ask it; None otherwise."""
         learner, events = self._learner, self._anchors.kept
-        if taken.learned is None or taken.batch is None:
-            return None
+        assert taken.learned is not None, "nothing was learned"
+        assert taken.batch is not None, "nothing was learned"
         is_time = self._anchors.learned(len(taken.batch))
         if events is None:
             return None

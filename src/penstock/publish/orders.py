@@ -17,6 +17,7 @@ from msgspec import Meta
 from penstock.events import Version
 from penstock.learn.steps import OrderName
 from penstock.publish.letters import leave
+from penstock.publish.notice import put_up
 
 ANSWERS_KEPT_S = 86_400.0
 BY_MAX, REASON_MAX = 200, 2000
@@ -70,9 +71,7 @@ def next_order(folder: Path) -> tuple[Path, Order] | None:
 
 def answer(file: Path, said: Answer) -> None:
     """Say what became of an order. Neither file has to survive the machine: the journal does."""
-    beside = file.with_name(f"tmp-{file.stem}")
-    beside.write_bytes(msgspec.json.encode(said))
-    beside.rename(file.with_suffix(".answer"))
+    put_up(file.with_suffix(".answer"), said)
     file.unlink(missing_ok=True)
     for old in file.parent.glob("*.answer"):
         if time.time() - old.stat().st_mtime > ANSWERS_KEPT_S:

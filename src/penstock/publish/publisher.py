@@ -255,11 +255,7 @@ class Publisher:
         self._reached("start.begin")
         facts = self._restarts.restore()
         self._reached("start.restored")
-        replayed, owed = 0, False
-        for entry in self._rooms.journal.entries(after=self._restarts.step):
-            self._repeat(entry)
-            replayed += entry.taken
-            owed = owed or entry.checkpoint_due
+        replayed, owed = self._repeat_recorded()
         self._reached("start.replayed")
         self._restarts.count_cpu()
         if self._succession.account.version == 0:
@@ -286,8 +282,7 @@ class Publisher:
 
         Raises what `start` raises."""
         self._restarts.restore()
-        for entry in self._rooms.journal.entries(after=self._restarts.step):
-            self._repeat(entry)
+        self._repeat_recorded()
         self.checkpoint()
         self._reached("settings.settled")
         self.close()
@@ -399,6 +394,16 @@ class Publisher:
         self._rooms.receipts.write(receipts, facts)
         if self._rooms.witness is not None:
             self._rooms.witness.published(receipts, facts)
+
+    def _repeat_recorded(self) -> tuple[int, bool]:
+        """Do all recorded steps behind the checkpoint again: the events that they took, and whether a checkpoint was
+        due behind one of them."""
+        replayed, owed = 0, False
+        for entry in self._rooms.journal.entries(after=self._restarts.step):
+            self._repeat(entry)
+            replayed += entry.taken
+            owed = owed or entry.checkpoint_due
+        return replayed, owed
 
     def _repeat(self, recorded: Step) -> None:
         """Do a recorded step again, all but what others can see."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from penstock.errors import StepsCorrupt
 from penstock.facts import CheckpointUnreadable, Fact
 from penstock.learn.checkpoint import Checkpoints
-from penstock.learn.steps import Reached, RecordedSteps, Step
+from penstock.learn.steps import Reached, Step, read_steps
 from penstock.publish.account import refill_receipts
 from penstock.publish.environment import find, has_other_settings
 from penstock.publish.rooms import Clocks, Rooms
@@ -35,7 +35,7 @@ def settings_behind(spec: Spec, folder: Path, checkpoints: Checkpoints) -> Spec 
     name, after, is_behind = "", 0, False
     if checkpoint is not None:
         name, after = str(checkpoint.values["account"].get("environment", "")), checkpoint.step
-    for entry in RecordedSteps(folder / "steps").entries(after):
+    for entry in read_steps(folder / "steps", after, strict=True):
         name, is_behind = entry.environment or name, True
     then = find(folder, name) if is_behind else None
     return None if then is None or then.spec == spec else then.spec
