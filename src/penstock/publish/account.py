@@ -10,31 +10,12 @@ from typing import Any, Literal
 import msgspec
 
 from penstock.events import Offset, Partition, Range, Version
-from penstock.facts import (
-    Consolidated,
-    Corrected,
-    Drifted,
-    Dropped,
-    Erased,
-    Fact,
-    GivenUp,
-    Held,
-    InputsDrifted,
-    Ordered,
-    Promoted,
-    Published,
-    Released,
-    RolledBack,
-    SetAside,
-    ShadowStarted,
-    TakenOut,
-    Widened,
-)
+from penstock.facts import Dropped, Erased, Fact, Held, Published, Released, RolledBack, SetAside, TakenOut
 from penstock.gate.interface import Interval
 from penstock.learn.checkpoint import Checkpoint
 from penstock.learn.steps import Erasure, ShadowStep, Step
 from penstock.publish.interface import ByHand, Consolidation, RaceEnd, Receipt
-from penstock.publish.races import race_of, races_told
+from penstock.publish.news import news
 from penstock.publish.rooms import Rooms
 
 ALPHA = 0.05
@@ -42,8 +23,6 @@ ALPHA = 0.05
 SOURCES_TOLD_MAX = 32
 """Sources that a receipt names at most, each with SOURCE_TOLD_MAX characters."""
 SOURCE_TOLD_MAX = 100
-PLACES_NAMED_MAX = 100
-"""Events that a fact names at most; the journal names all."""
 SOURCES_COUNTED_MAX = 256
 """Reasons and sources whose events are counted for facts; the ones that came the longest ago begin anew."""
 RANGES_MAX = 1024
@@ -179,15 +158,11 @@ class Account:
         since.loss_sum += step.loss_sum
         since.served_sum += step.served_sum
         since.cpu_s += step.cpu_s
-        since.apprentice = race_of(step) or since.apprentice
-        facts = [
-            *self._ordered(step),
-            *self._drift(step),
-            *self._shadow(step),
-            *self._set_aside(step),
-            *self._corrected(step),
-            *races_told(step, self._service),
-        ]
+        since.apprentice = _race(step) or since.apprentice
+        if (shadow := step.shadow) is not None:
+            widened = shadow.what == "widened"
+            self._trial = _Trial(base=shadow.base, share=shadow.share, why=shadow.reason) if widened else None
+        facts = [*news(step, self._service), *self._set_aside(step)]
         if step.action == "advance":
             return [], facts
         if step.action == "hold":
@@ -250,15 +225,6 @@ class Account:
             apprentice=since.apprentice,
         )
 
-    def _ordered(self, step: Step) -> list[Fact]:
-        hand, at, service = step.hand, step.time, self._service
-        if hand is None:
-            return []
-        told, version = step.verdict, step.version
-        return [
-            Ordered(at=at, service=service, what=hand.what, by=hand.by, why=hand.reason, told=told, version=version)
-        ]
-
     def _exposed(self, step: Step, receipt: Receipt) -> Fact:
         if step.action == "roll_back" and step.restored is not None:
             self.rollbacks += 1
@@ -273,34 +239,6 @@ class Account:
         return Published(
             at=step.time, service=self._service, version=step.version, parent=receipt.parent, events=receipt.events
         )
-
-    def _drift(self, step: Step) -> list[Fact]:
-        facts: list[Fact] = []
-        at, service = step.time, self._service
-        if step.drifted is not None:
-            before, after, events = step.drifted
-            facts.append(Drifted(at=at, service=service, before=before, after=after, events=events))
-        if step.departed is not None:
-            feature, index, events = step.departed
-            facts.append(
-                InputsDrifted(at=at, service=service, base=step.base, feature=feature, index=index, events=events)
-            )
-        return facts
-
-    def _corrected(self, step: Step) -> list[Fact]:
-        if step.corrected is None:
-            return []
-        places = step.corrected.places
-        return [
-            Corrected(
-                at=step.time,
-                service=self._service,
-                version=step.version,
-                events=len(places),
-                again=step.corrected.again,
-                named=places[:PLACES_NAMED_MAX],
-            )
-        ]
 
     def _set_aside(self, step: Step) -> list[Fact]:
         aside, at, service = step.aside, step.time, self._service
@@ -329,59 +267,6 @@ class Account:
             facts.append(Dropped(at=at, service=service, events=len(aside.dropped), expired=False))
         if aside.expired:
             facts.append(Dropped(at=at, service=service, events=aside.expired, expired=True))
-        return facts
-
-    def _shadow(self, step: Step) -> list[Fact]:
-        shadow, at, service = step.shadow, step.time, self._service
-        if shadow is None:
-            return []
-        number, base, events, reason = shadow.number, shadow.base, shadow.events, shadow.reason
-        facts: list[Fact] = []
-        if not step.ranges and step.hand is None and step.heard is None:
-            facts.append(
-                Consolidated(
-                    at=at,
-                    service=service,
-                    number=number,
-                    base=base,
-                    cause=shadow.cause,
-                    trained=shadow.trained,
-                    seconds=shadow.seconds,
-                    cpu_s=shadow.cpu_s,
-                )
-            )
-        self._trial = None
-        match shadow.what:
-            case "widened":
-                self._trial = _Trial(base=base, share=shadow.share, why=reason)
-                facts.append(
-                    Widened(
-                        at=at,
-                        service=service,
-                        number=number,
-                        base=base,
-                        version=step.version,
-                        share=shadow.share,
-                        events=events,
-                        reason=reason,
-                    )
-                )
-            case "adopted":
-                facts.append(ShadowStarted(at=at, service=service, number=number, base=base, version=step.version))
-            case "promoted":
-                facts.append(
-                    Promoted(
-                        at=at,
-                        service=service,
-                        number=number,
-                        base=base,
-                        version=step.version,
-                        events=events,
-                        reason=reason,
-                    )
-                )
-            case "given_up":
-                facts.append(GivenUp(at=at, service=service, number=number, base=base, events=events, reason=reason))
         return facts
 
     def save(self) -> dict[str, Any]:
@@ -445,6 +330,16 @@ def joined_ranges(ranges: list[Range]) -> list[Range]:
 
 def _interval(gain: tuple[float, float, float, int] | None) -> Interval | None:
     return None if gain is None else Interval(mean=gain[0], low=gain[1], high=gain[2], events=gain[3])
+
+
+def _race(step: Step) -> RaceEnd | None:
+    """The end of a race with the system that was there before; None where none has ended."""
+    turn = step.apprentice
+    if turn is None:
+        return None
+    mean, low, high, events = turn.gain
+    gain = Interval(mean=mean, low=low, high=high, events=events)
+    return RaceEnd(what=turn.what, of=turn.of, reason=turn.reason, gain=gain, evidence=turn.evidence)
 
 
 def _consolidation(shadow: ShadowStep) -> Consolidation:

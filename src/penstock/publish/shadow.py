@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import BaseMissing, CheckpointDamaged, PenstockError, SnapshotDamaged, StepsCorrupt, TrainingFailed
+from penstock.errors import BaseMissing, CheckpointDamaged, PenstockError, SnapshotDamaged, StepsCorrupt
 from penstock.events import Version
 from penstock.gate.interface import ShadowVerdict
 from penstock.learn.fast.predictor import number_losses
 from penstock.learn.inputs import Seen
-from penstock.learn.interface import HeldOut, Learned, Model, State
-from penstock.learn.learner import Learner, Taken
-from penstock.learn.quarantine import AsideStep, Spans
+from penstock.learn.interface import Learned, Model, State
+from penstock.learn.learner import Taken
 from penstock.learn.ready import (
-    Ready,
     ReadyManifest,
     clear_shelf,
     holds,
@@ -40,10 +37,11 @@ from penstock.learn.ready import (
     shelved_numbers,
 )
 from penstock.learn.steps import Reached, ShadowStep, Step, Steps, nothing
-from penstock.publish.entries import numbers_of
 from penstock.publish.evidence import ShadowLosses
+from penstock.publish.follower import CaughtUp, Follower
 from penstock.publish.interface import SlowTier
 from penstock.publish.rooms import Rooms, SlowRooms
+from penstock.publish.shadow_entries import adopts, lost, manifest_of, shadow_step
 from penstock.spec import ClassName
 
 SLICE_S = 0.02
@@ -53,16 +51,6 @@ SETTLED_KEPT = 16
 RETIRED_MAX = 64
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """A candidate that is as far as the journal, or that cannot be."""
-
-    manifest: ReadyManifest
-    model: Model | None
-    """None where it is refused."""
-    refused: str = ""
 
 
 class _State(msgspec.Struct, kw_only=True):
@@ -90,7 +78,7 @@ class Shadows:
         self._reached = reached
         self._state = _State()
         self._model: Model | None = None
-        self._follower: _Follower | None = None
+        self._follower: Follower | None = None
         self._classes: tuple[ClassName, ...] = ()
         """Of the shadow's model, as far as they were looked up."""
 
@@ -111,7 +99,7 @@ class Shadows:
         try:
             if self._follower is None:
                 self._reached("shadow.found")
-                self._follower = _Follower(self._rooms, read_ready(self._rooms.consolidation, number))
+                self._follower = Follower(self._rooms, read_ready(self._rooms.consolidation, number))
             if not self._follower.follow(journal, elapsed, SLICE_S):
                 return None
             caught_up = CaughtUp(self._follower.manifest, self._follower.model)
@@ -142,22 +130,20 @@ class Shadows:
         told = entry.shadow
         assert told is not None, "the entry adopts nobody"
         if told.what == "given_up":
-            self.adopt(CaughtUp(_manifest_of(told), None), entry)
+            self.adopt(CaughtUp(manifest_of(told), None), entry)
             return None
         if self._rooms is None:
-            raise CheckpointDamaged(
-                folder="consolidation", reason=_lost(entry, "this learner was given no such folder")
-            )
+            raise CheckpointDamaged(folder="consolidation", reason=lost(entry, "this learner was given no such folder"))
         try:
             ready = read_ready(self._rooms.consolidation, told.number)
             if ready.manifest.content != told.content:
                 raise CheckpointDamaged(folder="", reason="it holds another candidate than the one adopted")
-            follower = _Follower(self._rooms, ready)
+            follower = Follower(self._rooms, ready)
             follower.follow(journal, lambda: 0.0, 1.0, until=entry.number - 1)
         except (CheckpointDamaged, BaseMissing, StepsCorrupt) as error:
             folder = ready_folder(self._rooms.consolidation, told.number)
             reason = str(error.details.get("reason", error))
-            raise CheckpointDamaged(folder=folder, reason=_lost(entry, reason)) from error
+            raise CheckpointDamaged(folder=folder, reason=lost(entry, reason)) from error
         self.adopt(CaughtUp(follower.manifest, follower.model), entry)
         return follower.manifest
 
@@ -193,7 +179,7 @@ class Shadows:
         manifest, model = self._state.current, self._model
         assert manifest is not None, "there is no shadow"
         promoted = verdict.action == "promote"
-        told = _told(manifest, "promoted" if promoted else "given_up", verdict, parent_base)
+        told = shadow_step(manifest, "promoted" if promoted else "given_up", verdict, parent_base)
         self._state.current, self._model = None, None
         self._retire(parent_base if promoted else manifest.base)
         self._state.outcome = verdict.reason
@@ -202,7 +188,7 @@ class Shadows:
     def widened(self, verdict: ShadowVerdict, parent_base: str) -> ShadowStep:
         """What the journal says of a shadow that answers a share of the traffic from here on."""
         assert self._state.current is not None, "there is no shadow"
-        return _told(self._state.current, "widened", verdict, parent_base)
+        return shadow_step(self._state.current, "widened", verdict, parent_base)
 
     def ended(self, entry: Step, labelled: int) -> None:
         """Note the entry and the labelled events at which a shadow ended, or a candidate was refused."""
@@ -294,7 +280,7 @@ class Shadows:
             # A restart from an older checkpoint than its entry would adopt it once more.
             if known[number] <= replay_from if number in known else number < oldest:
                 self._reached("shadow.remove")
-                if keeps_past and number in known and _adopts(rooms.journal, known[number]):
+                if keeps_past and number in known and adopts(rooms.journal, known[number]):
                     shelve(folder, number)
                 else:
                     remove_ready(folder, number)
@@ -341,7 +327,7 @@ class Shadows:
         try:
             return read_ready_manifest(self._rooms.consolidation, number)
         except CheckpointDamaged:
-            return _manifest_of(ShadowStep(what="given_up", number=number, base=""))
+            return manifest_of(ShadowStep(what="given_up", number=number, base=""))
 
     def _settle(self, number: int, entry: int) -> None:
         self._state.settled = [*self._state.settled, (number, entry)][-SETTLED_KEPT:]
@@ -349,102 +335,3 @@ class Shadows:
     def _retire(self, base: str) -> None:
         if base and base not in self._state.retired:
             self._state.retired = [*self._state.retired, base][-RETIRED_MAX:]
-
-
-class _Follower:
-    """A learner that goes over the recorded steps behind a candidate's."""
-
-    def __init__(self, rooms: SlowRooms, ready: Ready) -> None:
-        """Raises BaseMissing, CheckpointDamaged."""
-        self.manifest = ready.manifest
-        self._learner: Learner = rooms.follower()
-        self._learner.load(ready.learner, ready.model)
-        self._step = ready.manifest.step
-        self._entries: Iterator[Step] | None = None
-
-    @property
-    def model(self) -> Model:
-        return self._learner.model
-
-    def follow(self, journal: Steps, elapsed: Callable[[], float], slice_s: float, until: int | None = None) -> bool:
-        """Take recorded steps for so long; whether the last of them, or ``until``, is reached.
-
-        Raises StepsCorrupt where the journal has forgotten the first, and what reading the log raises."""
-        began, end = elapsed(), journal.last if until is None else until
-        while self._step < end:
-            entry = None if self._entries is None else next(self._entries, None)
-            if entry is None:
-                # What was recorded since the last look stands behind what was read then.
-                self._entries = journal.entries(self._step)
-                entry = next(self._entries, None)
-            if entry is None or entry.number != self._step + 1:
-                raise StepsCorrupt(file=journal.folder, byte=0, reason=f"step {self._step + 1} is forgotten already")
-            if entry.action == "roll_back":
-                raise TrainingFailed(reason="a rollback has withdrawn events that it has learned")
-            self._learn(entry)
-            self._step = entry.number
-            if elapsed() - began >= slice_s:
-                return self._step >= end
-        return True
-
-    def _learn(self, entry: Step) -> None:
-        aside = entry.aside or AsideStep()
-        if aside.taken_out:
-            raise TrainingFailed(reason="events that it has learned were set aside")
-        if aside.released:
-            self._learner.release(aside.released)
-        elif entry.ranges:
-            apart = Spans(len(aside.aside) + 1)
-            apart.add(row.place for row in aside.aside)
-            self._learner.again(entry.number, entry.ranges, apart)
-
-
-def adoption(caught_up: CaughtUp, refusal: ShadowVerdict | None, parent_base: str) -> ShadowStep:
-    """What the journal says of a candidate that has caught up, ``refusal`` being the gate's."""
-    if refusal is not None:
-        return _told(caught_up.manifest, "given_up", refusal, parent_base)
-    what = msgspec.structs.replace(_told(caught_up.manifest, "adopted", None, parent_base), reason=caught_up.refused)
-    return msgspec.structs.replace(what, what="given_up") if caught_up.refused else what
-
-
-def _told(manifest: ReadyManifest, what: Any, verdict: ShadowVerdict | None, parent_base: str) -> ShadowStep:
-    return ShadowStep(
-        what=what,
-        number=manifest.number,
-        base=manifest.base,
-        parent_base=parent_base,
-        cause=manifest.reason,
-        reason=verdict.reason if verdict else "",
-        content=manifest.content,
-        events=verdict.events if verdict else 0,
-        gain=numbers_of(verdict.gain if verdict else None),
-        evidence=verdict.evidence if verdict else 0.0,
-        trained=manifest.events,
-        trained_until=manifest.trained_until,
-        seconds=manifest.seconds,
-        cpu_s=manifest.cpu_s,
-        share=verdict.share if verdict else 0.0,
-        own=numbers_of(verdict.own if verdict else None),
-    )
-
-
-def _manifest_of(told: ShadowStep) -> ReadyManifest:
-    """As much as an entry says of a candidate that cannot be read, or was refused."""
-    none = HeldOut(events=0, gained=0, lost=0, forgotten=0.0)
-    return ReadyManifest(
-        number=told.number, reason=told.cause, step=0, base=told.base, needed={}, held_out=none, content=told.content
-    )
-
-
-def _adopts(journal: Steps, number: int) -> bool:
-    """Whether this entry put a candidate in shadow, and did not refuse it."""
-    entry = next(journal.entries(number - 1), None)
-    return entry is not None and entry.shadow is not None and entry.shadow.what == "adopted"
-
-
-def _lost(entry: Step, reason: str) -> str:
-    assert entry.shadow is not None, "the entry adopts nobody"
-    return (
-        f"step {entry.number} put the candidate of consolidation {entry.shadow.number} in shadow, and it cannot be "
-        f"repeated: {reason}. Restore this folder and `bases` from a copy, or the service's newest checkpoint"
-    )

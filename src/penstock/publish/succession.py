@@ -32,13 +32,15 @@ from penstock.publish.canary import Canary
 from penstock.publish.corrections import Corrections, told
 from penstock.publish.entries import Stamp, Stamps, said_by
 from penstock.publish.evidence import evidence_of, opinions_of
+from penstock.publish.follower import CaughtUp
 from penstock.publish.hand import Earlier, Hand, taken_down, words_for
 from penstock.publish.interface import Progress, Receipt, Snapshots
 from penstock.publish.line import Kept, Line
 from penstock.publish.looks import Looks
 from penstock.publish.orders import Order
 from penstock.publish.progress import progress_of
-from penstock.publish.shadow import CaughtUp, Shadows, adoption
+from penstock.publish.shadow import Shadows
+from penstock.publish.shadow_entries import adoption
 from penstock.publish.state import Saved, oldest
 from penstock.publish.wishes import Wish
 from penstock.spec import Spec
