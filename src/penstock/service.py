@@ -76,7 +76,7 @@ def _publisher(spec: Spec, data: Path, environment: str = "") -> Iterator[Publis
     """Who decides about the versions of this service, and writes into its folder."""
     from penstock.eventlog.local import LocalLogReader
     from penstock.learn.checkpoint import Checkpoints
-    from penstock.learn.steps import StepJournal
+    from penstock.learn.journal import StepJournal
     from penstock.publish.allowance import AllowanceFile
     from penstock.publish.assembly import is_past_whole, parts_of
     from penstock.publish.live import SharedLiveWeights
@@ -177,7 +177,7 @@ def archive_of(service: str, data: Path) -> Iterator[Archive]:
 
     Raises UnknownService."""
     from penstock.eventlog.local import LocalLogReader
-    from penstock.learn.steps import RecordedSteps
+    from penstock.learn.journal import RecordedSteps
     from penstock.publish.lineage import Archive
     from penstock.publish.receipts import SqliteReceipts
 

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from penstock.facts import RaceEnded
-from penstock.learn.steps import Reached, RecordedSteps, nothing, read_steps
+from penstock.learn.journal import RecordedSteps, read_steps
+from penstock.learn.steps import Reached, nothing
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.replay import Replay
 from penstock.spec import Apprentice, Gate

@@ -20,7 +20,8 @@ from penstock.errors import ErasureUnfinished, UnknownSubject
 from penstock.eventlog.local import LocalLogReader
 from penstock.events import Offset
 from penstock.learn.block import digest
-from penstock.learn.steps import Reached, nothing, read_steps
+from penstock.learn.journal import read_steps
+from penstock.learn.steps import Reached, nothing
 from penstock.publish.erasing import Whose
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.snapshots import LocalSnapshots

@@ -17,7 +17,8 @@ import pytest
 
 from penstock.events import Partition, Version
 from penstock.learn.block import digest
-from penstock.learn.steps import CanaryCounts, Reached, nothing, read_steps
+from penstock.learn.journal import read_steps
+from penstock.learn.steps import CanaryCounts, Reached, nothing
 from penstock.publish.canary_counts import Counted, write_counts
 from penstock.publish.live import SharedLiveReader
 from penstock.publish.orders import Order

@@ -17,7 +17,8 @@ from penstock.control.record import recorded
 from penstock.eventlog.interface import Entry, Frame
 from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Offset, Partition, Range
-from penstock.learn.steps import Step, StepJournal, read_steps
+from penstock.learn.journal import StepJournal, read_steps
+from penstock.learn.steps import Step
 from penstock.publish.assembly import replay_of
 
 

@@ -30,9 +30,10 @@ from penstock.learn.checkpoint import Checkpoint, Checkpoints, fingerprint
 from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.interface import Model, State
+from penstock.learn.journal import RecordedSteps, read_steps
 from penstock.learn.learner import Learner
 from penstock.learn.outside.registry import outside_members
-from penstock.learn.steps import RecordedSteps, Step, read_steps
+from penstock.learn.steps import Step
 from penstock.publish.publisher import CORRECTING_SHARE, Publisher
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.replay import Replay

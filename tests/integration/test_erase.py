@@ -17,7 +17,7 @@ import pytest
 from up_process import environment, penstock, running, until
 
 from penstock.client import Client
-from penstock.learn.steps import RecordedSteps
+from penstock.learn.journal import RecordedSteps
 
 NAME = "shop"
 SERVICE = """\

@@ -25,11 +25,12 @@ from penstock.join.window import JoinWindow
 from penstock.learn.checkpoint import Checkpoint, Checkpoints
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import HeldOut
+from penstock.learn.journal import StepJournal, read_steps
 from penstock.learn.learner import Learner
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
 from penstock.learn.slow.artifact import Artifact, BaseManifest, sealed
 from penstock.learn.slow.base import LocalBases
-from penstock.learn.steps import CanaryCounts, StepJournal, read_steps
+from penstock.learn.steps import CanaryCounts
 from penstock.publish.assembly import parts_of, replay_of
 from penstock.publish.canary_counts import Counted, write_counts
 from penstock.publish.erasing import Whose

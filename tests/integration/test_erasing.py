@@ -22,8 +22,8 @@ from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Batch, Kind, Offset, Partition, Version, decode, encode
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.interface import HeldOut
+from penstock.learn.journal import StepJournal, read_steps
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
-from penstock.learn.steps import StepJournal, read_steps
 from penstock.publish.assembly import parts_of, replay_of
 from penstock.publish.erasing import Erasing, Found, Whose, find
 from penstock.publish.line import Kept

@@ -21,7 +21,7 @@ from penstock.control.record import record
 from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Partition
 from penstock.learn.checkpoint import Checkpoints
-from penstock.learn.steps import read_steps
+from penstock.learn.journal import read_steps
 from penstock.testing.local_house import SPEC, Traffic, publisher_of
 
 SENDS = 260

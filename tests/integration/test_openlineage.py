@@ -17,7 +17,7 @@ import pytest
 
 from penstock.events import Version
 from penstock.facts import Consolidated, GivenUp
-from penstock.learn.steps import read_steps
+from penstock.learn.journal import read_steps
 from penstock.publish.interface import Receipt
 from penstock.publish.receipts import SqliteReceipts
 from penstock.spec import Lineage, Spec

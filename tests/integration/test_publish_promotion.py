@@ -24,9 +24,10 @@ from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.inputs import Seen, seen_of
 from penstock.learn.interface import Base, Embedded, HeldOut
+from penstock.learn.journal import StepJournal, read_steps
 from penstock.learn.learner import Learner
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
-from penstock.learn.steps import CanaryCounts, StepJournal, read_steps
+from penstock.learn.steps import CanaryCounts
 from penstock.publish.canary_counts import Counted, write_counts
 from penstock.publish.live import SharedLiveReader, SharedLiveWeights
 from penstock.publish.publisher import Publisher

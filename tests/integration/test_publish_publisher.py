@@ -16,7 +16,8 @@ from penstock.events import Batch, Kind, Partition, Version, encode
 from penstock.facts import CheckpointUnreadable, Restarted
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.interface import Block
-from penstock.learn.steps import Step, StepJournal, read_steps
+from penstock.learn.journal import StepJournal, read_steps
+from penstock.learn.steps import Step
 from penstock.publish.live import SharedLiveReader
 from penstock.publish.orders import Order
 from penstock.publish.publisher import Publisher

@@ -11,8 +11,9 @@ from penstock.errors import CheckpointDamaged
 from penstock.events import Version
 from penstock.facts import Consolidated, GivenUp, Promoted, ShadowStarted
 from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.journal import read_steps
 from penstock.learn.ready import hold, ready_folder, ready_numbers, release
-from penstock.learn.steps import Step, read_steps
+from penstock.learn.steps import Step
 from penstock.publish.publisher import Publisher
 from penstock.publish.receipts import SqliteReceipts
 from penstock.testing.memory_log import MemoryLog

@@ -19,8 +19,9 @@ from penstock.events import Batch, Kind, Offset, Partition, Version, decode, enc
 from penstock.learn.amended import AmendedReader, Amendments
 from penstock.learn.block import digest
 from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.journal import RecordedSteps, StepJournal, read_steps
 from penstock.learn.ready import ready_numbers, shelved_numbers
-from penstock.learn.steps import RecordedSteps, Step, StepJournal, read_steps
+from penstock.learn.steps import Step
 from penstock.publish.orders import Order
 from penstock.publish.publisher import Publisher
 from penstock.publish.replay import Replay, nearest, published_at

@@ -19,13 +19,14 @@ from penstock.learn.checkpoint import Checkpoint, Checkpoints, to_safetensors
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import State
+from penstock.learn.journal import StepJournal
 from penstock.learn.learner import Learner
 from penstock.learn.ready import held, read_ready, ready_numbers
 from penstock.learn.slow.base import LocalBases
 from penstock.learn.slow.consolidate import Kept, consolidate
 from penstock.learn.slow.history import History
 from penstock.learn.slow.train import Training
-from penstock.learn.steps import Step, StepJournal
+from penstock.learn.steps import Step
 from penstock.learn.withdrawn import Withdrawn, to_values
 from penstock.spec import ClassName, Consolidate, Feature, Learn, Spec
 

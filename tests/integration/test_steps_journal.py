@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from penstock.errors import FolderInUse, StepsCorrupt, StepsUnavailable
 from penstock.events import Offset, Partition, Version
-from penstock.learn.steps import Step, StepJournal, read_steps
+from penstock.learn.journal import StepJournal, read_steps
+from penstock.learn.steps import Step
 from penstock.testing.faults import run_in_child
 
 

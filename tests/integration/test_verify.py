@@ -20,7 +20,8 @@ from penstock.cli.main import run
 from penstock.control.house import PENSTOCK, learner_environment
 from penstock.control.record import record
 from penstock.learn.checkpoint import Checkpoints
-from penstock.learn.steps import RecordedSteps, Step, StepJournal, read_steps
+from penstock.learn.journal import RecordedSteps, StepJournal, read_steps
+from penstock.learn.steps import Step
 from penstock.publish.environment import Environment, find, keep
 from penstock.publish.verify import Verification
 from penstock.service import run_verification

@@ -24,7 +24,8 @@ from penstock.eventlog.folders import sync_folder
 from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Offset, Partition, Range, Version
 from penstock.learn.checkpoint import Checkpoints
-from penstock.learn.steps import Erasure, Reached, RecordedSteps, StepJournal, nothing
+from penstock.learn.journal import RecordedSteps, StepJournal
+from penstock.learn.steps import Erasure, Reached, nothing
 from penstock.publish.environment import this_environment
 from penstock.publish.erasing import Found, Whose, find
 from penstock.publish.rebuild import Rebuild, Site, Start, highest_version, prepare, withdrawn_consolidations

@@ -12,9 +12,9 @@ from penstock.eventlog.findings import Found, cut_tail, found, put_aside
 from penstock.eventlog.inspection import Inspected
 from penstock.events import Offset, Partition, Position
 from penstock.learn.checkpoint import Checkpoint, Checkpoints
+from penstock.learn.journal import read_steps, torn_tail
 from penstock.learn.ready import read_ready, ready_folder, ready_numbers
 from penstock.learn.slow.artifact import read_artifact
-from penstock.learn.steps import read_steps, torn_tail
 
 Log = Mapping[Partition, Inspected]
 

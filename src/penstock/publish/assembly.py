@@ -17,11 +17,12 @@ from penstock.learn.amended import AmendedReader, Amendments
 from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.interface import Block
+from penstock.learn.journal import RecordedSteps, StepJournal
 from penstock.learn.learner import Learner
 from penstock.learn.outside.registry import outside_members
 from penstock.learn.ready import shelf_bytes
 from penstock.learn.slow.base import LocalBases
-from penstock.learn.steps import RecordedSteps, Step, StepJournal
+from penstock.learn.steps import Step
 from penstock.publish.environment import find
 from penstock.publish.replay import Replay
 from penstock.publish.rooms import SlowRooms

@@ -22,9 +22,10 @@ from penstock.eventlog.rewriting import rewrite_partition
 from penstock.events import Offset, Partition, Position, Version
 from penstock.learn.amended import Amendments
 from penstock.learn.checkpoint import Checkpoint, Checkpoints
+from penstock.learn.journal import RecordedSteps, StepJournal, begin_journal
 from penstock.learn.outside.networks import kept_name
 from penstock.learn.ready import read_ready_manifest, ready_numbers, shelved_numbers
-from penstock.learn.steps import Erasure, Reached, RecordedSteps, ShadowStep, Step, StepJournal, begin_journal, nothing
+from penstock.learn.steps import Erasure, Reached, ShadowStep, Step, nothing
 from penstock.publish.assembly import replay_of
 from penstock.publish.environment import find as find_environment
 from penstock.publish.environment import keep, this_environment

@@ -8,7 +8,8 @@ from pathlib import Path
 from penstock.errors import StepsCorrupt
 from penstock.facts import CheckpointUnreadable, Fact
 from penstock.learn.checkpoint import Checkpoints
-from penstock.learn.steps import Reached, Step, read_steps
+from penstock.learn.journal import read_steps
+from penstock.learn.steps import Reached, Step
 from penstock.publish.account import refill_receipts
 from penstock.publish.environment import find, has_other_settings
 from penstock.publish.rooms import Clocks, Rooms

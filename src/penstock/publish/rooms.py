@@ -11,8 +11,8 @@ from typing import Protocol
 from penstock.events import Version
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.inputs import Seen
+from penstock.learn.journal import StepJournal
 from penstock.learn.learner import Learner
-from penstock.learn.steps import StepJournal
 from penstock.publish.allowance import FREE, Allowance
 from penstock.publish.interface import LiveWeights, Receipts, Snapshots, Witness
 

@@ -18,8 +18,8 @@ from penstock.eventlog.folders import sync_folder
 from penstock.eventlog.local import LocalLogReader
 from penstock.events import Offset, Schema, decode
 from penstock.learn.checkpoint import Checkpoints
+from penstock.learn.journal import read_steps
 from penstock.learn.quarantine import Place, Quarantine
-from penstock.learn.steps import read_steps
 from penstock.publish.letters import leave
 from penstock.spec import Spec
 

@@ -15,8 +15,8 @@ from penstock.join.window import JoinWindow
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
+from penstock.learn.journal import StepJournal
 from penstock.learn.learner import Learner
-from penstock.learn.steps import StepJournal
 from penstock.publish.allowance import FREE, Allowance
 from penstock.publish.live import SharedLiveWeights
 from penstock.publish.publisher import Publisher

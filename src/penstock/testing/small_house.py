@@ -16,9 +16,10 @@ from penstock.events import Batch, Kind, Partition, encode
 from penstock.join.window import JoinWindow
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.interface import HeldOut, State
+from penstock.learn.journal import StepJournal
 from penstock.learn.learner import Learner
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
-from penstock.learn.steps import Reached, Step, StepJournal, nothing
+from penstock.learn.steps import Reached, Step, nothing
 from penstock.publish.interface import Witness
 from penstock.publish.live import SharedLiveWeights
 from penstock.publish.publisher import Publisher

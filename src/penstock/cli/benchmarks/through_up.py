@@ -25,8 +25,9 @@ from penstock.errors import PenstockError
 from penstock.events import Version
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import State
+from penstock.learn.journal import read_steps
 from penstock.learn.prequential import Prequential, right
-from penstock.learn.steps import Step, read_steps
+from penstock.learn.steps import Step
 from penstock.spec import Spec
 
 RATE = 4_000.0

@@ -27,6 +27,7 @@ from penstock.learn.block import unpack
 from penstock.learn.checkpoint import Checkpoint, Checkpoints, to_safetensors, write_durably
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import State
+from penstock.learn.journal import read_steps
 from penstock.learn.learner import Learner
 from penstock.learn.outside.registry import outside_members
 from penstock.learn.quarantine import NEVER_MAX, AsideStep, Quarantine, Spans
@@ -45,7 +46,7 @@ from penstock.learn.slow.judge import Judged, judge
 from penstock.learn.slow.rebuild import rebuild
 from penstock.learn.slow.reservoir import Reservoir
 from penstock.learn.slow.train import Trained, Training, never, train_base
-from penstock.learn.steps import Reached, Step, nothing, read_steps
+from penstock.learn.steps import Reached, Step, nothing
 from penstock.learn.withdrawn import Withdrawn, from_values, parts
 from penstock.spec import Spec
 
