@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 
 from penstock.cli.benchmarks import floors, load, machine, peers, synthetic
 from penstock.cli.benchmarks.connection import LoadFailed
-from penstock.cli.benchmarks.report import Report
-from penstock.cli.benchmarks.running import running
+from penstock.cli.benchmarks.report import Freshness, Report, freshness_rows
+from penstock.cli.benchmarks.running import Running, running
+from penstock.cli.benchmarks.stream import PACED_REQUESTS_PER_S, Load, Settings
 from penstock.events import Kind
 from penstock.publish.live_files import live_path
 from penstock.serve.decode import Decoder, Media
@@ -132,6 +134,47 @@ def test_a_flood_sends_refused_requests_again_and_ends_when_everything_is_learne
     assert (_Server.accepted, _Server.learned) == (100, 100)
     # Four looks at the status, 25 events each, with a pause between them.
     assert outcome.learned_s >= outcome.accepted_s + 3 * load.POLL_S
+
+
+class _Mute(asyncio.Protocol):
+    """Acknowledges every event, and answers no prediction but the first: when the last event is in."""
+
+    events: int
+    accepted = 0
+    asking: ClassVar[list[asyncio.BaseTransport]] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if b"/predict " in data:
+            _Mute.asking.append(self.transport)
+        else:
+            _Mute.accepted += 1
+            body = b'{"accepted":1,"position":{"0":%d}}' % _Mute.accepted
+            head = b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n" % len(body)
+            self.transport.write(head + body)  # type: ignore[attr-defined]
+        if _Mute.accepted == _Mute.events and len(_Mute.asking) == 1:
+            head = b"HTTP/1.1 200 OK\r\nPenstock-Position: 0:%d\r\nContent-Length: 2\r\n\r\n" % _Mute.accepted
+            _Mute.asking[0].write(head + b"{}")  # type: ignore[attr-defined]
+
+
+def test_a_paced_stretch_in_which_no_prediction_is_answered_has_no_time_for_one_and_says_so() -> None:
+    _Mute.events = round(2 * 0.3 * PACED_REQUESTS_PER_S)
+
+    async def run() -> Freshness:
+        server = await asyncio.get_running_loop().create_server(_Mute, "127.0.0.1", 0)
+        where = Running(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/s", pid=None)
+        async with server:
+            sender = Load(where, Settings(repeats=1, paced_s=0.3), lambda _: None)
+            return await asyncio.to_thread(sender.pace, round(PACED_REQUESTS_PER_S))
+
+    outcome = asyncio.run(run())
+
+    assert (outcome.predictions, outcome.predict_ms) == (1, {})
+    assert outcome.freshness_ms["p99"] > 0
+    (row,) = freshness_rows([outcome])
+    assert row["predict ms"] == "-"
 
 
 def test_the_machine_is_described(tmp_path: Path) -> None:

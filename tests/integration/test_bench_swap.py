@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.cli.benchmarks.machine import Machine
 from penstock.cli.benchmarks.swap_load import Outcome, Seen
-from penstock.cli.benchmarks.swap_report import Rollback, SwapReport, summed_up, torn
+from penstock.cli.benchmarks.swap_report import Rollback, SwapReport, summed_up, tables, torn, words
 
 MACHINE = Machine(
     cpu="any",
@@ -77,8 +77,18 @@ def test_latencies_belong_to_swaps_steady_learning_or_silence() -> None:
     )
     assert (found.predictions_quiet, found.predictions_swapping, found.predictions_steady) == (1, 2, 1)
     assert found.predict_ms_steady["p50"] == 5.0
+    assert found.p99_ratio is not None
     assert found.p99_ratio > 7.0
     assert (found.failed, found.is_sound) == (2, False)
+
+
+def test_a_stretch_without_an_answer_has_no_latency_and_is_compared_with_none() -> None:
+    found = report(answer(3, 3.05, ms=20.0))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=SwapReport) == found
+    assert (found.predict_ms_steady, found.p99_ratio, found.p99_ratio_quiet) == ({}, None, None)
+    ((_, rows),) = tables(found).items()
+    assert [row["p99 ms"] for row in rows] == [20.0, None, None]
+    assert any("no answer" in said for said in words(found))
 
 
 def test_the_quick_run_swaps_versions_and_finds_nothing_wrong(tmp_path: Path) -> None:

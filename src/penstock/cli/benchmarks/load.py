@@ -92,6 +92,7 @@ class Paced(msgspec.Struct, frozen=True, kw_only=True):
     freshness_ms: dict[str, float]
     """From the acknowledgement of an event to the first answered prediction of a version that includes it."""
     predict_ms: dict[str, float]
+    """Of predictions that fell due in the measured stretch; empty where none of them was answered before its end."""
     acknowledge_ms: dict[str, float]
     predictions: int
     failed: int

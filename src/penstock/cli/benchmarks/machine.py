@@ -63,9 +63,9 @@ def sync_times_ms(folder: Path, size: int, times: int) -> list[float]:
 
 
 def percentiles(values_ms: list[float]) -> dict[str, float]:
-    """The median and the 99th percentile, as the reports call them; NaN where nothing was measured."""
+    """The median and the 99th percentile, as the reports call them; empty where nothing was measured."""
     if not values_ms:
-        return {"p50": float("nan"), "p99": float("nan")}
+        return {}
     p50, p99 = np.percentile(np.asarray(values_ms), [50, 99])
     return {"p50": round(float(p50), 3), "p99": round(float(p99), 3)}
 

@@ -214,7 +214,9 @@ class Load:
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {name: round(median(run[name] for run in runs), 3) for name in runs[0]}
+    """Of the runs in which anything was measured; empty where that is none of them."""
+    measured = [run for run in runs if run]
+    return {name: round(median(run[name] for run in measured), 3) for name in (measured[0] if measured else ())}
 
 
 def _floors(settings: Settings, note: Note) -> floors.Floors:

@@ -59,13 +59,14 @@ class SwapReport(msgspec.Struct, frozen=True, kw_only=True):
     """From the call to the last prediction by a version that it withdrew; 0 where none came any more."""
     rollback_to_last_max_ms: float
     predict_ms_swapping: dict[str, float]
+    """Empty, as those that follow, where no such prediction was answered."""
     predict_ms_steady: dict[str, float]
     """Under the same load and the same events, while none of what they taught is published."""
     predict_ms_quiet: dict[str, float]
     """Without any event."""
-    p99_ratio: float
-    """Swapping over steady."""
-    p99_ratio_quiet: float
+    p99_ratio: float | None
+    """Swapping over steady; None where either has no answer."""
+    p99_ratio_quiet: float | None
     """Swapping over quiet."""
     predictions_swapping: int
     predictions_steady: int
@@ -119,12 +120,12 @@ def summed_up(
         ),
         rollback_to_confirmed_ms=percentiles([(one.confirmed - one.called) * 1e3 for one in rollbacks]),
         rollback_to_last_ms=percentiles(last_ms),
-        rollback_to_last_max_ms=round(max(last_ms, default=float("nan")), 3),
+        rollback_to_last_max_ms=round(max(last_ms), 3),
         predict_ms_swapping=latencies[0],
         predict_ms_steady=latencies[1],
         predict_ms_quiet=latencies[2],
-        p99_ratio=round(latencies[0]["p99"] / latencies[1]["p99"], 3),
-        p99_ratio_quiet=round(latencies[0]["p99"] / latencies[2]["p99"], 3),
+        p99_ratio=_ratio(latencies[0], latencies[1]),
+        p99_ratio_quiet=_ratio(latencies[0], latencies[2]),
         predictions_swapping=len(swapping),
         predictions_steady=len(steady),
         predictions_quiet=len(silent),
@@ -135,6 +136,20 @@ def summed_up(
         command=command,
         date=date,
         penstock=penstock,
+    )
+
+
+def _ratio(ours: dict[str, float], others: dict[str, float]) -> float | None:
+    return round(ours["p99"] / others["p99"], 3) if ours and others else None
+
+
+def _compared(report: SwapReport) -> str:
+    if report.p99_ratio is None or report.p99_ratio_quiet is None:
+        return "Some of these stretches have no answer, so that their p99 cannot be compared."
+    return (
+        f"p99 while versions are swapped over p99 without: {report.p99_ratio:.2f} "
+        f"({'within' if report.p99_ratio <= RATIO_MAX else 'beyond'} {RATIO_MAX:g}); over p99 without any event: "
+        f"{report.p99_ratio_quiet:.2f}."
     )
 
 
@@ -186,7 +201,7 @@ def torn(seen: Sequence[Seen], rollbacks: Sequence[Rollback]) -> int:
 def tables(report: SwapReport) -> dict[str, list[dict[str, object]]]:
     """Latencies, a condition a row."""
     rows: list[dict[str, object]] = [
-        {"predictions": name, "answers": count, "p50 ms": found["p50"], "p99 ms": found["p99"]}
+        {"predictions": name, "answers": count, "p50 ms": found.get("p50"), "p99 ms": found.get("p99")}
         for name, count, found in (
             ("while versions are swapped", report.predictions_swapping, report.predict_ms_swapping),
             ("events learned, none published", report.predictions_steady, report.predict_ms_steady),
@@ -200,7 +215,6 @@ def words(report: SwapReport) -> list[str]:
     """What it comes to, beside what it should."""
     machine = report.machine
     is_fast = report.rollback_to_last_ms["p99"] <= ROLLBACK_MAX_MS
-    is_even = bool(np.isfinite(report.p99_ratio)) and report.p99_ratio <= RATIO_MAX
     failures = [f"{count:,} times: {said}" for said, count in report.failures.items()]
     return [
         *failures,
@@ -211,9 +225,7 @@ def words(report: SwapReport) -> list[str]:
         f"{report.rollback_to_last_ms['p50']:.1f} ms, p99 {report.rollback_to_last_ms['p99']:.1f} ms "
         f"({'within' if is_fast else 'beyond'} {ROLLBACK_MAX_MS:g}); confirmed after p50 "
         f"{report.rollback_to_confirmed_ms['p50']:.1f} ms.",
-        f"p99 while versions are swapped over p99 without: {report.p99_ratio:.2f} "
-        f"({'within' if is_even else 'beyond'} {RATIO_MAX:g}); over p99 without any event: "
-        f"{report.p99_ratio_quiet:.2f}.",
+        _compared(report),
         f"The load was {report.behind_schedule_ms['p99']:.1f} ms late at p99 and took "
         f"{100 * report.load_cpu_share:.0f} % of a core.",
         f"{machine.cpu}, {machine.cores} cores, {machine.kernel}, {machine.filesystem}, fdatasync p50 "
