@@ -161,10 +161,14 @@ class TooSlow(PenstockError):
 
 
 class UnknownVersion(PenstockError):
-    """Service {service!r} has no version {version}"""
+    """Service {service!r} has no version {version}{newest}"""
 
     hint = "List them with: penstock versions {service}"
     status = 404
+
+    def __init__(self, *, service: str, version: int, newest: int = 0) -> None:
+        told = f"; the newest is {newest}" if newest else ""
+        super().__init__(service=service, version=version, newest=told)
 
 
 class NotSetAside(PenstockError):

@@ -17,6 +17,7 @@ from penstock.publish import receipts as module
 from penstock.publish.account import Account, bounded_mean
 from penstock.publish.interface import Receipt, Receipts
 from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.withdrawals import withdrawn_by
 from penstock.testing.memory_publish import MemoryReceipts
 
 SERVICE = "small"
@@ -83,8 +84,9 @@ def test_receipts_and_facts_come_back_newest_first_however_often_they_are_writte
         assert [fact.at for fact in facts] == sorted((fact.at for fact in facts), reverse=True)
         assert len(facts) == len(found) + 4, "one for each version and one for each time that updates were held back"
         assert {type(fact) for fact in receipts.facts(100, ["held"])} == {Held}
-        with pytest.raises(UnknownVersion, match="no version 99"):
-            receipts.receipt(Version(99))
+        for nowhere in (99, 2**63, 10**99):
+            with pytest.raises(UnknownVersion, match=f"no version {nowhere}; the newest is {found[0].version}"):
+                receipts.receipt(Version(nowhere))
         receipts.close()
 
 
@@ -117,6 +119,45 @@ def test_a_rollback_says_what_was_withdrawn_and_restored() -> None:
     assert isinstance(fact, RolledBack)
     assert (fact.withdrawn, fact.restored, fact.version) == (9, 4, 10)
     assert account.rollbacks == 1
+
+
+def test_the_account_says_why_updates_are_held_back_from_a_rollback_to_the_next_version() -> None:
+    account = Account(SERVICE)
+
+    def enter(number: int, action: str, version: int, verdict: str) -> str:
+        restored = Version(1) if action == "roll_back" else None
+        entry = Step(
+            number=number, action=action, ranges=(), version=Version(version), restored=restored, verdict=verdict
+        )  # type: ignore[arg-type]
+        account.enter(entry)
+        again = Account(SERVICE)
+        again.load(account.save())
+        assert again.holding == account.holding
+        return account.holding
+
+    assert enter(1, "start", 1, "begun") == ""
+    assert enter(2, "publish", 2, "fine") == ""
+    assert enter(3, "roll_back", 3, "harm") == "harm"
+    assert enter(4, "advance", 3, "somebody tried to resume") == "harm"
+    assert enter(5, "hold", 3, "not yet") == "not yet"
+    assert enter(6, "publish", 4, "proved") == ""
+
+
+def test_a_version_is_withdrawn_by_the_first_rollback_behind_which_it_stood(
+    make: Callable[[], SqliteReceipts | MemoryReceipts],
+) -> None:
+    receipts, account = make(), Account(SERVICE)
+    moves: list[tuple[str, int | None]] = [("start", None), *[("publish", None)] * 4]
+    moves += [("roll_back", 3), ("publish", None), ("roll_back", 2), ("publish", None)]
+    for number, (action, restored) in enumerate(moves, 1):
+        version = Version(number)
+        back = None if restored is None else Version(restored)
+        entry = Step(number=number, action=action, ranges=(), version=version, restored=back, time=float(number))  # type: ignore[arg-type]
+        receipts.write(*account.enter(entry))
+    receipts.flush()
+    found = {number: withdrawn_by(Version(number), receipts) for number in range(1, 10)}
+    assert found == {1: None, 2: None, 3: 8, 4: 6, 5: 6, 6: 8, 7: 8, 8: None, 9: None}
+    receipts.close()
 
 
 def test_the_account_goes_on_after_a_restart_as_if_there_had_been_none() -> None:

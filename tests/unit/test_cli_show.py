@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from penstock.cli.show import show, show_record, words
+from penstock.cli.show import say, show, show_record, words
 
 ROWS = [{"name": "a", "events": {"accepted": 1234567}, "loss": 0.123456}, {"name": "bee", "events": {}, "loss": None}]
 COLUMNS = (("name", "NAME"), ("events.accepted", "ACCEPTED"), ("loss", "LOSS"))
@@ -56,3 +56,16 @@ def test_a_record_shows_what_is_there(capsys: pytest.CaptureFixture[str]) -> Non
 )
 def test_values_are_written_for_people(value: object, text: str) -> None:
     assert words(value) == text
+
+
+def test_nothing_that_others_have_written_moves_the_cursor_or_begins_a_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hostile = "x\x1b[2J\nis well\r\u202e\x07"
+    show([{"name": hostile}], (("name", "NAME"),))
+    show_record({"name": hostile, "all": [hostile]}, (("name", "NAME"), ("all", "ALL")))
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) == 4
+    assert not {"\x1b", "\r", "\u202e", "\x07"} & set(shown)
+    say(f"{hostile}\n")
+    assert capsys.readouterr().err == "x\\x1b[2J\nis well\\r\\u202e\\x07\n\n", "its own lines stay lines"

@@ -93,6 +93,7 @@ def test_a_receipt_is_told_with_its_cost_and_stays_what_it_is(tmp_path: Path) ->
     one = receipt(base_s=3.0, gain=gain(0.1, 0.2, 0.3))
     told = msgspec.to_builtins(priced(one, COSTS))
     assert told.pop("cost")["total"] == 8.0
+    assert told.pop("withdrawn_by") is None
     assert told == msgspec.to_builtins(one)
     assert read_costs(tmp_path) == Costs()
     write_costs(tmp_path, COSTS)

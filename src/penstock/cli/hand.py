@@ -88,9 +88,8 @@ def _order(what: Any, service: str, data: Path, by: str | None, reason: str, **m
     from penstock.publish.orders import BY_MAX, REASON_MAX, Order, answered, ask, withdraw
 
     recorded(data, service)
-    if len(reason) > REASON_MAX or len(by or "") > BY_MAX:
-        raise click.UsageError(f"--reason has at most {REASON_MAX} characters, and --by {BY_MAX}")
-    order = Order(what=what, by=by or me(), reason=reason, **more)
+    who, why = _in_one_line("--by", by or "", BY_MAX) or me(), _in_one_line("--reason", reason, REASON_MAX)
+    order = Order(what=what, by=who, reason=why, **more)
     if read_state(data) is None:
         _foresee(service, data, order)
     file = ask(data / service / "orders", order)
@@ -104,6 +103,16 @@ def _order(what: Any, service: str, data: Path, by: str | None, reason: str, **m
         time.sleep(LOOK_EVERY_S)
     if not said.done:
         raise OrderRefused(service=service, reason=said.told)
+    return said
+
+
+def _in_one_line(option: str, text: str, most: int) -> str:
+    """What was said, with a space for each line break. Raises click.UsageError."""
+    said = " ".join(text.split())
+    if not said.isprintable():
+        raise click.UsageError(f"{option} holds a character that cannot be printed: {said[:100]!r}")
+    if len(said) > most:
+        raise click.UsageError(f"{option} has at most {most:,} characters, not {len(said):,}")
     return said
 
 
@@ -140,4 +149,4 @@ def me() -> str:
     except (OSError, KeyError):
         # A container may run as a number without a name.
         user = f"uid{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"[:200]
+    return "".join(c for c in f"{user}@{socket.gethostname()}" if c.isprintable())[:200]

@@ -141,8 +141,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(message: str, hint: str, code: int) -> int:
+    from penstock.cli.show import say
+
     click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    say(message)
     if hint:
-        click.echo(f"Hint: {hint}", err=True)
+        say(f"Hint: {hint}")
     return code

@@ -71,7 +71,12 @@ def show_record(record: Row, lines: Sequence[Column], *, json: bool = False) -> 
 
 def say(message: str) -> None:
     """A line for people, on stderr."""
-    click.echo(message, err=True)
+    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
+
+
+def printable(text: str) -> str:
+    """The same, with escapes for what would move a cursor, change colours or begin a line that is not ours."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def next_commands(*commands: str) -> None:
@@ -107,7 +112,7 @@ def words(value: object) -> str:
             return ", ".join(words(item) for item in value)
         case Mapping():
             return ", ".join(f"{name}: {words(item)}" for name, item in value.items())
-    return str(value)
+    return printable(str(value))
 
 
 def moment(seconds: float | None) -> str | None:

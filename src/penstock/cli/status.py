@@ -31,12 +31,13 @@ LINES = (
     ("model.published", "versions published"),
     ("model.held", "updates held back"),
     ("model.rollbacks", "rollbacks"),
-    ("held_shown", "held back by hand"),
+    ("held_shown", "held back"),
     ("model.accuracy", "accuracy"),
     ("model.hamming_loss", "Hamming loss"),
     ("model.micro_f1", "micro F1"),
     ("model.error", "mean absolute error"),
     ("model.loss", "loss, 0 to 1"),
+    ("forgotten_shown", "forgotten"),
     ("base_shown", "base"),
     ("apprentice_shown", "beside another system"),
     ("events.accepted", "events accepted"),
@@ -91,6 +92,7 @@ def status(service: str | None, as_json: bool, as_csv: bool, wait_s: float, url:
             "updated": moment(frame["model"].get("updated")),
             "base_shown": base_line(frame["base"], time.time()),
             "held_shown": hold_line(frame["model"]),
+            "forgotten_shown": forgotten_line(frame["model"]),
             "apprentice_shown": apprentice_line(frame.get("apprentice")),
             "money_shown": money_line(frame["money"]),
         }
@@ -134,9 +136,17 @@ def sentence(frame: dict[str, Any]) -> str:
 def hold_line(model: dict[str, Any]) -> str | None:
     """Who holds updates back, since when and why."""
     if not model.get("held_by"):
-        return None
+        return f"by the gate: {model['held_why']}" if model.get("held_why") else None
     why = f": {model['held_why']}" if model["held_why"] else ""
     return f"by {model['held_by']} since {moment(model['held_since'])}{why}"
+
+
+def forgotten_line(model: dict[str, Any]) -> str | None:
+    """What the newest look at the anchors showed."""
+    if model.get("forgotten") is None:
+        return None
+    of = f" of {model['forgotten_of']}" if model["forgotten_of"] else ""
+    return f"{model['forgotten']:.4g}{of}, by {model['anchors']:,} anchors"
 
 
 def apprentice_line(race: dict[str, Any] | None) -> str | None:

@@ -26,6 +26,7 @@ LINES = (
     ("cause", "cause"),
     ("parent", "parent"),
     ("restores", "restores version"),
+    ("withdrawn_by", "withdrawn with version"),
     ("hand.by", "ordered by"),
     ("hand.reason", "because"),
     ("base_shown", "base"),
@@ -93,6 +94,8 @@ def why(names: tuple[str, ...], as_json: bool, url: str | None) -> None:
         show_record(receipt, LINES, json=True)
         return
     say(f"{sentence(name, receipt)}\n")
+    if (by := receipt.get("withdrawn_by")) is not None:
+        say(f"It was withdrawn with version {by:,}, which serves something older again.\n")
     if race := receipt.get("apprentice"):
         say(f"{race['reason']}\n")
     show_record(_readable(receipt), LINES)
@@ -124,7 +127,9 @@ def sentence(service: str, receipt: dict[str, Any]) -> str:
 def _readable(receipt: dict[str, Any]) -> dict[str, Any]:
     """The receipt with what people read beside what it says."""
     spans = [f"{start:,} to {stop - 1:,} of partition {partition}" for partition, start, stop in receipt["ranges"]]
+    hand = receipt.get("hand")
     return receipt | {
+        "hand": hand and {**hand, "reason": hand["reason"] or None},
         "when": moment(receipt["time"]),
         "covers": ", ".join(spans[:4]) + (f" and {len(spans) - 4} more" if len(spans) > 4 else "") or None,
         "weights": receipt["weights"] or None,

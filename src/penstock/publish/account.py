@@ -85,6 +85,7 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     withdrawn: Version = Version(0)
     tried: Version = Version(0)
     trial: _Trial | None = None
+    holding: str = ""
 
 
 class Account:
@@ -98,6 +99,8 @@ class Account:
         self.rollbacks = 0
         self.environment = ""
         """Name of what the learner runs on."""
+        self.holding = ""
+        """Why the gate holds updates back, in its words; empty while they are published."""
         self._base = ""
         self._withdrawn = Version(0)
         self._tried = Version(0)
@@ -105,11 +108,6 @@ class Account:
         self._trial: _Trial | None = None
         self._open = _Open()
         self._aside: dict[tuple[str, str | None], int] = {}
-
-    @property
-    def holding(self) -> bool:
-        """Whether updates were held back since the newest version."""
-        return self._open.held > 0
 
     @property
     def highest(self) -> Version:
@@ -165,6 +163,8 @@ class Account:
         facts = [*news(step, self._service), *self._set_aside(step)]
         if step.action == "advance":
             return [], facts
+        # A rollback begins a hold: what is served stands still until the candidate has proved itself.
+        self.holding = step.verdict if step.action in ("hold", "roll_back") else ""
         if step.action == "hold":
             self.held += 1
             since.held += 1
@@ -282,6 +282,7 @@ class Account:
             withdrawn=self._withdrawn,
             tried=self._tried,
             trial=self._trial,
+            holding=self.holding,
         )
         plain: dict[str, Any] = msgspec.to_builtins(saved)
         return plain
@@ -291,6 +292,7 @@ class Account:
         self.version, self.held, self.rollbacks = saved.version, saved.held, saved.rollbacks
         self._open, self._base, self.environment = saved.open, saved.base, saved.environment
         self._withdrawn, self._tried, self._trial = saved.withdrawn, saved.tried, saved.trial
+        self.holding = saved.holding
         self._aside = {(reason, source): count for reason, source, count in saved.aside}
 
 

@@ -20,7 +20,7 @@ WORDS = {
     "roll_back": "Rolled back by hand to version {version}",
     "promote": "The new base is promoted by hand",
     "hold": "Updates are held back by hand",
-    "resume": "Updates are published again by hand",
+    "resume": "The hold by hand is ended",
 }
 
 

@@ -173,6 +173,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Prequential F1 over all classes of all events, with the same fading; NaN but for sets."""
     holding: bool = False
     """Whether updates are held back for the moment."""
+    holding_why: str = ""
+    """Why, in the gate's words."""
     hold: Hold | None = None
     """Who holds them back, where somebody does by hand."""
     forgotten: Forgotten | None = None

@@ -34,6 +34,12 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     version: Version | None = None
     """To go back to; None for the last known good."""
 
+    def __post_init__(self) -> None:
+        for name, text in (("by", self.by), ("reason", self.reason)):
+            # What is said here stands in logs, lists and terminals, where it must not look like something else.
+            if not text.isprintable():
+                raise ValueError(f"{name} holds a character that cannot be printed")
+
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What became of an order."""

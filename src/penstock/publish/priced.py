@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from penstock.events import Version
 from penstock.gate.interface import Interval
 from penstock.publish.costs import Costs
 from penstock.publish.interface import Receipt
@@ -37,16 +38,19 @@ class VersionCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Priced(Receipt, frozen=True, kw_only=True):
-    """A receipt, and what the version has cost as far as that was counted."""
+    """A receipt, and what is known of the version since: what it has cost as far as that was counted, and whether it
+    was withdrawn."""
 
     cost: VersionCost | None = None
+    withdrawn_by: Version | None = None
+    """The version with which something older was served again, if that has happened since."""
 
 
-def priced(receipt: Receipt, costs: Costs) -> Priced:
+def priced(receipt: Receipt, costs: Costs, withdrawn_by: Version | None = None) -> Priced:
     """The receipt with its cost."""
     # Of the receipt's own fields one by one, since what they hold is to stay what it is.
     fields = {name: getattr(receipt, name) for name in receipt.__struct_fields__}
-    return Priced(**fields, cost=cost_of(receipt, costs))
+    return Priced(**fields, cost=cost_of(receipt, costs), withdrawn_by=withdrawn_by)
 
 
 def cost_of(receipt: Receipt, costs: Costs) -> VersionCost:

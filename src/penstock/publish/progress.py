@@ -8,6 +8,9 @@ from penstock.learn.quarantine import AsideCounts
 from penstock.publish.account import Account
 from penstock.publish.interface import Progress, SlowTier
 
+HOLDING_TOLD_MAX = 1000
+"""Characters of a reason to hold that are told: a hold by hand stands beside it in full."""
+
 
 def progress_of(
     learner: Learner, account: Account, prequential: Prequential, slow: SlowTier, aside: AsideCounts, time: float
@@ -44,7 +47,8 @@ def progress_of(
         error=prequential.error.mean,
         hamming_loss=prequential.hamming_loss.mean,
         micro_f1=prequential.micro_f1,
-        holding=account.holding,
+        holding=bool(account.holding),
+        holding_why=account.holding[:HOLDING_TOLD_MAX],
         time=time,
         slow=slow,
     )

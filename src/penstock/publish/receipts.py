@@ -38,6 +38,8 @@ SINGLE_VERSIONS = 10_000
 AGE_PER_SPAN = 100
 """A span is at most this fraction of its age in versions."""
 THIN_EVERY = 1_000
+INTEGER_MAX = 2**63 - 1
+"""SQLite's largest; a number beyond it cannot even be asked for."""
 FACTS_KEPT = 10_000
 """Facts of one kind that are kept; the oldest go first."""
 
@@ -140,11 +142,10 @@ class SqliteReceipts:
         return Version(rows[0][0] or 0 if rows else 0)
 
     def receipt(self, version: Version) -> Receipt:
-        rows = self._ask(
-            "SELECT body FROM receipts WHERE version >= ? AND parent < ? ORDER BY version LIMIT 1", (version, version)
-        )
+        query = "SELECT body FROM receipts WHERE version >= ? AND parent < ? ORDER BY version LIMIT 1"
+        rows = self._ask(query, (version, version)) if version <= INTEGER_MAX else []
         if not rows:
-            raise UnknownVersion(service=self._service, version=version)
+            raise UnknownVersion(service=self._service, version=version, newest=self.highest())
         return _decode_receipt(rows[0][0])
 
     def newest(self, limit: int, before: Version | None = None) -> list[Receipt]:

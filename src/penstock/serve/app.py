@@ -15,7 +15,8 @@ from penstock import metrics
 from penstock.errors import BadEvent, MethodNotAllowed, NoSuchPage, PenstockError, UnknownService
 from penstock.events import Batch, Kind, Version, class_names
 from penstock.publish.costs import read_costs
-from penstock.publish.priced import priced
+from penstock.publish.priced import Priced, priced
+from penstock.publish.withdrawals import withdrawn_by
 from penstock.serve import openapi, problems
 from penstock.serve.answers import Answer
 from penstock.serve.decode import Media, media_of
@@ -33,6 +34,8 @@ Handler = Callable[[Request], Awaitable[Reply]]
 
 VERSIONS_MAX = 1000
 """Receipts in one answer."""
+DIGITS_MAX = 100
+"""Of a version that is asked for; what has more is no number of anything."""
 
 
 ASIDE_TOLD_MAX = 10
@@ -117,7 +120,7 @@ class Application:
         parts = path.split("/")
         if len(parts) != 5 or parts[1] != "v1" or parts[3] != "versions" or parts[2] not in self._services:
             return None
-        if not (parts[4].isascii() and parts[4].isdecimal() and len(parts[4]) < 19):
+        if not (parts[4].isascii() and parts[4].isdecimal() and len(parts[4]) <= DIGITS_MAX):
             return None
         return {"GET": partial(self._version, self._services[parts[2]], Version(int(parts[4])))}
 
@@ -203,8 +206,11 @@ class Application:
         return Reply(_encode({"versions": found}))
 
     async def _version(self, service: Service, version: Version, request: Request) -> Reply:
-        receipt = await asyncio.to_thread(service.receipts.receipt, version)
-        return Reply(_encode(priced(receipt, await asyncio.to_thread(read_costs, service.folder))))
+        def found() -> Priced:
+            receipts = service.receipts
+            return priced(receipts.receipt(version), read_costs(service.folder), withdrawn_by(version, receipts))
+
+        return Reply(_encode(await asyncio.to_thread(found)))
 
     async def _metrics(self, request: Request) -> Reply:
         found = readings(self._services.values())

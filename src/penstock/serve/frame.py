@@ -105,9 +105,9 @@ class ModelState(msgspec.Struct, frozen=True):
     held_by: str | None
     """Who holds them back by hand; null where nobody does."""
     held_why: str | None
-    """Their reason."""
+    """Their reason, or the gate's own words where it holds them back by itself."""
     held_since: float | None
-    """Seconds since 1970."""
+    """Seconds since 1970 at which it was ordered."""
     loss: float | None
     """Prequential, in [0, 1]."""
     accuracy: float | None

@@ -51,7 +51,8 @@ def health_of(service: Service) -> Health:
         why = f": {hold.reason}" if hold.reason else ""
         return Health("degraded", f"gate: updates are held back by hand, by {hold.by}{why}")
     if service.live.progress().holding:
-        return Health("degraded", "gate: updates are held back, an earlier version answers")
+        why = service.live.progress().holding_why.rstrip(".")
+        return Health("degraded", f"gate: updates are held back, an earlier version answers{': ' * bool(why)}{why}")
     if (beside := service.live.progress().apprentice) is not None and beside.is_apprentice and beside.graduated:
         return Health("degraded", f"gate: {beside.of} is better again, and answers say so")
     return Health("ok")

@@ -70,7 +70,7 @@ def status_of(service: Service) -> Status:
             rollbacks=progress.rollbacks,
             holding=progress.holding or progress.hold is not None,
             held_by=progress.hold.by if progress.hold else None,
-            held_why=progress.hold.reason if progress.hold else None,
+            held_why=progress.hold.reason if progress.hold else progress.holding_why or None,
             held_since=progress.hold.since if progress.hold else None,
             loss=_known(progress.loss),
             accuracy=_known(progress.accuracy),

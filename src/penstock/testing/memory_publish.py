@@ -119,7 +119,7 @@ class MemoryReceipts:
         try:
             return self._receipts[version]
         except KeyError:
-            raise UnknownVersion(service=self._service, version=version) from None
+            raise UnknownVersion(service=self._service, version=version, newest=self.highest()) from None
 
     def newest(self, limit: int, before: Version | None = None) -> list[Receipt]:
         chosen = [v for v in sorted(self._receipts, reverse=True) if before is None or v < before]
