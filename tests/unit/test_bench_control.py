@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from penstock.cli.benchmarks import cases_ca, cases_hpa
+from penstock.cli.benchmarks.cases import run as run_cases
 from penstock.cli.main import run
 
 CLAMP = {"current": 3, "desired": 9, "min": 1, "max": 20}
@@ -291,6 +293,91 @@ def test_a_case_that_cannot_be_run_fails_with_its_reason(
     assert reason in msgspec.json.decode(capsys.readouterr().out)["failed"][0]["reason"]
 
 
+def verdict(kind: str, takes: dict[str, Any], gives: dict[str, Any], path: Path) -> tuple[int, str]:
+    """How many cases of this one agree, and why it does not where it cannot be run."""
+    outcome = run_cases(Path(write(path, [(kind, takes, gives)])), {**cases_hpa.KINDS, **cases_ca.KINDS})
+    return outcome.passed, outcome.failed[0].reason if outcome.failed else ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "takes", "reason"),
+    [
+        (
+            "external_avg",
+            {"current_replicas": 0, "tolerance": TOLERANCE, "values_m": [0], "target_avg_m": 0},
+            "its numbers give no answer",
+        ),
+        (
+            "binpacking",
+            {
+                "template": {"cpu_m": 1, "memory_b": 1},
+                "pod_groups": [{"count": -1, "cpu_m": 1, "memory_b": 1, "spread": {"max_skew": 1, "key": "hostname"}}],
+            },
+            ">= 0",
+        ),
+        (
+            "binpacking",
+            {"template": {"cpu_m": 1, "memory_b": 1}, "pod_groups": [{"count": 10**12, "cpu_m": 0, "memory_b": 0}]},
+            "<= 10000000",
+        ),
+    ],
+)
+def test_a_case_with_impossible_numbers_ends_and_leaves_the_others_alone(
+    kind: str, takes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    file = Path(write(tmp_path / "cases.json", [(kind, takes, {}), ("clamp_no_behavior", CLAMP, {})]))
+    outcome = run_cases(file, {**cases_hpa.KINDS, **cases_ca.KINDS})
+    assert (outcome.passed, len(outcome.failed)) == (1, 1)
+    assert reason in outcome.failed[0].reason
+
+
+def test_a_list_of_other_things_than_names_disagrees(tmp_path: Path) -> None:
+    takes = {"priorities": {}, "options": ["a", "b"]}
+    assert verdict("expander_priority", takes, {"best": [None, 1]}, tmp_path / "cases.json") == (0, "")
+
+
+def test_a_node_that_tells_of_no_processors_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    state = {"cpu_m": 0, "memory_b": 1, "ready": True, "being_deleted": False, "scale_down_disabled": False}
+    takes = {"node": state, "pods": [], "threshold": 0.5, "ignore_daemonsets": False, "scale_down_unready": True}
+    assert verdict("eligibility", takes, {"error": True}, tmp_path / "cases.json") == (1, "")
+
+
+def test_what_is_left_out_of_a_case_counts_as_null(tmp_path: Path) -> None:
+    group = {"count": 3, "cpu_m": 100, "memory_b": 1, "host_port": True}
+    takes = {"template": {"cpu_m": 1000, "memory_b": 10}, "pod_groups": [group]}
+    assert verdict("binpacking", takes, {"nodes": 3, "pods_scheduled": 3}, tmp_path / "cases.json") == (1, "")
+    takes = {"pod_level_resources_gate": True, "containers": [{"name": "c", "request_m": 7}], "init_containers": []}
+    assert verdict("pod_request", takes, {"request_m": 7}, tmp_path / "cases.json") == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("container", "measured", "gives"),
+    [
+        # Of a pod whose containers are not known nothing was measured, and not that it used nothing.
+        (None, {}, {"replicas": 2}),
+        (None, None, {"replicas": 2}),
+        ("c", {"c": None}, {"replicas": 2}),
+        ("c", {"d": 5}, {"error_contains": "container c not present"}),
+    ],
+)
+def test_a_pod_without_a_measured_container_says_nothing(
+    container: str | None, measured: dict[str, int | None] | None, gives: dict[str, Any], tmp_path: Path
+) -> None:
+    samples = [
+        {"pod": "p0", "t": 0.0, "window_s": 60.0, "containers": {"c": 500}},
+        {"pod": "q", "t": 0.0, "window_s": 60.0, "containers": measured},
+    ]
+    takes = {
+        "current_replicas": 2,
+        "target_utilization_pct": 150,
+        "container": container,
+        "tolerance": TOLERANCE,
+        "pods": [POD, {**POD, "name": "q"}],
+        "metrics": samples,
+    }
+    assert verdict("resource_utilization", takes, gives, tmp_path / "cases.json") == (1, "")
+
+
 def test_a_bad_pattern_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "cases.json", [("expander_priority", {"priorities": {"1": ["("]}, "options": ["a"]}, {})])
     assert run(["bench", "control", "--ca-cases", file]) == 1
@@ -305,6 +392,7 @@ def test_a_bad_pattern_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (b'{"cases": []}', "there are no cases in it"),
         (b'{"cases": [{"id": "1"}]}', "missing required field `kind`"),
         (b"\xff\xfe", "this is no file of cases"),
+        (b'{"cases": ' + b"[" * 100_000, "this is no file of cases"),
     ],
 )
 def test_a_bad_file_is_an_error(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from penstock.cli.benchmarks.cases import Runner
 from penstock.control.nodes import expanders, packing, removal, shapes
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+"""Of pods or nodes; ten million are more than any cluster has, and no case takes for ever."""
+Skew = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,24 +27,25 @@ class Node(_Input, frozen=True, kw_only=True):
 
 
 class Spread(_Input, frozen=True, kw_only=True):
-    max_skew: int
+    max_skew: Skew
     key: Literal["zone", "hostname"]
     min_domains: int = 1
 
 
 class PodGroup(_Input, frozen=True, kw_only=True):
-    count: int
+    count: Count
     cpu_m: int
     memory_b: int
     gpu: int = 0
-    host_port: int | None = None
+    host_port: int | bool | None = None
+    """A port, or whether there is one that all pods of the group share."""
     spread: Spread | None = None
 
 
 class Binpacking(_Input, frozen=True, kw_only=True):
     template: Node
-    existing_node: Node | None
-    max_new_nodes: int | None
+    existing_node: Node | None = None
+    max_new_nodes: Count | None = None
     pod_groups: tuple[PodGroup, ...]
 
 
@@ -84,8 +89,8 @@ class Priority(_Input, frozen=True, kw_only=True):
 
 
 class Allocatable(_Input, frozen=True, kw_only=True):
-    cpu_m: int | None
-    memory_b: int | None
+    cpu_m: int | None = None
+    memory_b: int | None = None
     gpu: int | None = None
 
 
@@ -131,7 +136,7 @@ class Reason(_Input, frozen=True, kw_only=True):
     min_size: int
     target_size: int
     threshold_lookup_fails: bool
-    min_nodes_quota: int | None
+    min_nodes_quota: int | None = None
 
 
 class Since(_Input, frozen=True, kw_only=True):
@@ -147,7 +152,7 @@ def _binpacking(given: Binpacking) -> dict[str, Any]:
                 cpu_m=group.cpu_m,
                 memory_b=group.memory_b,
                 gpu=group.gpu,
-                host_port=group.host_port,
+                host_port=_port(group.host_port),
                 owner="estimatee",
                 spread=_spread(group.spread),
             ),
@@ -162,6 +167,12 @@ def _binpacking(given: Binpacking) -> dict[str, Any]:
         "pods_scheduled": found.pods,
         "group_served": served[0] if len(served) == 1 else served,
     }
+
+
+def _port(given: int | bool | None) -> int | None:
+    if isinstance(given, bool):
+        return int(given) or None
+    return given
 
 
 def _spread(given: Spread | None) -> shapes.Spread | None:
@@ -246,8 +257,12 @@ def _with_init(pod: NodePod, resource: str) -> int:
 def _eligibility(given: Eligibility) -> dict[str, Any]:
     node = removal.Usage(cpu_m=given.node.cpu_m, memory_b=given.node.memory_b)
     pods = [_resident(pod) for pod in given.pods]
+    try:
+        used = removal.utilization(node, pods, ignore_daemonsets=given.ignore_daemonsets)
+    except removal.ResourceUnknown:
+        return {"error": "a resource of the node is not known"}
     reason = removal.eligible(
-        removal.utilization(node, pods, ignore_daemonsets=given.ignore_daemonsets),
+        used,
         threshold=given.threshold,
         ready=given.node.ready,
         being_deleted=given.node.being_deleted,

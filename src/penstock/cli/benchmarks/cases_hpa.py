@@ -52,7 +52,7 @@ class AgedChange(_Input, frozen=True, kw_only=True):
 class Utilization(_Input, frozen=True, kw_only=True):
     current_replicas: int
     target_utilization_pct: int
-    container: str | None
+    container: str | None = None
     tolerance: Tolerances
     pods: tuple[pods.Pod, ...]
     metrics: tuple[UsageSample, ...]
@@ -96,8 +96,8 @@ class Grouping(_Input, frozen=True, kw_only=True):
 
 class Request(_Input, frozen=True, kw_only=True):
     pod_level_resources_gate: bool
-    pod_level_request_m: int | None
-    container: str | None
+    pod_level_request_m: int | None = None
+    container: str | None = None
     containers: tuple[pods.Container, ...]
     init_containers: tuple[pods.Container, ...]
 
@@ -120,8 +120,8 @@ class Rate(_Input, frozen=True, kw_only=True):
     desired: int
     min: int
     max: int
-    scale_up: limits.Rules | None
-    scale_down: limits.Rules | None
+    scale_up: limits.Rules | None = None
+    scale_down: limits.Rules | None = None
     scale_up_events: tuple[AgedChange, ...]
     scale_down_events: tuple[AgedChange, ...]
 
@@ -137,7 +137,7 @@ class Limit(_Input, frozen=True, kw_only=True):
 class Store(_Input, frozen=True, kw_only=True):
     direction: Literal["up", "down"]
     change: int
-    rules: limits.Rules | None
+    rules: limits.Rules | None = None
     query_period_s: float
     events: tuple[AgedChange, ...]
 
@@ -158,9 +158,9 @@ class Reconcile(_Input, frozen=True, kw_only=True):
     max: int
     current: int
     cpu_target_pct: int
-    behavior: limits.Behavior | None
+    behavior: limits.Behavior | None = None
     other_metrics_failing: tuple[Failing, ...]
-    recommendations: tuple[AgedCount, ...] | None
+    recommendations: tuple[AgedCount, ...] | None = None
     pods: tuple[pods.Pod, ...]
     metrics: tuple[UsageSample, ...]
 
@@ -334,11 +334,11 @@ def _samples(given: tuple[UsageSample, ...], container: str | None) -> dict[str,
     for each in given:
         used = each.containers or {}
         if container is not None:
-            if used.get(container) is None:
+            if container not in used:
                 raise MetricUnavailable(f"container {container} not present in metrics for pod {each.pod}")
             used = {container: used[container]}
         values = [value for value in used.values() if value is not None]
-        if len(values) == len(used):
+        if values and len(values) == len(used):
             found[each.pod] = pods.Sample(value_m=sum(values), t=each.t, window_s=each.window_s)
     return found
 
