@@ -131,6 +131,13 @@ class Client:
         """The receipt that covers a version."""
         return self.get(f"/v1/{quote(service)}/versions/{version}")
 
+    def history(self, service: str, *, limit: int = 20, kinds: Iterable[str] = ()) -> list[dict[str, Any]]:
+        """What was done to a service, the newest first: facts of these kinds, such as ``held``, ``given_up`` and
+        ``ordered``, or all but updates that were published."""
+        chosen = "".join(f"&kind={quote(kind)}" for kind in kinds)
+        found: list[dict[str, Any]] = self.get(f"/v1/{quote(service)}/history?limit={limit}{chosen}")["history"]
+        return found
+
     def is_ready(self) -> bool:
         """Whether every service here answers predictions."""
         try:

@@ -235,3 +235,7 @@ class Throttled(Fact, tag="throttled", frozen=True, kw_only=True):
     reason: str
     inputs: tuple[dict[str, float | str | None], ...]
     """Each limit with its period, what was spent, what was about to be, and what was forecast."""
+
+
+KINDS = tuple(str(each.__struct_config__.tag) for each in Fact.__subclasses__() if each is not Throttled)
+"""The names of all facts that are kept with a service's receipts; what budgets did stands in the ledger."""

@@ -16,6 +16,7 @@ import pytest
 import urllib3
 
 from penstock.events import Offset, Partition, Version
+from penstock.facts import Held, Published, RolledBack
 from penstock.learn.checkpoint import Checkpoint, Checkpoints
 from penstock.publish.interface import Receipt
 from penstock.publish.receipts import SqliteReceipts
@@ -113,7 +114,20 @@ def test_versions_are_read_from_the_receipts(server: ServerProcess) -> None:
     for wrong in ("limit=0", "limit=x", "before=-1", "limit=99999"):
         assert server.request("GET", f"/v1/two/versions?{wrong}").status == 422
     assert server.request("GET", "/v1/two/versions/two").status == 404
+
+    gone = {"restored": Version(2), "withdrawn": Version(5), "version": Version(6), "reason": "harm"}
+    held = Held(at=2.0, service="two", version=Version(5), reason="not yet")
+    published = Published(at=1.0, service="two", version=Version(5), parent=Version(4), events=1)
+    receipts.write([], [published, held, RolledBack(at=3.0, service="two", **gone)])  # type: ignore[arg-type]
+    receipts.flush()
     receipts.close()
+    assert [fact["fact"] for fact in server.get("/v1/two/history")["history"]] == ["rolled_back", "held"]
+    assert [fact["at"] for fact in server.get("/v1/two/history?kind=held&kind=published")["history"]] == [2.0, 1.0]
+    assert len(server.get("/v1/two/history?limit=1")["history"]) == 1
+    for wrong in ("limit=0", "kind=nothing", "kind=held&kind=nothing"):
+        assert server.request("GET", f"/v1/two/history?{wrong}").status == 422
+    assert server.get("/v1/two/versions/3")["withdrawn_by"] == 6
+    assert server.get("/v1/two/versions/2")["withdrawn_by"] is None
 
 
 def test_metrics_count_what_happened(server: ServerProcess) -> None:

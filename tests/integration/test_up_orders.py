@@ -91,6 +91,17 @@ def test_what_is_served_follows_orders_and_says_who_gave_them(house: Up, tmp_pat
     served = frame["model"]["version"]
     teach(house, 400, 3)
     assert status(house)["model"]["version"] == served
+    with house.client() as client:
+        listed = client.history("orders", kinds=["ordered", "held"])
+    assert [(one["fact"], one.get("by"), one.get("why")) for one in listed if one["version"] == served][:2] == [
+        ("held", None, None),
+        ("ordered", "ben", "sale"),
+    ]
+    shown = penstock("why", "orders", home=tmp_path, url=house.state.address)
+    assert f"Version {served:,} of orders" in shown.stderr
+    assert "Updates are held back by hand by ben: sale." in shown.stderr, "the newest refusal is told"
+    shown = penstock("history", "orders", "--kind", "ordered", home=tmp_path, url=house.state.address)
+    assert "refunds doubled" in shown.stdout
 
     # The hold outlives the process, and what is ordered while nothing runs is done with the next start.
     assert house.stop() == 0

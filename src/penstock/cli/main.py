@@ -28,6 +28,7 @@ COMMANDS = {
     "status": ("status:status", "How services are."),
     "versions": ("versions:versions", "What was published, the newest first."),
     "why": ("versions:why", "Why a version is served, with its numbers."),
+    "history": ("history:history", "What was refused, ordered and undone, the newest first."),
     "rollback": ("hand:rollback", "Serve an earlier version again, at once."),
     "promote": ("hand:promote", "Serve the new base that is in shadow now."),
     "hold": ("hand:hold", "Publish no update until it is resumed."),

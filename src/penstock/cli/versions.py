@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from penstock.cli.connect import connect, only_service
+from penstock.cli.history import REFUSALS, told
 from penstock.cli.show import as_csv, as_json, at, moment, next_commands, say, show, show_record, url_option
 
+REFUSALS_SHOWN = 3
 COLUMNS = (
     ("version", "VERSION"),
     ("when", "PUBLISHED"),
@@ -77,19 +79,24 @@ def versions(service: str | None, limit: int, before: int | None, as_json: bool,
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="[SERVICE] VERSION")
+@click.argument("names", nargs=-1, metavar="[SERVICE] [VERSION]")
 @as_json
 @url_option
 def why(names: tuple[str, ...], as_json: bool, url: str | None) -> None:
     """Why a version is served, with its numbers.
 
-    SERVICE may be left out where there is only one.
+    SERVICE may be left out where there is only one. Without VERSION, the one that is served, and what the gate did not
+    let through lately.
     """
-    if len(names) > 2 or not names[-1].isdecimal():
+    *service, number = names if names and names[-1].isdecimal() else (*names, "")
+    if len(service) > 1:
         raise click.UsageError("Give a service and the number of one of its versions: penstock why fraud 812")
+    refusals: list[dict[str, Any]] = []
     with connect(url) as client:
-        name = names[0] if len(names) == 2 else only_service(client)
-        receipt = client.version(name, int(names[-1]))
+        name = service[0] if service else only_service(client)
+        if not number:
+            refusals = client.history(name, limit=REFUSALS_SHOWN, kinds=REFUSALS)
+        receipt = client.version(name, int(number or client.status(name)["model"]["version"]))
     if as_json:
         show_record(receipt, LINES, json=True)
         return
@@ -98,7 +105,13 @@ def why(names: tuple[str, ...], as_json: bool, url: str | None) -> None:
         say(f"It was withdrawn with version {by:,}, which serves something older again.\n")
     if race := receipt.get("apprentice"):
         say(f"{race['reason']}\n")
+    for fact in refusals:
+        say(f"Not let through, {moment(fact['at'])}: {told(fact)}")
+    if refusals:
+        say("")
     show_record(_readable(receipt), LINES)
+    if refusals:
+        next_commands(f"penstock history {name} --kind {REFUSALS[0]} --kind {REFUSALS[1]}{at(url)}")
 
 
 def sentence(service: str, receipt: dict[str, Any]) -> str:

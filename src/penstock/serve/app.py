@@ -14,6 +14,7 @@ import msgspec
 from penstock import metrics
 from penstock.errors import BadEvent, MethodNotAllowed, NoSuchPage, PenstockError, UnknownService
 from penstock.events import Batch, Kind, Version, class_names
+from penstock.facts import KINDS
 from penstock.publish.costs import read_costs
 from penstock.publish.priced import Priced, priced
 from penstock.publish.withdrawals import withdrawn_by
@@ -83,6 +84,7 @@ class Application:
                 f"/v1/{name}": {"GET": partial(self._status, service)},
                 f"/v1/{name}/spec": {"GET": partial(self._spec, service)},
                 f"/v1/{name}/versions": {"GET": partial(self._versions, service)},
+                f"/v1/{name}/history": {"GET": partial(self._history, service)},
                 f"/v1/{name}/examples": {"POST": partial(self._accept, service, Kind.EXAMPLE)},
                 f"/v1/{name}/feedback": {"POST": partial(self._accept, service, Kind.FEEDBACK)},
                 f"/v1/{name}/predict": {"POST": partial(self._predict, service)},
@@ -204,6 +206,15 @@ class Application:
         # SQLite may have to wait for the disk, which the event loop must not.
         found = await asyncio.to_thread(service.receipts.newest, limit, before)
         return Reply(_encode({"versions": found}))
+
+    async def _history(self, service: Service, request: Request) -> Reply:
+        asked = parse_qs(request.query.decode("latin-1"))
+        limit = _number_in(asked, "limit", 20, VERSIONS_MAX)
+        if unknown := [kind for kind in asked.get("kind", []) if kind not in KINDS]:
+            raise BadEvent(f"Query parameter 'kind' should be one of {', '.join(KINDS)}, not {unknown[0]!r}")
+        kinds = asked.get("kind") or [kind for kind in KINDS if kind != "published"]
+        found = await asyncio.to_thread(service.receipts.facts, limit, kinds)
+        return Reply(_encode({"history": found}))
 
     async def _version(self, service: Service, version: Version, request: Request) -> Reply:
         def found() -> Priced:

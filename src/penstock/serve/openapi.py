@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.facts import KINDS
 from penstock.publish.interface import Receipt
 from penstock.publish.priced import Priced
 from penstock.serve.answers import ClassAnswer, NumberAnswer, SetAnswer
@@ -174,8 +175,12 @@ def _paths(spec: Spec) -> Json:
     before: Json = {"name": "before", "in": "query", "schema": {"type": "integer", "minimum": 1}}
     limit: Json = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}}
     number: Json = {"name": "version", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
+    kind: Json = {"name": "kind", "in": "query", "schema": _array({"enum": list(KINDS)})}
+    fact: Json = {"type": "object", "properties": {"fact": {"enum": list(KINDS)}, "at": {"type": "number"}}}
+    facts = _array(fact | {"required": ["fact", "at", "service"]})
     receipt: Json = {"$ref": REF.format(name="Receipt")}
     versions = _get(f"versions-{spec.name}", "Newest versions first", _object({"versions": _array(receipt)}))
+    history = _get(f"history-{spec.name}", "Refusals, orders, drifts ..., newest first", _object({"history": facts}))
     one_version = _get(f"version-{spec.name}", "Why a version exists", {"$ref": REF.format(name="Priced")})
     return {
         base: {"get": _get(f"status-{spec.name}", "How the service is", {"$ref": REF.format(name="Status")})},
@@ -200,6 +205,7 @@ def _paths(spec: Spec) -> Json:
             | {"parameters": [source]}
         },
         f"{base}/versions": {"get": versions | {"parameters": [limit, before]}},
+        f"{base}/history": {"get": history | {"parameters": [limit, kind]}},
         f"{base}/versions/{{version}}": {"get": one_version | {"parameters": [number]}},
     }
 
