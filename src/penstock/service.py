@@ -28,6 +28,7 @@ from penstock.specfile.reader import load
 
 if TYPE_CHECKING:
     from penstock.events import Version
+    from penstock.learn.checkpoint import Checkpoints
     from penstock.publish.interface import Witness
     from penstock.publish.lineage import Archive
     from penstock.publish.publisher import Publisher
@@ -62,9 +63,10 @@ def run_learner(service: str, data: Path) -> None:
         checkpoints = Checkpoints(folder / "checkpoints", spec.learn.checkpoints_kept)
         before = settings_behind(spec, folder, checkpoints)
         if before is not None:
-            with _publisher(before, data) as publisher:
+            old = Checkpoints(folder / "checkpoints", before.learn.checkpoints_kept)
+            with _publisher(before, data, old) as publisher:
                 publisher.settle()
-        with _publisher(spec, data, environment) as publisher:
+        with _publisher(spec, data, checkpoints, environment) as publisher:
             publisher.run(stop)
     except PenstockError as error:
         leave(folder, error)
@@ -72,10 +74,9 @@ def run_learner(service: str, data: Path) -> None:
 
 
 @contextmanager
-def _publisher(spec: Spec, data: Path, environment: str = "") -> Iterator[Publisher]:
+def _publisher(spec: Spec, data: Path, checkpoints: Checkpoints, environment: str = "") -> Iterator[Publisher]:
     """Who decides about the versions of this service, and writes into its folder."""
     from penstock.eventlog.local import LocalLogReader
-    from penstock.learn.checkpoint import Checkpoints
     from penstock.learn.journal import StepJournal
     from penstock.publish.allowance import AllowanceFile
     from penstock.publish.assembly import is_past_whole, parts_of
@@ -90,7 +91,7 @@ def _publisher(spec: Spec, data: Path, environment: str = "") -> Iterator[Publis
     journal = StepJournal(folder / "steps")
     rooms = Rooms(
         journal=journal,
-        checkpoints=Checkpoints(folder / "checkpoints", spec.learn.checkpoints_kept),
+        checkpoints=checkpoints,
         live=SharedLiveWeights(live_path(data, service)),
         snapshots=LocalSnapshots(folder / "snapshots", service),
         receipts=SqliteReceipts(folder / "versions.sqlite", service),

@@ -55,6 +55,27 @@ def test_everything_comes_back_and_only_the_newest_are_kept(tmp_path: Path) -> N
     assert damaged == []
 
 
+def test_what_was_peeked_at_is_not_read_again_unless_there_is_another_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, kept=2)
+    checkpoints.write(checkpoint(3))
+    peeked = checkpoints.peek()
+    state = tmp_path / f"{3:020d}" / "state.safetensors"
+    state.write_bytes(b"nobody looks at it")
+    found = checkpoints.newest()
+    assert found is peeked
+    assert_same(found[0], checkpoint(3))
+    # Who got it may have changed it, so the next one is read.
+    found, damaged = checkpoints.newest()
+    assert found is None
+    assert len(damaged) == 1
+
+    checkpoints.peek()
+    Checkpoints(tmp_path, kept=2).write(checkpoint(4))
+    assert_same(checkpoints.newest()[0], checkpoint(4))
+    checkpoints.peek()
+    assert checkpoints.newest(before=4)[0] is None
+
+
 def test_every_flipped_byte_and_every_missing_file_is_noticed_and_the_one_before_is_found(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, kept=3)
     checkpoints.write(checkpoint(4))

@@ -74,6 +74,10 @@ class _Inside(msgspec.Struct, frozen=True, kw_only=True):
     bases: tuple[str, ...] = ()
 
 
+Newest = tuple[Checkpoint | None, list[CheckpointDamaged]]
+"""The newest checkpoint that can be read, and why each newer one was passed over."""
+
+
 class Checkpoints:
     """The checkpoints of one service: written by its learner, read at its start."""
 
@@ -81,6 +85,8 @@ class Checkpoints:
         self.folder = folder
         self._kept = kept
         self._reached = reached
+        self._peeked: tuple[list[int], Newest] | None = None
+        """What was read ahead, of which steps there were then."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, checkpoint: Checkpoint) -> None:
@@ -108,8 +114,17 @@ class Checkpoints:
             self._discard(self.folder / _name(old))
             self._reached("checkpoint.discarded")
 
-    def newest(self, before: int | None = None) -> tuple[Checkpoint | None, list[CheckpointDamaged]]:
-        """The newest readable checkpoint (of a step below ``before``), and why each newer one was passed over."""
+    def peek(self) -> Newest:
+        """The newest, which is not to be changed: who restores it gets the same, without reading it again."""
+        self._peeked = self.steps(), self.newest()
+        return self._peeked[1]
+
+    def newest(self, before: int | None = None) -> Newest:
+        """The newest readable checkpoint (of a step below ``before``), and why each newer one was passed over. It is
+        the caller's own."""
+        peeked, self._peeked = self._peeked, None
+        if before is None and peeked is not None and peeked[0] == self.steps():
+            return peeked[1]
         damaged: list[CheckpointDamaged] = []
         for step in reversed(self.steps()):
             if before is None or step < before:

@@ -32,7 +32,7 @@ def settings_behind(spec: Spec, folder: Path, checkpoints: Checkpoints) -> Spec 
     where no step would be repeated under other settings than it was taken under."""
     if not has_other_settings(folder, spec):
         return None
-    checkpoint, _ = checkpoints.newest()
+    checkpoint, _ = checkpoints.peek()
     name, after, is_behind = "", 0, False
     if checkpoint is not None:
         name, after = str(checkpoint.values["account"].get("environment", "")), checkpoint.step
