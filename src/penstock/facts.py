@@ -55,6 +55,18 @@ class Ordered(Fact, tag="ordered", frozen=True, kw_only=True):
     """What is served since then."""
 
 
+class OrderRefused(Fact, tag="order_refused", frozen=True, kw_only=True):
+    """Somebody ordered something by hand, at this time, that could not be done, and nothing was changed."""
+
+    what: str
+    by: str
+    why: str
+    told: str
+    """Why it could not, in words."""
+    version: Version
+    """What is served."""
+
+
 class SetAside(Fact, tag="set_aside", frozen=True, kw_only=True):
     """Events are not learned, but stay in the log; told at the first of a source, the second, the fourth and so on."""
 

@@ -108,9 +108,14 @@ def test_what_is_served_follows_orders_and_says_who_gave_them(house: Up, tmp_pat
     assert order("rollback", "orders", "999999")[0] == 1
     code, said = order("rollback", "orders", "--json", "--reason", "at night")
     assert code == 0, said
+    assert order("hold", "orders", "--by", "eve")[0] == 0, "that it is refused is only known later"
     with running(files, house.data) as again:
         frame = status(again)
         assert (frame["model"]["version"], frame["model"]["held_by"]) == (served + 1, "ben")
+        with again.client() as client:
+            until(lambda: client.history("orders", kinds=["order_refused"])[0]["by"] == "eve", "nobody was told")
+            told = client.history("orders", kinds=["order_refused"])[0]["told"]
+        assert told == "Updates are held back by hand already, by ben"
         done = penstock("resume", "orders", "--json", "--data", str(house.data), home=tmp_path)
         assert json.loads(done.stdout)["done"], done.stderr
         _await_publication(again, served + 1)

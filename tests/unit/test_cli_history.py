@@ -23,6 +23,10 @@ ALL: Sequence[tuple[facts.Fact, str]] = (
     ),
     (facts.Ordered(**WHERE, what="hold", by="ann", why="", told="Held by ann.", version=TWO), "Held by ann."),
     (
+        facts.OrderRefused(**WHERE, what="roll_back", by="ann", why="", told="Version 7 is not kept", version=TWO),
+        "ann ordered 'roll back' in vain: Version 7 is not kept.",
+    ),
+    (
         facts.SetAside(**WHERE, source="a", reason="flood", events=4, told="too many"),
         "Set aside, 4 events of source 'a' by now: too many",
     ),

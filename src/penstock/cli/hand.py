@@ -135,7 +135,8 @@ def _tell(service: str, said: Answer | None, as_json: bool, next_: str) -> None:
         show_json({"done": False, "pending": True} if said is None else said)
         return
     if said is None:
-        say("It will be done with the next `penstock up`, before anything is served: nothing runs on this folder.")
+        say("Nothing runs on this folder: it is taken up with the next `penstock up`, before anything is served.")
+        say(f"Whether it could be done then: penstock history {service}")
         return
     say(said.told)
     say(f"Version {said.version:,} of {service} is served.")

@@ -17,8 +17,8 @@ COLUMNS = (
     ("version", "VERSION"),
     ("told", "IN WORDS"),
 )
-REFUSALS = ("held", "given_up")
-"""Facts that say what the gate did not let through."""
+REFUSALS = ("held", "given_up", "order_refused")
+"""Facts that say what was not let through."""
 
 
 @click.command()
@@ -59,6 +59,8 @@ def told(fact: dict[str, Any]) -> str:
             return f"Version {fact['withdrawn']:,} is withdrawn, and {fact['restored']:,} restored: {fact['reason']}"
         case "ordered":
             return str(fact["told"])
+        case "order_refused":
+            return f"{fact['by']} ordered {fact['what'].replace('_', ' ')!r} in vain: {fact['told']}."
         case "drifted":
             return f"The loss rose for good, from {fact['before']:.4g} to {fact['after']:.4g}, {_events(fact)} ago."
         case "corrected":

@@ -111,7 +111,7 @@ def why(names: tuple[str, ...], as_json: bool, url: str | None) -> None:
         say("")
     show_record(_readable(receipt), LINES)
     if refusals:
-        next_commands(f"penstock history {name} --kind {REFUSALS[0]} --kind {REFUSALS[1]}{at(url)}")
+        next_commands(f"penstock history {name}{at(url)}")
 
 
 def sentence(service: str, receipt: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from penstock.events import Version
+from penstock.facts import OrderRefused
 from penstock.learn.steps import HandStep, Step
 from penstock.publish.interface import Hold, Snapshots
 from penstock.publish.line import Kept, Line
@@ -141,6 +142,13 @@ def words_for(order: Order, version: Version | None) -> str:
     """What was done, by whom and why, in one sentence."""
     done = WORDS[order.what].format(version=version)
     return f"{done} by {order.by}{': ' * bool(order.reason)}{order.reason.rstrip('.')}."
+
+
+def refused(order: Order, said: Answer, service: str, at: float) -> OrderRefused:
+    """What is told of an order that could not be obeyed."""
+    return OrderRefused(
+        at=at, service=service, what=order.what, by=order.by, why=order.reason, told=said.told, version=said.version
+    )
 
 
 def taken_down(id_: str, order: Order, kept: Kept | None) -> HandStep:

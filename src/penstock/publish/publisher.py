@@ -21,6 +21,7 @@ from penstock.learn.steps import Reached, Step, nothing
 from penstock.publish.allowance import LEARN_LESS_REST_S
 from penstock.publish.canary_counts import read_counts
 from penstock.publish.entries import Stamp, demand_same
+from penstock.publish.hand import refused
 from penstock.publish.interface import Progress, Receipt
 from penstock.publish.orders import Answer, answer, next_order
 from penstock.publish.repeating import repeat
@@ -198,6 +199,10 @@ class Publisher:
             if isinstance(obeyed, str):
                 logger.warning("an order was refused", extra={"order": order.what, "by": order.by, "why": obeyed})
                 said = Answer(done=False, told=obeyed, version=self.progress.version)
+                # Whoever ordered it while nothing ran is not there to be answered. The journal does not say it, so it
+                # is written before the order goes, with a time that is the same when a crash makes it found again.
+                self._rooms.receipts.write([], [refused(order, said, self._spec.name, file.stat().st_mtime)])
+                self._rooms.receipts.flush()
             else:
                 self._make("order", *obeyed)
                 said, checkpoint_due = self._succession.hand.answer_to(file.stem), True

@@ -37,7 +37,7 @@ from penstock.publish.restarts import PAST_FILE_BYTES
 from penstock.publish.snapshots import LocalSnapshots, thin
 from penstock.spec import Spec
 
-FACTS_OF_MACHINES = ("restarted", "tail_cut", "checkpoint_unreadable")
+FACTS_OF_MACHINES = ("restarted", "tail_cut", "checkpoint_unreadable", "order_refused")
 """Facts that do not follow from the journal, and say nothing of events."""
 CARRIED_OVER = ("service.json", "environments", "erasures", "quarantine", "canary")
 """What says nothing of single events, and stays as it is."""

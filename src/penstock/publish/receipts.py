@@ -57,6 +57,7 @@ _decode_fact = msgspec.msgpack.Decoder(
     | fact_types.Held
     | fact_types.RolledBack
     | fact_types.Ordered
+    | fact_types.OrderRefused
     | fact_types.SetAside
     | fact_types.TakenOut
     | fact_types.Released
