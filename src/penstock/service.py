@@ -56,6 +56,7 @@ def run_learner(service: str, data: Path) -> None:
     from penstock.publish.restarts import settings_behind
 
     _load_machine_code(data)
+    _load_for_the_fork()
     spec, folder = load(recorded_path(data, service)), data / service
     environment = keep(folder, this_environment(spec))
     stop = go_on_in_fork()
@@ -285,3 +286,11 @@ def _load_machine_code(data: Path) -> None:
 
         told.cancel()
         told.join()
+
+
+def _load_for_the_fork() -> None:
+    """What is first used by who works is there when he begins, and no restart waits for it."""
+    import penstock.learn.fast.triangles
+    import penstock.publish.assembly
+    import penstock.publish.publisher
+    import penstock.publish.receipts  # noqa: F401

@@ -12,6 +12,7 @@ import pytest
 from up_process import until
 
 from penstock.control.folder import is_alive
+from penstock.control.house import ONE_THREAD
 
 SCRIPT = """
 import os, sys, time
@@ -25,6 +26,25 @@ if not stop.wait(60):
     sys.exit(9)
 print("stopped", os.getpid(), file=notes, flush=True)
 sys.exit(int(sys.argv[3]))
+"""
+
+LEARNER = """
+import sys, threading
+from pathlib import Path
+from penstock import service
+from penstock.control.record import record
+from penstock.specfile.reader import load
+data = Path(sys.argv[1])
+record({Path("one.yaml"): load(data / "one.yaml")}, data)
+stop = threading.Event()
+stop.set()
+loaded = set()
+def stay():
+    loaded.update(sys.modules)
+    return stop
+service.go_on_in_fork = stay
+service.run_learner("one", data)
+print(*sorted(set(sys.modules) - loaded))
 """
 
 
@@ -83,3 +103,12 @@ def test_who_works_dies_with_the_process_that_it_is_a_fork_of(tmp_path: Path) ->
     kept.process.kill()
     kept.end()
     until(lambda: not is_alive(worker), "it outlived what looks after it")
+
+
+def test_who_learns_finds_loaded_what_it_needs_to_begin_and_to_end(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("name: one\ntask: binary\nfeatures: {x: number}\n")
+    command = [sys.executable, "-c", LEARNER, str(tmp_path)]
+    environment = {**os.environ, **ONE_THREAD}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=True)
+    assert (tmp_path / "one" / "checkpoints" / f"{1:020d}").exists()
+    assert done.stdout.split() == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from penstock.control.spare import begin_loading
 from penstock.control.supervisor import end_with_supervisor
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -48,6 +49,7 @@ def server(data: Path, worker: int, fd: int, services: tuple[str, ...]) -> None:
 @click.argument("service")
 def learner(data: Path, service: str) -> None:
     """A service's learner."""
+    begin_loading()
     from penstock.service import run_learner
 
     _begin()
