@@ -156,6 +156,43 @@ def walk_by_reading(data: Path, reached: Reached = nothing) -> None:
             governor.look()
 
 
+def test_a_clock_that_is_set_back_holds_up_neither_the_meter_nor_the_way_down(tmp_path: Path) -> None:
+    eyes, at, elapsed = Eyes(), [START], [10.0]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "run").mkdir()
+    with Ledger(ledger_path(tmp_path)) as ledger:
+        governor = Governor(
+            [SPEC],
+            tmp_path,
+            HOUSE,
+            sensor=eyes,
+            live={"a": MemoryLiveWeights()},
+            actuator=LocalActuator(tmp_path),
+            ledger=ledger,
+            now=lambda: at[0],
+            elapsed=lambda: elapsed[0],
+        )
+
+        def look(cpu_s: float, jump_s: float = 0.0) -> str:
+            eyes.cpu_s = cpu_s
+            at[0], elapsed[0] = at[0] + 10.0 + jump_s, elapsed[0] + 10.0
+            governor.look()
+            return AllowanceFile(tmp_path / "a")().rung
+
+        assert look(0.1) == "free"
+        assert look(1.001) == "serving_floor"
+        # An hour back: what is spent goes on being counted at once.
+        assert look(1.01, -3600.0) == "serving_floor"
+        assert ledger.spent("a", "2026-07-31") == pytest.approx(1.01)
+        # What somebody allows now follows what was said an hour later by the clock that was wrong.
+        ask(tmp_path, Change(id="2", at=at[0] + 3600.0, scope="a", per_day=1.0, by="me"))
+        look(1.01)
+        ask(tmp_path, Change(id="1", at=at[0], scope="a", per_day=100.0, by="me"))
+        rungs = [look(1.01) for _ in range(7)]
+    assert rungs[-1] == "free"
+    assert rungs[:2] == ["pause_learning", "learn_less"]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Where syncing takes no time: it is processes that are killed here, and no machine."""

@@ -13,9 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from penstock.control import courier
 from penstock.control.budget.alerts import Alert
 from penstock.control.consolidator import Consolidator
-from penstock.control.courier import Courier, channel
+from penstock.control.courier import Courier, NotSent, channel, deliver
 from penstock.control.ledger import Ledger, ledger_path
 from penstock.control.supervisor import Child, Supervisor
 from penstock.errors import LedgerUnavailable
@@ -85,6 +86,78 @@ def test_alerts_arrive_by_every_channel_whatever_fails_or_crashes_in_between(tmp
     lines = [json.loads(line)["id"] for line in (tmp_path / "alerts.jsonl").read_text().splitlines()]
     assert lines == ["one", "two"], "a file has each once"
     assert Counter(seen.read_text().split()) == {"one": 2, "two": 2}
+
+
+def tried(folder: Path, kind: str, target: str) -> str:
+    """What keeps an alert from being sent by this channel; empty where it was sent."""
+    try:
+        deliver(alert("one"), channel(kind, target), folder)
+    except NotSent as error:
+        return str(error)
+    return ""
+
+
+def test_a_command_that_does_not_end_is_ended_with_all_that_it_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "WAIT_S", 1.0)
+    command = f"sleep 600 & echo $! > {tmp_path}/child; wait"
+    assert "has not ended after 1 s" in tried(tmp_path, "command", command)
+    child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
+def test_a_webhook_whose_answer_has_no_end_has_taken_the_alert(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def take(handler: BaseHTTPRequestHandler) -> None:
+        body(handler)
+        handler.send_response(200)
+        handler.end_headers()
+        over.wait(60.0)
+
+    with answering(take) as address:
+        assert tried(tmp_path, "webhook", address) == ""
+        over.set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        ("file", "no/such/folder/alerts.jsonl"),
+        ("file", "."),
+        ("file", "nul\0l"),
+        ("command", "nul\0l"),
+        ("command", "exit 3"),
+        ("webhook", "http://127.0.0.1:1/"),
+        ("webhook", "http://[::1"),
+        ("webhook", "http://"),
+    ],
+)
+def test_a_channel_that_cannot_work_is_told_of_and_ends_nothing(tmp_path: Path, kind: str, target: str) -> None:
+    assert tried(tmp_path, kind, target)
+
+
+def test_a_courier_whose_ledger_fails_for_a_while_goes_on_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "AGAIN_S", 0.01)
+    monkeypatch.setattr(courier, "LOOK_EVERY_S", 0.01)
+    asked, arrived = [0], threading.Event()
+
+    def open_ledger() -> Ledger:
+        asked[0] += 1
+        if asked[0] < 3:
+            raise LedgerUnavailable(file=ledger_path(tmp_path), reason="the disk is full")
+        return Ledger(ledger_path(tmp_path))
+
+    with Ledger(ledger_path(tmp_path)) as ledger:
+        ledger.alert([alert("one")], [channel("file", "alerts.jsonl")])
+        sending = Courier(open_ledger, tmp_path, lambda point: arrived.set())
+        sending.start()
+        assert arrived.wait(30.0)
+        sending.close()
+        assert not ledger.owed()
 
 
 def test_a_ledger_whose_counters_are_damaged_is_not_believed(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.control.budget.alerts import due
+from penstock.control.budget.alerts import Alert, blind, due
 from penstock.control.budget.ladder import BEGINS, CLEARLY, FORECAST_RUNG, Standing, decide
 from penstock.control.budget.limits import Change, Limits, in_force
 from penstock.publish.allowance import HEIGHT, RUNGS, Rung
@@ -108,6 +109,12 @@ def test_a_new_day_and_a_new_limit_are_told_anew() -> None:
     for standing in (day(0.6), day(0.6), tomorrow, day(1.2, limit=2.0)):
         told |= {alert.id for alert in due("a", [standing], (0.5,), told, currency="USD", at=1.0)}
     assert len(told) == 3
+
+
+def test_an_alert_of_a_limit_of_nothing_can_be_read_back() -> None:
+    standing = Standing(period="day", key="2026-07-31", limit=0.0, spent=1.0)
+    (alert,) = blind("a", standing, 0.0, "nobody counts", set(), currency="USD", at=1.0)
+    assert msgspec.json.decode(msgspec.json.encode(alert), type=Alert) == alert
 
 
 def change(id_: str, at: float, **more: object) -> Change:

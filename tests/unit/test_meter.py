@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,8 +17,9 @@ from penstock.control.meter.bill import bill_of
 from penstock.control.meter.forecast import forecast, period_of
 from penstock.control.meter.rates import Capacity, Rates, nearest, rates_of
 from penstock.control.meter.sample import Counts, Process, Sample
+from penstock.control.portfolio import read_portfolio
 from penstock.control.prices.catalogue import builtin
-from penstock.errors import UnknownMachine
+from penstock.errors import BadFile, UnknownMachine
 
 HERE = Capacity(cores=2, memory_gib=8)
 RATES = rates_of(builtin(), HERE)
@@ -60,6 +62,27 @@ def test_a_sample_that_comes_twice_or_late_charges_nothing_and_one_that_is_lost_
         assert total(charges, "memory") == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("jump", [-3600.0, -365 * 86400.0, 365 * 86400.0])
+def test_a_clock_that_is_set_in_between_changes_nothing_of_what_is_charged(jump: float) -> None:
+    """Counting goes on at once, and a year that did not pass costs nothing."""
+    samples = []
+    for t in range(1, 11):
+        seen = sample(t + (jump if t > 5 else 0.0), learner(t / 2.0, memory_gib=1.0))
+        samples.append(msgspec.structs.replace(seen, elapsed=100.0 + t))
+    charges = charged(samples)
+    assert total(charges, "cpu") == pytest.approx(5.0)
+    assert total(charges, "memory") == pytest.approx(10.0)
+    assert total(charges, "machine") == pytest.approx(10.0)
+    after = datetime.datetime.fromtimestamp(START + jump, datetime.UTC).date().isoformat()
+    assert {c.day for c in charges} == {"2026-07-31", after}
+
+
+def test_a_house_that_begins_before_the_last_one_ended_by_a_clock_set_back_is_counted() -> None:
+    again = process("up2", "", role="supervisor", started=START - 3700.0, cpu_s=2.0)
+    earlier = Sample(at=START - 3600.0, house="up2", processes=(again,))
+    assert total(charged([sample(10), earlier]), "cpu", role="supervisor") == pytest.approx(2.0)
+
+
 def test_what_a_process_used_after_its_last_look_is_charged_from_who_waited_for_it() -> None:
     up = process("up", "", role="supervisor")
     died = process("up", "", role="supervisor", reaped_cpu_s=7.0)
@@ -87,6 +110,33 @@ def test_a_new_house_begins_to_cost_when_it_began() -> None:
     again = process("up2", "", role="supervisor", started=START + 90.0)
     later = Sample(at=START + 100.0, house="up2", processes=(again,))
     assert total(charged([sample(10), later]), "machine") == pytest.approx(10.0 + 10.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("per_hour: .inf", "per_hour"),
+        ("per_hour: .nan", "per_hour"),
+        ("per_day: -1", ">= 0"),
+        ("per_month: .inf", "per_month"),
+        ("alert_at: [.inf]", "alert_at"),
+        ("alert_at: [0]", "alert_at"),
+        ("alert_webhook: nowhere", "https://server/path, not 'nowhere'"),
+        ("[]", "got `array`"),
+        ("false", "got `bool`"),
+    ],
+)
+def test_a_budget_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "budget.yaml"
+    file.write_text(text)
+    with pytest.raises(BadFile, match=told):
+        read_portfolio(file, HERE)
+
+
+def test_a_budget_file_of_comments_alone_limits_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "budget.yaml"
+    file.write_text("# per_day: 5")
+    assert read_portfolio(file, HERE).portfolio.per_day is None
 
 
 def test_what_all_services_share_is_split_as_they_are_asked() -> None:

@@ -101,6 +101,9 @@ def test_a_trace_is_planned_for_as_it_came(service: str, tmp_path: Path, capsys:
         ([*GIVEN, "-o", "plan.png"], "the plot is drawn into a page, and no picture is written: plan.html"),
         ([*GIVEN, "--frozen", "--gpu", "learning"], "--frozen has nothing that learns"),
         (["--rps", "0"], "0.0 is not in the range"),
+        (["--rps", "nan"], "'nan' is no number to reckon with"),
+        (["--rps", "inf"], "'inf' is no number to reckon with"),
+        ([*GIVEN, "--p99-ms", "nan"], "'nan' is no number to reckon with"),
     ],
 )
 def test_wrong_usage_is_said(service: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +116,24 @@ def test_a_trace_of_a_moment_is_refused(service: str, tmp_path: Path, capsys: py
     trace.write_text("0\n0.5\n1\n")
     assert run(["plan", service, *GIVEN[2:], "--traffic", str(trace)]) != 0
     assert "a plan needs a minute at least" in capsys.readouterr().err
+
+
+def test_a_trace_whose_times_are_no_seconds_is_refused(
+    service: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("0\n1e18\n")
+    assert run(["plan", service, *GIVEN[2:], "--traffic", str(trace)]) != 0
+    assert "are they seconds?" in capsys.readouterr().err
+
+
+def test_where_nothing_is_asked_on_a_whole_day_the_smallest_machine_is_enough(
+    service: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", service, "--rps", "1e-7", *GIVEN[2:], "--json"]) == 0
+    plan = msgspec.json.decode(capsys.readouterr().out)
+    assert (plan["chosen"], plan["rehearsal"]) == ("one machine", None)
+    assert plan["lines"][0]["made_of"] == "1 × e2-standard-2"
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "regression", "counts"])

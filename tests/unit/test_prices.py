@@ -92,6 +92,10 @@ def test_old_second_hand_and_future_prices_are_warned_of() -> None:
         ("", "this is no price list"),
         (OWN.replace("price: 0.2", "price: -1"), "Expected `float` >= 0"),
         (OWN.replace("price: 0.01", "price: free"), "Expected `float`, got `str`"),
+        (OWN.replace("price: 0.01", "price: .inf"), "Expected `float` <= "),
+        (OWN.replace("price: 0.01", "price: .nan"), "Expected `float` >= 0"),
+        (OWN.replace("vcpu: 8", "vcpu: .inf"), "Expected `float` <= "),
+        (OWN.replace("per_usd: 0.5", "per_usd: .inf"), "Expected `float` <= "),
         (OWN.replace("mine: {", "other: {"), "`sources` says nothing of 'mine'"),
         (
             OWN.replace("cloud: cellar, region: here, type: box", "cloud: aws, region: us-east-1, type: g6.xlarge"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from penstock.cli.finite import Finite
 from penstock.cli.show import as_json as json_option
 from penstock.cli.show import next_commands, say, show, show_json
 
@@ -14,17 +15,17 @@ if TYPE_CHECKING:
     from penstock.deploy.autoscaling import Kafka
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_POSITIVE = Finite(min=0, min_open=True)
 _KAFKA = "The learner's lag is that of a topic in Kafka instead of what servers tell."
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--rps", type=_POSITIVE, help="Predictions a second on average; with --traffic, instead of the trace's.")
-@click.option("--swing", type=click.FloatRange(0, 1), default=0.0, help="How far the day goes up and down, 0 to 1.")
+@click.option("--swing", type=Finite(0, 1), default=0.0, help="How far the day goes up and down, 0 to 1.")
 @click.option("--traffic", "trace", type=_FILE, help="CSV file with a column of times: seconds, or ISO 8601.")
 @click.option("--wait-ms", type=_POSITIVE, default=1000.0, show_default=True, help="Who waits for longer is late.")
-@click.option("--late", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share that may be late.")
+@click.option("--late", type=Finite(0, 1), default=0.01, show_default=True, help="Share that may be late.")
 @click.option("--request-ms", type=_POSITIVE, help="How long a prediction takes [default: measured]")
 @click.option(
     "--at-once", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Requests that a replica works on."

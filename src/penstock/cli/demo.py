@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from penstock.cli.finite import Finite
 from penstock.cli.main import INTERRUPTED
 from penstock.cli.show import next_commands, say, show_json
 from penstock.errors import ExtraMissing
@@ -31,7 +32,7 @@ PROGRESS_EVERY_S = 10.0
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(min=10),
+    type=Finite(min=10),
     default=DEFAULT_S,
     show_default=True,
     metavar="SECONDS",

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from penstock.cli.connect import connect
+from penstock.cli.finite import Finite
 from penstock.cli.show import as_json, at, next_commands, say, show_json, url_option
 from penstock.control.folder import replace_file
 from penstock.errors import BadFile, Refused, Unreachable
@@ -55,7 +56,7 @@ class Progress(Protocol):
 @click.option("--format", "format_", type=click.Choice(["csv", "parquet", "jsonl"]), help="Otherwise by its ending.")
 @click.option("--label", help="Column of the label, where it is not called as in the service file.")
 @click.option("--skip", multiple=True, metavar="COLUMN", help="A column to leave out; may be given many times.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second at most.")
+@click.option("--rate", type=Finite(min=0, min_open=True), help="Events a second at most.")
 @click.option("--batch", type=click.IntRange(1, 100_000), default=5_000, show_default=True, help="Events a request.")
 @click.option("--source", help="Who the events come from, where they do not say.")
 @click.option("--resume/--no-resume", default=True, help="Go on behind what was acknowledged. [default: resume]")

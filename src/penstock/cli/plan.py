@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from penstock.cli.finite import Finite
 from penstock.cli.show import as_json as json_option
 from penstock.cli.show import say, show, show_json
 
@@ -19,21 +20,19 @@ if TYPE_CHECKING:
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 START_S = 1.0
 """Of a server that was not measured: Python, its libraries, and the weights."""
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_POSITIVE = Finite(min=0, min_open=True)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--rps", type=_POSITIVE, help="Predictions a second on average; with --traffic, instead of the trace's.")
-@click.option("--swing", type=click.FloatRange(0, 1), default=0.0, help="How far the day goes up and down, 0 to 1.")
+@click.option("--swing", type=Finite(0, 1), default=0.0, help="How far the day goes up and down, 0 to 1.")
 @click.option("--traffic", "trace", type=_FILE, help="CSV file with a column of times: seconds, or ISO 8601.")
 @click.option(
     "--p99-ms", type=_POSITIVE, default=200.0, show_default=True, help="In which 99 of 100 answers are wanted."
 )
 @click.option("--fresh-s", type=_POSITIVE, help="In which 99 of 100 events are wanted in the predictions.")
-@click.option(
-    "--events", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Learned for each prediction."
-)
+@click.option("--events", type=Finite(min=0), default=1.0, show_default=True, help="Learned for each prediction.")
 @click.option("--frozen", is_flag=True, help="Nothing is learned any more.")
 @click.option("--survive-machine", is_flag=True, help="Predictions must go on while any one machine is down.")
 @click.option(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from penstock.cli.connect import connect
+from penstock.cli.finite import Finite
 from penstock.cli.show import as_csv, as_json, moment, say, show, show_record, url_option
 from penstock.errors import Refused, Unreachable
 
@@ -69,7 +70,7 @@ LINES = (
 @click.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0.0,
     metavar="SECONDS",
     help="Give services so long to be well and to have learned what they accepted.",

@@ -8,11 +8,13 @@ knows it. A file is looked through for the id first, so that it has each alert o
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -20,11 +22,14 @@ import urllib3
 
 from penstock.control.budget.alerts import Alert
 from penstock.control.ledger import Ledger
+from penstock.errors import LedgerUnavailable
 from penstock.learn.steps import Reached, nothing
 
 LOOK_EVERY_S = 0.5
 WAIT_S = 10.0
 """For an answer, or for a command to end."""
+AGAIN_S = 30.0
+"""Until the ledger is tried again."""
 RETRY_S, RETRY_MAX_S = 1.0, 300.0
 CHANNELS = ("webhook", "file", "command")
 
@@ -59,15 +64,23 @@ class Courier:
         self._thread.join(WAIT_S + 1.0)
 
     def _run(self) -> None:
-        ledger = self._open()
+        while not self._send_until_stopped():
+            if self._stop.wait(AGAIN_S):
+                return
+
+    def _send_until_stopped(self) -> bool:
+        """Send what comes; False where the ledger could not be read or written, which a full or busy disk does."""
         try:
-            while True:
-                last = self._stop.wait(LOOK_EVERY_S)
-                self.send(ledger, time.monotonic())
-                if last:
-                    return
-        finally:
-            ledger.close()
+            with self._open() as ledger:
+                while True:
+                    last = self._stop.wait(LOOK_EVERY_S)
+                    self.send(ledger, time.monotonic())
+                    if last:
+                        return True
+        except LedgerUnavailable as error:
+            sys.stderr.write(f"alerts are not sent for now: {error}\n")
+            sys.stderr.flush()
+            return False
 
     def send(self, ledger: Ledger, now: float) -> None:
         """Try everything that is owed and due at this time of a clock that does not jump."""
@@ -102,8 +115,12 @@ def deliver(alert: Alert, name: str, data: Path) -> None:
 def _post(url: str, content: bytes, key: str) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": key}
     try:
-        answer = urllib3.request("POST", url, body=content, headers=headers, retries=False, timeout=WAIT_S)
-    except urllib3.exceptions.HTTPError as error:
+        # What it says beside its status is not waited for: it may have no end.
+        answer = urllib3.request(
+            "POST", url, body=content, headers=headers, retries=False, timeout=WAIT_S, preload_content=False
+        )
+        answer.close()
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
         raise NotSent(str(error)) from error
     if not 200 <= answer.status < 300:
         raise NotSent(f"it answers {answer.status}")
@@ -120,8 +137,8 @@ def _append(file: Path, content: bytes, key: str) -> None:
             sink.write((b"\n" if before and not before.endswith(b"\n") else b"") + content + b"\n")
             sink.flush()
             os.fsync(sink.fileno())
-    except OSError as error:
-        raise NotSent(error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:
+        raise NotSent(getattr(error, "strerror", None) or str(error)) from error
 
 
 def _id(line: bytes) -> str:
@@ -133,9 +150,20 @@ def _id(line: bytes) -> str:
 
 def _run(command: str, content: bytes, key: str) -> None:
     env = {**os.environ, "PENSTOCK_ALERT_ID": key}
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(command, shell=True, input=content, env=env, timeout=WAIT_S, capture_output=True)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        # In a session of its own, so that all that it has started ends with it when it takes too long.
+        running = subprocess.Popen(
+            command, shell=True, env=env, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, start_new_session=True
+        )
+    except (OSError, ValueError) as error:
         raise NotSent(str(error)) from error
-    if done.returncode:
-        raise NotSent(f"it ends with {done.returncode}: {done.stderr.decode(errors='replace').strip()[-200:]}")
+    with running:
+        try:
+            _, said = running.communicate(content, timeout=WAIT_S)
+        except subprocess.TimeoutExpired as error:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            raise NotSent(f"it has not ended after {WAIT_S:.0f} s, and was ended") from error
+    if running.returncode:
+        raise NotSent(f"it ends with {running.returncode}: {said.decode(errors='replace').strip()[-200:]}")

@@ -191,7 +191,7 @@ class Governor:
             counts[name] = Counts(
                 predictions=predictions.get(name, 0.0), learned=float(progress.labelled), loss=progress.loss
             )
-        return Sample(at=now, house=house, processes=processes, storage_gib=self._disk, counts=counts)
+        return Sample(at=now, elapsed=elapsed, house=house, processes=processes, storage_gib=self._disk, counts=counts)
 
     # Deciding ---------------------------------------------------------------------------------------------------------
 
@@ -230,7 +230,8 @@ class Governor:
         may_stop = self._settings(scope).at_limit == "stop"
         decided = decide(before, standings, may_stop=may_stop, blind=self._blind(scope, now))
         is_lower = HEIGHT[decided.rung] < HEIGHT[before]
-        if decided.rung == before or (is_lower and now < since + DOWN_EVERY_S):
+        # Where the clock was set back, what is still to come has not just been.
+        if decided.rung == before or (is_lower and since <= now < since + DOWN_EVERY_S):
             return False
         inputs = tuple(msgspec.structs.asdict(standing) for standing in standings)
         fact = Throttled(at=now, service=scope, before=before, after=decided.rung, reason=decided.why, inputs=inputs)
@@ -260,7 +261,7 @@ class Governor:
 
     def _tell(self, now: float) -> None:
         """Say what learning costs, now and then: who asks is told why a version is served, and may wait."""
-        if now < self._told_at + TOLD_EVERY_S:
+        if self._told_at <= now < self._told_at + TOLD_EVERY_S:
             return
         self._told_at = now
         costs = {}

@@ -178,8 +178,9 @@ class Ledger:
             self._base.execute("INSERT OR IGNORE INTO changes VALUES (?, ?)", (change.id, _encode(change)))
 
     def changes(self) -> list[Change]:
+        """In the order in which they came; a clock that was set back does not put one before those that it follows."""
         with self._explained():
-            rows = self._base.execute("SELECT body FROM changes ORDER BY id").fetchall()
+            rows = self._base.execute("SELECT body FROM changes ORDER BY rowid").fetchall()
         return [self._read(body, Change) for (body,) in rows]
 
     def alert(self, alerts: Iterable[Alert], channels: Sequence[str]) -> None:

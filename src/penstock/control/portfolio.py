@@ -11,7 +11,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from penstock.control.budget.limits import Limits
+from penstock.control.budget.limits import AMOUNT_MAX, Limits
 from penstock.control.folder import replace_file
 from penstock.control.meter.rates import Capacity, Rates, rates_of, rates_told
 from penstock.control.meter.reading import owner
@@ -19,7 +19,7 @@ from penstock.control.prices.catalogue import load
 from penstock.errors import BadFile
 from penstock.spec import ALERTS_AT, Spec
 
-Amount = Annotated[float, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0, le=AMOUNT_MAX)]
 
 
 class OpenCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +62,7 @@ class Portfolio(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     per_day: Amount | None = None
     per_month: Amount | None = None
-    alert_at: Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(max_length=16)] = ALERTS_AT
+    alert_at: Annotated[tuple[Annotated[float, Meta(gt=0, le=1000)], ...], Meta(max_length=16)] = ALERTS_AT
     """Shares of a limit at which somebody is told, when they are spent or forecast."""
     alert_webhook: str = ""
     alert_file: str = ""
@@ -92,6 +92,8 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
 def read_portfolio(file: Path | None, here: Capacity) -> House:
     """The budget file, and the rates that it leads to. Raises BadFile and UnknownMachine."""
     portfolio = Portfolio() if file is None else _decoded(file)
+    if file is not None and portfolio.alert_webhook and not portfolio.alert_webhook.startswith(("http://", "https://")):
+        raise BadFile(file, f"alert_webhook is an address such as https://server/path, not {portfolio.alert_webhook!r}")
     if file is not None and portfolio.meter is not None:
         for fault in _meter_faults(portfolio, portfolio.meter.opencost):
             raise BadFile(file, fault)
@@ -149,7 +151,9 @@ def limits_of(spec: Spec) -> Limits:
 
 def _decoded(file: Path) -> Portfolio:
     try:
-        return msgspec.convert(yaml.safe_load(file.read_bytes()) or {}, Portfolio)
+        found = yaml.safe_load(file.read_bytes())
+        # A file in which everything is a comment says nothing, and that is allowed.
+        return msgspec.convert({} if found is None else found, Portfolio)
     except OSError as error:
         raise BadFile(file, error.strerror or str(error)) from error
     except (yaml.YAMLError, UnicodeError) as error:

@@ -17,6 +17,8 @@ from penstock.spec import Spec
 
 SPAN_S = 60.0
 """A trace of less says nothing of a month."""
+SPAN_MAX_S = 366 * 86_400.0
+"""A trace of more is taken for one whose times are not what they seem, such as milliseconds."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,9 @@ def traffic_of(asked: Asked) -> tuple[Traffic, Floats | None]:
     times = read(asked.trace)
     if len(times) < 2 or float(times[-1]) < SPAN_S:
         raise BadFile(asked.trace, f"its times span {float(times[-1]):,.3g} s: a plan needs a minute at least")
+    if float(times[-1]) > SPAN_MAX_S:
+        days = float(times[-1]) / 86_400.0
+        raise BadFile(asked.trace, f"its times span {days:,.4g} days: are they seconds? A plan looks at a year at most")
     found = workload.of_times(times)
     if asked.rps is not None:
         factor = asked.rps / found.mean_rps

@@ -102,6 +102,10 @@ def report(
         if candidate.function_mib:
             break
         rehearsal, tried = rehearse(candidate, workload, market, seed=seed, arrivals=times), tried + 1
+        if not rehearsal.requests:
+            # So seldom is anything asked that a day had none: that says nothing for it, and nothing against it.
+            rehearsal = None
+            break
         if rehearsal.holds is not False:
             break
         if tried < REHEARSALS_MAX:

@@ -71,7 +71,8 @@ def blind(
             scope=scope,
             period=standing.key,
             basis="blind",
-            percent=round(100 * standing.share, 6),
+            # Of nothing everything is spent, and a file of alerts has no infinite numbers.
+            percent=round(100 * standing.share, 6) if standing.limit else 100.0,
             limit=standing.limit,
             amount=standing.spent,
             currency=currency,

@@ -11,7 +11,9 @@ from msgspec import Meta
 PORTFOLIO = "portfolio"
 """Stands for all services together; no service may have this name."""
 
-Amount = Annotated[float, Meta(ge=0)]
+AMOUNT_MAX = 1e15
+"""More is no amount of any currency; infinity, which YAML has a word for, is none either."""
+Amount = Annotated[float, Meta(ge=0, le=AMOUNT_MAX)]
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,9 +51,9 @@ def in_force(scope: str, file: Limits, changes: Iterable[Change], now: float) ->
 
 
 def current(scope: str, changes: Iterable[Change], now: float) -> list[Change]:
-    """The changes of this scope that count now, those that count most last."""
+    """The changes of this scope that count now, those that count most last. They are given in their order."""
     mine: list[Change] = []
-    for each in sorted(changes, key=lambda change: (change.at, change.id)):
+    for each in changes:
         if each.scope == scope:
             mine = [] if each.is_reset else [*mine, each]
     mine = [each for each in mine if each.until is None or now < each.until]

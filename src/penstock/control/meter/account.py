@@ -95,6 +95,7 @@ class Metered(msgspec.Struct, kw_only=True):
     """What has to be remembered between two samples."""
 
     at: float = 0.0
+    elapsed: float = 0.0
     house: str = ""
     known: dict[str, Known] = {}
     storage_gib: dict[str, float] = {}
@@ -107,13 +108,14 @@ class Metered(msgspec.Struct, kw_only=True):
 def count(before: Metered, sample: Sample) -> tuple[Metered, list[Charge]]:
     """What was done since the last sample, where another system says what it cost. Its figures do not know of the time
     while nothing runs, so that of a new house nothing is taken to have been spent before it began."""
-    if sample.at <= before.at:
+    if not _is_newer(before, sample):
         return before, []
     outside, is_new = before.outside, sample.house != before.house
     until = {name: sample.at if is_new else outside.until.get(name, sample.at) for name in sample.counts}
     after = msgspec.structs.replace(
         before,
         at=sample.at,
+        elapsed=sample.elapsed,
         house=sample.house,
         # Whoever counts here next begins with the processes that there are then.
         known={},
@@ -127,7 +129,7 @@ def count(before: Metered, sample: Sample) -> tuple[Metered, list[Charge]]:
 def charge(before: Metered, sample: Sample, rates: Rates) -> tuple[Metered, list[Charge]]:
     """What is to be charged for this sample, and what to remember. One that is not newer than the last charges
     nothing."""
-    if sample.at <= before.at:
+    if not _is_newer(before, sample):
         return before, []
     used = [*_processor(before, sample), *_held(before, sample)]
     day = _day(sample.at)
@@ -151,6 +153,28 @@ def charge(before: Metered, sample: Sample, rates: Rates) -> tuple[Metered, list
     )
     charges += _counted(before, sample, day)
     return _after(before, sample, charges, up_s), charges
+
+
+def _is_newer(before: Metered, sample: Sample) -> bool:
+    """Whether there is something new in a sample. Somebody may have set the clock of the day back: that is no reason to
+    count nothing until it has come as far again."""
+    if _is_one_clock(before, sample):
+        return sample.elapsed > before.elapsed
+    return sample.at > before.at or sample.house != before.house
+
+
+def _is_one_clock(before: Metered, sample: Sample) -> bool:
+    """Whether the clock that does not jump has gone on since: it begins anew when the machine does."""
+    return bool(sample.house and before.elapsed) and sample.house == before.house
+
+
+def _passed_s(before: Metered, sample: Sample) -> float:
+    """Seconds since the last sample. While the house is the same a clock that was set in between changes nothing."""
+    if not before.at:
+        return 0.0
+    if _is_one_clock(before, sample):
+        return sample.elapsed - before.elapsed
+    return max(0.0, sample.at - before.at)
 
 
 def _day(at: float) -> str:
@@ -207,7 +231,7 @@ def _left_behind(before: Metered, here: Mapping[str, Process]) -> dict[str, tupl
 
 def _held(before: Metered, sample: Sample) -> Iterator[tuple[str, str, Resource, float]]:
     """Memory, devices and disk for the time since the last sample, by the mean of what was held at both."""
-    passed_s = sample.at - before.at if before.at else 0.0
+    passed_s = _passed_s(before, sample)
     for process in sample.processes:
         known = before.known.get(process.key)
         earlier = known.process if known else process
@@ -244,7 +268,7 @@ def _counted(before: Metered, sample: Sample, day: str) -> Iterator[Charge]:
 
 def _up_s(before: Metered, sample: Sample) -> float:
     """For how long the house ran since the last sample."""
-    passed_s = sample.at - before.at
+    passed_s = _passed_s(before, sample) if before.at else math.inf
     if sample.house == before.house:
         return passed_s
     started = next((each.started for each in sample.processes if each.key == sample.house), sample.at)
@@ -269,6 +293,7 @@ def _after(before: Metered, sample: Sample, charges: Iterable[Charge], up_s: flo
     names = {*before.fast, *spent, *sample.counts}
     return Metered(
         at=sample.at,
+        elapsed=sample.elapsed,
         house=sample.house,
         known=charged,
         storage_gib=sample.storage_gib,

@@ -50,6 +50,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     """Seconds since 1970."""
+    elapsed: float = 0.0
+    """Seconds by a clock that does not jump, and that goes on while `house` stays the same; 0 where there is none."""
     house: str
     """The key of the supervisor: counts of servers begin anew with it."""
     processes: tuple[Process, ...]

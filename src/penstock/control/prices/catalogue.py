@@ -12,7 +12,9 @@ import yaml
 
 from penstock.errors import BadFile
 
-Price = Annotated[float, msgspec.Meta(ge=0)]
+LARGEST = 1e12
+"""Of any number in a price list: YAML has a word for infinity, which is no price."""
+Price = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,7 +35,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     price: Price
     spot: Price | None = None
     """While the seller has machines to spare; None where it is not known."""
-    vcpu: Annotated[float, msgspec.Meta(gt=0)]
+    vcpu: Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
     memory_mib: Annotated[int, msgspec.Meta(gt=0)]
     accelerator: str | None = None
     gpus: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -55,7 +57,7 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A price list. All its prices are in its currency."""
 
     currency: str = "USD"
-    per_usd: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    per_usd: Annotated[float, msgspec.Meta(gt=0, le=LARGEST)] | None = None
     """What a dollar costs in the currency; needed where that is another one."""
     valid_days: Annotated[int, msgspec.Meta(gt=0)] = 180
     """A price that was read longer ago is warned of."""
