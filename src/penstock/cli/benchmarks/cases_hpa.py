@@ -23,8 +23,8 @@ class UsageSample(_Input, frozen=True, kw_only=True):
     """A pod's sample by container, in thousandths."""
 
     pod: str
-    t: float
-    window_s: float
+    t: float = 0.0
+    window_s: float = 60.0
     containers: dict[str, int | None] | None = None
 
 
@@ -166,11 +166,21 @@ class Reconcile(_Input, frozen=True, kw_only=True):
 
 
 def _utilization(given: Utilization) -> dict[str, Any]:
+    samples = _samples(given.metrics, given.container)
     try:
+        if given.metrics and not samples:
+            # Somebody answers, and says nothing of these pods: that is another failure than nobody's answer.
+            replicas.by_utilization(
+                given.pods,
+                samples,
+                current=given.current_replicas,
+                target_pct=given.target_utilization_pct,
+                tolerances=given.tolerance,
+                settings=SETTINGS,
+                now=NOW,
+            )
         metric = horizontal.ResourceMetric(
-            container=given.container,
-            target_pct=given.target_utilization_pct,
-            samples=_samples(given.metrics, given.container),
+            container=given.container, target_pct=given.target_utilization_pct, samples=samples
         )
         target = horizontal.Target(replicas=given.current_replicas, pods=given.pods)
         found = horizontal.propose(metric, target, given.tolerance, now=NOW, settings=SETTINGS)
@@ -329,14 +339,13 @@ _FAILING: dict[Failing, horizontal.Metric] = {
 
 
 def _samples(given: tuple[UsageSample, ...], container: str | None) -> dict[str, pods.Sample]:
-    """Samples by pod. A pod of which a container was not measured has none; one asked for by name must be there."""
+    """Samples by pod. A pod of which a container was not measured has none; where one is asked for by name, it alone
+    counts, and a pod without it says nothing (kubernetes#127193: before, that was an error)."""
     found = {}
     for each in given:
         used = each.containers or {}
         if container is not None:
-            if container not in used:
-                raise MetricUnavailable(f"container {container} not present in metrics for pod {each.pod}")
-            used = {container: used[container]}
+            used = {container: used.get(container)}
         values = [value for value in used.values() if value is not None]
         if values and len(values) == len(used):
             found[each.pod] = pods.Sample(value_m=sum(values), t=each.t, window_s=each.window_s)
