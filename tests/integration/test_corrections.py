@@ -34,6 +34,7 @@ from penstock.learn.journal import RecordedSteps, read_steps
 from penstock.learn.learner import Learner
 from penstock.learn.outside.registry import outside_members
 from penstock.learn.steps import Step
+from penstock.publish.corrections import counted
 from penstock.publish.publisher import CORRECTING_SHARE, Publisher
 from penstock.publish.receipts import SqliteReceipts
 from penstock.publish.replay import Replay
@@ -162,7 +163,8 @@ def test_what_that_compares_has_corrections_of_all_kinds_in_it(tmp_path: Path) -
     for step in made:
         receipt = receipts.receipt(step.version)
         assert (receipt.cause, receipt.events) == ("correction", 0)
-        assert f"Labels of {len(step.corrected.places)} events" in receipt.verdict if step.corrected else False
+        assert step.corrected is not None
+        assert f"Labels of {counted(len(step.corrected.places))} learned before" in receipt.verdict
     receipts.close()
 
 

@@ -220,7 +220,8 @@ def test_what_is_forgotten_beyond_luck_and_known_by_the_good_version_is_rolled_b
     ("change", "told"),
     [
         ({"is_shown": False}, "which may be luck"),
-        ({"lost": 0.01}, "0.010 is lost"),
+        ({"lost": 0.01}, "0.010 is lost on 40 of class 'b' (at most 0.02)."),
+        ({"lost": 0.0, "is_shown": False}, "0.000 is lost on 40 of class 'b' (at most 0.02)."),
         ({"than_good": 0.0}, "no version is known that knows it better"),
         ({"live_events": 50, "live_gain": 0.1}, "the world has changed"),
     ],

@@ -85,5 +85,7 @@ class ForgettingWatch:
 
     def _lost(self, forgotten: Forgotten) -> str:
         of = f"{forgotten.of_anchors} of {forgotten.of}" if forgotten.of else f"{forgotten.anchors} anchors"
-        shown = "beyond luck" if forgotten.is_shown else "which may be luck"
-        return f"{forgotten.lost:.3f} is lost on {of} (at most {self._most:g}), {shown}"
+        told = f"{forgotten.lost:.3f} is lost on {of} (at most {self._most:g})"
+        if forgotten.lost <= self._most:
+            return told
+        return f"{told}, {'beyond luck' if forgotten.is_shown else 'which may be luck'}"

@@ -90,6 +90,11 @@ def told(corrected: CorrectedStep) -> str:
     named = ", ".join(f"{partition}:{offset}" for partition, offset in corrected.places[:PLACES_TOLD])
     more = f" and {len(corrected.places) - PLACES_TOLD:,} more" if len(corrected.places) > PLACES_TOLD else ""
     return (
-        f"Labels of {len(corrected.places):,} events that were learned are corrected or taken back ({named}{more}): "
-        f"{corrected.again:,} events were learned again with the labels that they have now."
+        f"Labels of {counted(len(corrected.places))} learned before are corrected or taken back ({named}{more}), and "
+        f"{counted(corrected.again)} learned again with the labels that they have now."
     )
+
+
+def counted(events: int) -> str:
+    """So many events, in words."""
+    return f"{events:,} event{'s' * (events != 1)}"
