@@ -28,6 +28,9 @@ from penstock.learn.steps import Reached, nothing
 LOOK_EVERY_S = 0.5
 WAIT_S = 10.0
 """For an answer, or for a command to end."""
+LAST_S = 5.0
+"""For what is owed when all is to end; what is sent then is not waited for any longer."""
+LOOK_AT_COMMAND_S = 0.25
 AGAIN_S = 30.0
 """Until the ledger is tried again."""
 RETRY_S, RETRY_MAX_S = 1.0, 300.0
@@ -53,6 +56,7 @@ class Courier:
         self._failures: dict[tuple[str, str], int] = {}
         self._again_at: dict[tuple[str, str], float] = {}
         self._stop = threading.Event()
+        self._at_once = threading.Event()
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
 
     def start(self) -> None:
@@ -61,6 +65,9 @@ class Courier:
     def close(self) -> None:
         """End, and send what is owed once more; what is not sent then is sent at the next start."""
         self._stop.set()
+        self._thread.join(LAST_S)
+        # A command is not left behind: nobody would end it.
+        self._at_once.set()
         self._thread.join(WAIT_S + 1.0)
 
     def _run(self) -> None:
@@ -86,10 +93,12 @@ class Courier:
         """Try everything that is owed and due at this time of a clock that does not jump."""
         for alert, name in ledger.owed():
             owed = alert.id, name
+            if self._at_once.is_set():
+                return
             if now < self._again_at.get(owed, now):
                 continue
             try:
-                deliver(alert, name, self._data)
+                deliver(alert, name, self._data, self._at_once.is_set)
             except NotSent as error:
                 failures = self._failures[owed] = self._failures.get(owed, 0) + 1
                 self._again_at[owed] = now + min(RETRY_MAX_S, RETRY_S * 2.0 ** min(failures - 1, 16))
@@ -100,8 +109,8 @@ class Courier:
                 ledger.sent(alert.id, name, time.time())
 
 
-def deliver(alert: Alert, name: str, data: Path) -> None:
-    """Send one alert by one channel. Raises NotSent."""
+def deliver(alert: Alert, name: str, data: Path, is_over: Callable[[], bool] = bool) -> None:
+    """Send one alert by one channel. Raises NotSent; a command that has not ended when it is over is ended."""
     kind, _, target = name.partition(" ")
     content = msgspec.json.encode(alert)
     if kind == "webhook":
@@ -109,7 +118,7 @@ def deliver(alert: Alert, name: str, data: Path) -> None:
     elif kind == "file":
         _append(data / target, content, alert.id)
     else:
-        _run(target, content, alert.id)
+        _run(target, content, alert.id, is_over)
 
 
 def _post(url: str, content: bytes, key: str) -> None:
@@ -148,7 +157,7 @@ def _id(line: bytes) -> str:
         return ""
 
 
-def _run(command: str, content: bytes, key: str) -> None:
+def _run(command: str, content: bytes, key: str, is_over: Callable[[], bool]) -> None:
     env = {**os.environ, "PENSTOCK_ALERT_ID": key}
     pipe = subprocess.PIPE
     try:
@@ -158,12 +167,19 @@ def _run(command: str, content: bytes, key: str) -> None:
         )
     except (OSError, ValueError) as error:
         raise NotSent(str(error)) from error
+    given: bytes | None = content
+    until = time.monotonic() + WAIT_S
     with running:
-        try:
-            _, said = running.communicate(content, timeout=WAIT_S)
-        except subprocess.TimeoutExpired as error:
-            with suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
-            raise NotSent(f"it has not ended after {WAIT_S:.0f} s, and was ended") from error
+        while True:
+            try:
+                _, said = running.communicate(given, timeout=LOOK_AT_COMMAND_S)
+                break
+            except subprocess.TimeoutExpired as error:
+                given = None
+                if time.monotonic() < until and not is_over():
+                    continue
+                with suppress(ProcessLookupError):
+                    os.killpg(running.pid, signal.SIGKILL)
+                raise NotSent("it had not ended in time, and was ended") from error
     if running.returncode:
         raise NotSent(f"it ends with {running.returncode}: {said.decode(errors='replace').strip()[-200:]}")
