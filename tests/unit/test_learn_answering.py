@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from penstock.learn.fast import answering
 from penstock.learn.fast.answering import ask, ask_two, chances
 from penstock.learn.fast.classify import ClassLearner
 from penstock.learn.fast.kernels import multiply
@@ -58,6 +59,9 @@ def test_few_events_are_answered_as_many_are(seed: int, classes: int, n: int, wi
     few, many = learner.answer(features, others), members.answer(features, others)
     for field in ("scores", "members", "mixed", "sharp", "recency", "looks"):
         assert getattr(few, field) == pytest.approx(getattr(many, field), abs=1e-12), field
+    # Who asks for the mixture alone gets the same to the last bit.
+    alone = members.answer_by(answering, features, others, mixed_alone=True)
+    assert np.array_equal(alone.mixed, few.mixed)
 
 
 def test_what_is_no_number_is_not_hidden() -> None:

@@ -154,15 +154,15 @@ def answer(
     looks: NDArray[np.intp],
 ) -> None:
     """Of (n, C, H) scores, (C, bases) bases and (n, C, others) probabilities: the (n, C, members) probabilities of all
-    members, the (n, C) ``sharp`` and ``mixed`` ones, and the (n,) classes that the exact head sees, all of them
-    written. The names are those of `classify.ClassMembers`; (n,) ``live`` is the weight of the live answer beside the
-    lasting one, a product of the live one and of the members ``lasting`` (`lasting.Lasting`), which there is only where
-    the model ``has_past`` events to learn it from."""
+    members, or room for those of one event where nobody asks for them, the (n, C) ``sharp`` and ``mixed`` ones, and the
+    (n,) classes that the exact head sees, all of them written. The names are those of `classify.ClassMembers`; (n,)
+    ``live`` is the weight of the live answer beside the lasting one, a product of the live one and of the members
+    ``lasting`` (`lasting.Lasting`), which there is only where the model ``has_past`` events to learn it from."""
     n, outputs, heads = scores.shape
     below = len(mixture)
     stacked, product = np.empty((outputs, len(powers))), np.empty((outputs, 1))
     for i in range(n):
-        said = members[i]
+        said = members[i % len(members)]
         for c in range(outputs):
             for b in range(BASES):
                 said[c, b] = bases[c, b]
@@ -189,27 +189,39 @@ def answer(
             mixed[i, c] += gone * (said[c, BASES + exact] - mixed[i, c])
 
 
+@compiled("void(f8[:, ::1], i8[:, ::1], f8[:, :, ::1], i8, i8[::1])", part=True)
+def _find(values: Array, columns: NDArray[np.int64], bounds: Array, tree: int, places: NDArray[np.int64]) -> None:
+    """Writes the (n,) places of a tree's leaves for (columns, n) values: its first question is the lowest bit."""
+    n = len(places)
+    places[:] = 0
+    for level in range(columns.shape[1]):
+        bound, bit = bounds[0, tree, level], 1 << level
+        if bound == np.inf:
+            # Nothing is beyond it: the question only makes the tree as deep as others.
+            continue
+        of_level = values[columns[tree, level]]
+        # What is no number is never beyond anything. Events stand side by side, so that several are asked at once.
+        if len(bounds) > 1:
+            end = bounds[1, tree, level]
+            for i in range(n):
+                places[i] |= bit if (of_level[i] > bound) & (of_level[i] <= end) else 0
+        else:
+            for i in range(n):
+                places[i] |= bit if of_level[i] > bound else 0
+
+
 @compiled("void(f8[:, ::1], i8[:, ::1], f8[:, :, ::1], f8[:, :, ::1], f8[:, ::1])")
 def ask(values: Array, columns: NDArray[np.int64], bounds: Array, leaves: Array, scores: Array) -> None:
     """Writes the (n, outputs) sums of leaves of symmetric trees for (columns, n) values; the trees are those of
     `trees.Trees`."""
-    trees, depth = columns.shape
     n, outputs = scores.shape
-    two_ends = len(bounds) > 1
-    for i in range(n):
-        for k in range(outputs):
-            scores[i, k] = 0.0
-        for t in range(trees):
-            place = 0
-            for level in range(depth):
-                value = values[columns[t, level], i]
-                # What is no number is never beyond anything.
-                is_far = value > bounds[0, t, level]
-                if two_ends:
-                    is_far = is_far and value <= bounds[1, t, level]
-                place |= (1 if is_far else 0) << level
+    places = np.empty(n, np.int64)
+    scores[:] = 0.0
+    for t in range(len(columns)):
+        _find(values, columns, bounds, t, places)
+        for i in range(n):
             for k in range(outputs):
-                scores[i, k] += leaves[t, place, k]
+                scores[i, k] += leaves[t, places[i], k]
 
 
 @compiled("void(f8[:, ::1], i8[::1], f8, f8[:, :])")
@@ -249,21 +261,17 @@ def ask_two(values: Array, columns: NDArray[np.int64], bounds: Array, leaves: Ar
     """Writes the (n, 2, members) probabilities of two classes by as many trees of each member, put together by
     `trees.together`, for (columns, n) values."""
     n, _, members = said.shape
-    each, depth = len(columns) // members, columns.shape[1]
-    two_ends = len(bounds) > 1
-    for i in range(n):
-        for member in range(members):
-            total = 0.0
-            for t in range(member * each, (member + 1) * each):
-                place = 0
-                for level in range(depth):
-                    value = values[columns[t, level], i]
-                    is_far = value > bounds[0, t, level]
-                    if two_ends:
-                        is_far = is_far and value <= bounds[1, t, level]
-                    place |= (1 if is_far else 0) << level
-                total += leaves[t, place, 0]
-            second = 1.0 / (1.0 + np.exp(-min(max(total, -STEEP), STEEP)))
+    each = len(columns) // members
+    places, totals = np.empty(n, np.int64), np.empty(n)
+    for member in range(members):
+        totals[:] = 0.0
+        for t in range(member * each, (member + 1) * each):
+            _find(values, columns, bounds, t, places)
+            of_tree = leaves[t, :, 0]
+            for i in range(n):
+                totals[i] += of_tree[places[i]]
+        for i in range(n):
+            second = 1.0 / (1.0 + np.exp(-min(max(totals[i], -STEEP), STEEP)))
             said[i, 1, member] = second
             said[i, 0, member] = 1.0 - second
 

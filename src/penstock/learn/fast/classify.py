@@ -137,15 +137,15 @@ class ClassMembers:
         mixed += absent * (members[:, :, BASES + self.exact] - mixed)
         return Answer(scores, members, mixed, sharp, recency, looks)
 
-    def answer_by(self, answering: ModuleType, features: Array, others: Array) -> Answer:
+    def answer_by(self, answering: ModuleType, features: Array, others: Array, *, mixed_alone: bool = False) -> Answer:
         """The same by compiled loops, ``answering`` being their module: in two thirds of the time, in a fifth where
-        there are few events. May differ in the last digits."""
+        there are few events. May differ in the last digits. With ``mixed_alone`` it does not keep what members said."""
         n, classes = len(features), self.weights.shape[1]
         if not classes:
             return self.answer(features, others)
         scores, recency = self.scores(features), self.recency.of(features)
         live = self.live(recency) if self.lasting.on else np.ones(n)
-        said = np.empty((n, classes, self.layout.members))
+        said = np.empty((1 if mixed_alone else n, classes, self.layout.members))
         sharp, mixed, looks = np.empty((n, classes)), np.empty((n, classes)), np.empty(n, np.intp)
         stacks, lasting = self.stacks, self.lasting
         answering.answer(

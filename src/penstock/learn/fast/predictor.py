@@ -174,7 +174,8 @@ class BlockPredictor:
             alone = self._stable.probabilities(embedded, self._classes, len(self._classes))
             others = answers(self._experts, batch, len(self._classes), alone)
             if self._answering is not None:
-                return Predictions(probabilities=members.answer_by(self._answering, features, others).mixed)
+                compiled = members.answer_by(self._answering, features, others, mixed_alone=True)
+                return Predictions(probabilities=compiled.mixed)
             answer = members.answer(features, others)
             return Predictions(probabilities=answer.mixed, said=said.of_classes(answer.members, mark))
         if isinstance(members, SetMembers):
