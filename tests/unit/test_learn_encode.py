@@ -175,3 +175,19 @@ def test_random_features_come_from_the_seed_and_leave_indicators_alone() -> None
     encoded[:, 5] = 1.0
     changed = FeatureMap(seed=3, inputs=5, count=40, size=5).features(encoded)
     assert np.array_equal(first[:, :41], changed[:, :41])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40))
+def test_whoever_learns_encodes_as_servers_do_to_the_last_bit(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    types: tuple[FeatureType, ...] = ("number", "boolean", "number", "vector")
+    plain, compiled = Encoder(_spec(*types)), Encoder(_spec(*types), compiled=True)
+    for scale in (1.0, 1e3):
+        numbers = rng.normal(3.0, scale, size=(n, 3))
+        numbers[rng.random(numbers.shape) < 0.1] = np.nan
+        numbers[rng.random(numbers.shape) < 0.05] = np.inf
+        batch = _batch(numbers, vectors=(rng.normal(size=(n, 3)),))
+        batch.numbers.flags.writeable = False
+        assert plain.encode(batch).tobytes() == compiled.encode(batch).tobytes()
+        plain.absorb(batch)
+        compiled.absorb(batch)

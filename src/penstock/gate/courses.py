@@ -49,6 +49,15 @@ def spread(sums: Array, x: Array, events: int) -> None:
         sums[0] += x[i]
 
 
+@compiled("b1(f8[:])")
+def are_bounded(losses: Array) -> bool:
+    """Whether all lie in [0, 1], which a NaN does not."""
+    in_order = True
+    for i in range(len(losses)):
+        in_order &= (losses[i] >= 0.0) & (losses[i] <= 1.0)
+    return in_order
+
+
 @compiled("f8(f8[::1], f8[::1], f8, f8)")
 def radius(tilts: Array, penalties: Array, squares: float, bound: float) -> float:
     """Where the logarithm of sum over l of exp(l r - psi(l) squares) reaches the bound: Newton from the right."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.gate import courses
 from penstock.gate.interface import Evidence, Opinions
 
 Array = NDArray[np.float64]
@@ -54,7 +55,7 @@ class Losses:
 
 def bounded(losses: Array) -> Array:
     """Losses in [0, 1]; one that is not a number is the worst."""
-    # A comparison with a NaN is false, so that this is true only of losses that are all in order, the usual case.
-    if not len(losses) or (losses.min() >= 0.0 and losses.max() <= 1.0):
+    if courses.are_bounded(losses):
+        # The usual case.
         return losses
     return np.clip(np.nan_to_num(losses, nan=1.0), 0.0, 1.0)

@@ -104,11 +104,16 @@ class SourceWatch:
         n, by_good = len(losses), losses if good is None else good
         distinct: list[str | None] = [None] if sources is None else list(dict.fromkeys(sources))
         slots = [self._slot(source) for source in distinct]
-        self._sums[:, :SHORT] *= exp(-n / LONG_MEMORY)
-        self._sums[:, SHORT:] *= exp(-n / SHORT_MEMORY)
+        long, short = exp(-n / LONG_MEMORY), exp(-n / SHORT_MEMORY)
         if len(self._slots) == 1:
-            self._sums[slots[0]] += (n, float(losses.sum()), float(by_good.sum())) * 2
+            # The usual case, for which arrays are slow.
+            lost = float(np.add.reduce(losses))
+            more = (n, lost, lost if by_good is losses else float(np.add.reduce(by_good))) * 2
+            fades = (long,) * SHORT + (short,) * SHORT
+            self._sums[0] = [s * fade + new for s, fade, new in zip(self._sums[0].tolist(), fades, more, strict=True)]
             return None
+        self._sums[:, :SHORT] *= long
+        self._sums[:, SHORT:] *= short
         places = _places(sources, distinct, n)
         # What the others usually lose is taken from before the step, so that the step does not vouch for itself.
         before = self._sums.copy()

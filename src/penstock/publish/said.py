@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +19,9 @@ from penstock.spec import ClassName
 LOOK_EVENTS = 512
 """Events that both have answered between two looks."""
 
-Raw = tuple[list[ClassName], list[tuple[NDArray[np.float64], tuple[ClassName, ...]]]]
+Probabilities = tuple[NDArray[np.float64], tuple[ClassName, ...]]
+"""(n, classes), and the names of the columns."""
+Raw = tuple[list[ClassName], list[Probabilities]]
 
 
 class Said:
@@ -69,9 +72,18 @@ class Said:
 
     def _read_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for labels, both in waiting:
-            columns: list[Any] = [labels]
-            for opinion in (opinion_of(*one) for one in both):
-                columns += [opinion.said, opinion.chances.tolist()]
-            for column, more in zip(self._read, columns, strict=True):
-                column.extend(more)
+        for labels, _ in waiting:
+            self._read[0].extend(labels)
+        for version in (0, 1):
+            said, chances = self._read[1 + 2 * version : 3 + 2 * version]
+            # Those with the same columns, which most steps have, are read at once.
+            for (classes, _), alike in groupby((both[version] for _, both in waiting), _columns):
+                opinion = opinion_of(np.concatenate([probabilities for probabilities, _ in alike]), classes)
+                said.extend(opinion.said)
+                chances.extend(opinion.chances.tolist())
+
+
+def _columns(one: Probabilities) -> tuple[tuple[ClassName, ...], int]:
+    """What the columns are called, and how many of the names there are yet."""
+    probabilities, classes = one
+    return classes, probabilities.shape[1]

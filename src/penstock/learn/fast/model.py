@@ -66,7 +66,7 @@ class FastModel:
         """Know nothing yet but the base."""
         spec = self._spec
         self._stable = Stable(base)
-        self._encoder = Encoder(spec)
+        self._encoder = Encoder(spec, compiled=True)
         self._anchor = Anchor(spec)
         self._experts = self._fresh_experts()
         others = self._stable.members + sum(expert.members for expert in self._experts)

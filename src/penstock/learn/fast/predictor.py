@@ -116,7 +116,7 @@ class BlockPredictor:
 
             self._answering = answering
         self._schema = Schema.of(spec).fingerprint
-        self._encoder = Encoder(spec)
+        self._encoder = Encoder(spec, compiled=compiled)
         self._anchor = Anchor(spec)
         self._stable = Stable(found(bases, block.head.base))
         self._experts: list[Answering] = [*boosted(spec, self._encoder, compiled=compiled)]

@@ -75,6 +75,17 @@ def absorb(
     return known, is_missing
 
 
+@compiled("void(f8[:, ::1], f8, f8, f8[::1], f8[::1])")
+def standardise(values: Array, most: float, clip: float, centre: Array, inverse: Array) -> None:
+    """Makes (n, d) values, cut at ``most``, into (value - centre) * inverse within ``clip``, in place; 0 for NaN."""
+    n, d = values.shape
+    for i in range(n):
+        for f in range(d):
+            x = min(max(values[i, f], -most), most)
+            x = min(max((x - centre[f]) * inverse[f], -clip), clip)
+            values[i, f] = x if values[i, f] == values[i, f] and x == x else 0.0
+
+
 @compiled("void(f8[::1], f8[::1], f8[::1])")
 def invert(centre: Array, deviation: Array, inverse: Array) -> None:
     """Writes one over each (d,) deviation; zero for one at the level of rounding, which is that of a constant and
