@@ -27,7 +27,6 @@ from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import HeldOut
 from penstock.learn.journal import StepJournal, read_steps
 from penstock.learn.learner import Learner
-from penstock.learn.ready import Ready, ReadyManifest, write_ready
 from penstock.learn.slow.artifact import Artifact, BaseManifest, sealed
 from penstock.learn.slow.base import LocalBases
 from penstock.learn.steps import CanaryCounts
@@ -42,6 +41,7 @@ from penstock.publish.rooms import Clocks, Rooms
 from penstock.publish.snapshots import LocalSnapshots
 from penstock.service import run_verification
 from penstock.spec import ClassName, Feature, Gate, Learn, Spec
+from penstock.testing.small_house import leave_learner
 
 NAME = "tried"
 FEATURES = {name: Feature(type="number") for name in "ab"}
@@ -172,21 +172,15 @@ class House:
         bases = LocalBases(self.folder / "bases")
         model = FastModel(SPEC, bases, bases.put(artifact))
         learner = Learner(SPEC, LocalLogReader(self.folder / "log"), JoinWindow.of(SPEC.label), model)
-        step = 0
-        for entry in read_steps(self.folder / "steps"):
-            if entry.ranges:
-                learner.again(entry.number, entry.ranges)
-            step = entry.number
-        values, state = learner.save()
-        manifest = ReadyManifest(
+        leave_learner(
+            self.folder,
+            learner,
+            read_steps(self.folder / "steps"),
             number=number,
             reason="request",
-            step=step,
             base=artifact.id,
-            needed=learner.needed(),
             held_out=HeldOut(events=0, gained=0, lost=0, forgotten=0.0),
         )
-        write_ready(self.folder / "consolidation", Ready(manifest=manifest, learner=values, model=state))
         while not self.publisher.take_up():
             pass
 

@@ -26,7 +26,6 @@ from penstock.learn.inputs import Seen, seen_of
 from penstock.learn.interface import Base, Embedded, HeldOut
 from penstock.learn.journal import StepJournal, read_steps
 from penstock.learn.learner import Learner
-from penstock.learn.ready import Ready, ReadyManifest, write_ready
 from penstock.learn.steps import CanaryCounts
 from penstock.publish.canary_counts import Counted, write_counts
 from penstock.publish.live import SharedLiveReader, SharedLiveWeights
@@ -36,6 +35,7 @@ from penstock.publish.rooms import Clocks, Rooms, SlowRooms
 from penstock.publish.snapshots import LocalSnapshots
 from penstock.spec import ClassName, Consolidate, Feature, Gate, Learn, Spec
 from penstock.testing.memory_log import MemoryLog
+from penstock.testing.small_house import leave_learner
 
 SPEC = Spec(
     name="promoted",
@@ -135,24 +135,17 @@ class House:
         many of the held-out events of the past, where 5 were lost."""
         join = JoinWindow.of(SPEC.label)
         learner = Learner(SPEC, self.log.reader(), join, FastModel(SPEC, find, Waves(frequency)))
-        step = 0
-        for entry in read_steps(self.folder / "steps"):
-            if entry.ranges:
-                learner.again(entry.number, entry.ranges)
-            step = entry.number
-        values, model = learner.save()
-        manifest = ReadyManifest(
+        leave_learner(
+            self.folder,
+            learner,
+            read_steps(self.folder / "steps"),
             number=number,
-            reason="schedule",
-            step=step,
             base=IDS[frequency],
-            needed=learner.needed(),
             held_out=HeldOut(events=100, gained=gained, lost=5, forgotten=0.0),
             events=900,
             seconds=12.0,
             cpu_s=11.0,
         )
-        write_ready(self.folder / "consolidation", Ready(manifest=manifest, learner=values, model=model))
 
 
 def run(publisher: Publisher, until: Callable[[], bool] = lambda: False) -> None:

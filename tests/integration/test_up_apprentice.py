@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from up_process import Up, penstock, running, until
+from up_process import Up, penstock, running_alone, until
 
 from penstock.eventlog.local import LocalLogReader
 from penstock.events import Batch, Kind, Offset, decode
@@ -26,8 +26,7 @@ gate: {apprentice: {of: old-rules, after_events: 64}}
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[Up]:
-    (tmp_path / "orders.yaml").write_text(SERVICE)
-    with running(tmp_path / "orders.yaml", tmp_path / "data") as up:
+    with running_alone(SERVICE, tmp_path / "orders.yaml") as up:
         yield up
 
 

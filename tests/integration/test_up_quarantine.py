@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from up_process import Up, penstock, running, until
+from up_process import Up, penstock, running, running_alone, until
 
 SERVICE = """name: orders
 task: regression
@@ -21,8 +21,7 @@ consolidate: {when: never}
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[Up]:
-    (tmp_path / "orders.yaml").write_text(SERVICE)
-    with running(tmp_path / "orders.yaml", tmp_path / "data") as up:
+    with running_alone(SERVICE, tmp_path / "orders.yaml") as up:
         yield up
 
 

@@ -109,6 +109,14 @@ def running(files: Path, data: Path, *more: str) -> Iterator[Up]:
         up.process.stdout.close()
 
 
+@contextlib.contextmanager
+def running_alone(service: str, file: Path) -> Iterator[Up]:
+    """The one service that this text describes, written to the file, with its data beside it."""
+    file.write_text(service)
+    with running(file, file.parent / "data") as up:
+        yield up
+
+
 def until(condition: Callable[[], bool], otherwise: str, timeout_s: float = START_S) -> None:
     """Wait for something that is bound to happen."""
     deadline = time.monotonic() + timeout_s

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -181,24 +182,39 @@ def leave_candidate(
     """What a consolidation leaves: a learner after this step of the recorded ones, whose model has another base and
     learns at another rate; ``shift`` is how much higher the step's number is where it will be adopted. The id of the
     base."""
-    learner = small_learner(log)
-    for entry in entries:
-        if entry.number <= step and entry.ranges:
-            learner.again(entry.number, entry.ranges)
-    values, model = learner.save()
     base = f"{number:064x}"
     (folder / "bases" / base).mkdir(parents=True)
-    ready = Ready(
-        manifest=ReadyManifest(
-            number=number,
-            reason="schedule",
-            step=step + shift,
-            base=base,
-            needed=learner.needed(),
-            held_out=HeldOut(events=10, gained=3, lost=1, forgotten=forgotten),
-        ),
-        learner=values,
-        model=State({**model.values, "rate": 0.5 / number, "base": base}, model.arrays),
+    leave_learner(
+        folder,
+        small_learner(log),
+        (entry for entry in entries if entry.number <= step),
+        shift=shift,
+        other={"rate": 0.5 / number, "base": base},
+        number=number,
+        base=base,
+        held_out=HeldOut(events=10, gained=3, lost=1, forgotten=forgotten),
     )
-    write_ready(folder / "consolidation", ready)
     return base
+
+
+def leave_learner(
+    folder: Path,
+    learner: Learner,
+    entries: Iterable[Step],
+    *,
+    shift: int = 0,
+    reason: str = "schedule",
+    other: Mapping[str, object] = MappingProxyType({}),
+    **told: Any,
+) -> None:
+    """Leave this learner, once it has learned the recorded steps, as a consolidation does that tells so much of itself
+    in its manifest. Some values of the model may be other ones then."""
+    step = 0
+    for entry in entries:
+        if entry.ranges:
+            learner.again(entry.number, entry.ranges)
+        step = entry.number
+    values, model = learner.save()
+    manifest = ReadyManifest(step=step + shift, reason=reason, needed=learner.needed(), **told)
+    model = State({**model.values, **other}, model.arrays)
+    write_ready(folder / "consolidation", Ready(manifest=manifest, learner=values, model=model))
