@@ -22,17 +22,17 @@ from penstock.control.house import PENSTOCK
 from penstock.control.record import recorded, recorded_path
 from penstock.control.spare import go_on_in_fork
 from penstock.errors import PenstockError
-from penstock.publish.live import SharedLiveReader
-from penstock.publish.live_files import live_path
+from penstock.publish.weights.live import SharedLiveReader
+from penstock.publish.weights.live_files import live_path
 from penstock.specfile.reader import load
 
 if TYPE_CHECKING:
     from penstock.events import Version
     from penstock.learn.checkpoint import Checkpoints
     from penstock.publish.interface import Witness
-    from penstock.publish.lineage import Archive
+    from penstock.publish.past.lineage import Archive
+    from penstock.publish.past.verify import Verification
     from penstock.publish.publisher import Publisher
-    from penstock.publish.verify import Verification
     from penstock.spec import Spec
 
 COMPILING = "compiling what learns, once for this installation: some twenty seconds\n"
@@ -51,8 +51,8 @@ def run_server(services: Sequence[str], data: Path, *, worker: int, fd: int) -> 
 def run_learner(service: str, data: Path) -> None:
     """Learn, judge and publish for one service until SIGTERM or SIGINT."""
     from penstock.learn.checkpoint import Checkpoints
-    from penstock.publish.environment import keep, this_environment
-    from penstock.publish.last_words import leave
+    from penstock.publish.notices.last_words import leave
+    from penstock.publish.records.environment import keep, this_environment
     from penstock.publish.restarts import settings_behind
 
     _load_machine_code(data)
@@ -79,13 +79,13 @@ def _publisher(spec: Spec, data: Path, checkpoints: Checkpoints, environment: st
     """Who decides about the versions of this service, and writes into its folder."""
     from penstock.eventlog.local import LocalLogReader
     from penstock.learn.journal import StepJournal
-    from penstock.publish.allowance import AllowanceFile
     from penstock.publish.assembly import is_past_whole, parts_of
-    from penstock.publish.live import SharedLiveWeights
+    from penstock.publish.notices.allowance import AllowanceFile
     from penstock.publish.publisher import Publisher
-    from penstock.publish.receipts import SqliteReceipts
+    from penstock.publish.records.receipts import SqliteReceipts
     from penstock.publish.rooms import Rooms
-    from penstock.publish.snapshots import LocalSnapshots
+    from penstock.publish.weights.live import SharedLiveWeights
+    from penstock.publish.weights.snapshots import LocalSnapshots
 
     service, folder = spec.name, data / spec.name
     readers = (LocalLogReader(folder / "log"), LocalLogReader(folder / "log"))
@@ -136,10 +136,10 @@ def run_verification(
     from penstock.events import Version
     from penstock.learn.checkpoint import Checkpoints
     from penstock.publish.assembly import replay_of
-    from penstock.publish.environment import this_environment
-    from penstock.publish.receipts import SqliteReceipts
-    from penstock.publish.snapshots import LocalSnapshots
-    from penstock.publish.verify import Past, Verifier
+    from penstock.publish.past.verify import Past, Verifier
+    from penstock.publish.records.environment import this_environment
+    from penstock.publish.records.receipts import SqliteReceipts
+    from penstock.publish.weights.snapshots import LocalSnapshots
 
     spec, folder = recorded(data, service), data / service
     receipts = SqliteReceipts(folder / "versions.sqlite", service, read_only=True)
@@ -161,7 +161,7 @@ def versions_kept(service: str, data: Path) -> list[Version]:
     """Versions of a service that does not run which can be gone back to."""
     from penstock.learn.block import unpack
     from penstock.learn.checkpoint import Checkpoints
-    from penstock.publish.snapshots import LocalSnapshots
+    from penstock.publish.weights.snapshots import LocalSnapshots
 
     folder = data / service
     kept = set(LocalSnapshots(folder / "snapshots", service).versions(with_state=True))
@@ -180,8 +180,8 @@ def archive_of(service: str, data: Path) -> Iterator[Archive]:
     Raises UnknownService."""
     from penstock.eventlog.local import LocalLogReader
     from penstock.learn.journal import RecordedSteps
-    from penstock.publish.lineage import Archive
-    from penstock.publish.receipts import SqliteReceipts
+    from penstock.publish.past.lineage import Archive
+    from penstock.publish.records.receipts import SqliteReceipts
 
     recorded(data, service)
     folder = data / service
@@ -293,4 +293,4 @@ def _load_for_the_fork() -> None:
     import penstock.learn.fast.triangles
     import penstock.publish.assembly
     import penstock.publish.publisher
-    import penstock.publish.receipts  # noqa: F401
+    import penstock.publish.records.receipts  # noqa: F401

@@ -14,8 +14,8 @@ import pytest
 from penstock.facts import RaceEnded
 from penstock.learn.journal import RecordedSteps, read_steps
 from penstock.learn.steps import Reached, nothing
-from penstock.publish.receipts import SqliteReceipts
-from penstock.publish.replay import Replay
+from penstock.publish.past.replay import Replay
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.spec import Apprentice, Gate
 from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
 from penstock.testing.memory_log import MemoryLog

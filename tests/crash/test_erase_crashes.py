@@ -22,9 +22,9 @@ from penstock.events import Offset
 from penstock.learn.block import digest
 from penstock.learn.journal import read_steps
 from penstock.learn.steps import Reached, nothing
-from penstock.publish.erasing import Whose
-from penstock.publish.receipts import SqliteReceipts
-from penstock.publish.snapshots import LocalSnapshots
+from penstock.publish.past.erasing import Whose
+from penstock.publish.records.receipts import SqliteReceipts
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
 from penstock.testing.local_house import SPEC, Traffic, publisher_of
 

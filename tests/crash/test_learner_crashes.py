@@ -20,13 +20,13 @@ from penstock.facts import OrderRefused, Restarted
 from penstock.learn.block import digest
 from penstock.learn.journal import read_steps
 from penstock.learn.steps import CanaryCounts, Reached, nothing
-from penstock.publish.canary_counts import Counted, write_counts
-from penstock.publish.live import SharedLiveReader
-from penstock.publish.orders import Order
+from penstock.publish.asked.orders import Order
+from penstock.publish.asked.wishes import Wish, ask, read_quarantine
+from penstock.publish.candidates.canary_counts import Counted, write_counts
 from penstock.publish.publisher import Publisher
-from penstock.publish.receipts import SqliteReceipts
-from penstock.publish.snapshots import LocalSnapshots
-from penstock.publish.wishes import Wish, ask, read_quarantine
+from penstock.publish.records.receipts import SqliteReceipts
+from penstock.publish.weights.live import SharedLiveReader
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_house import SCRIPT, SPEC, build_publisher, filled_log, leave_candidate

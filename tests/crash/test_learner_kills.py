@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from penstock.learn.fast.model import FastModel
-from penstock.publish.live import SharedLiveReader
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
+from penstock.publish.weights.live import SharedLiveReader
 from penstock.testing.local_house import ALL, SPEC, Traffic, publisher_of
 
 

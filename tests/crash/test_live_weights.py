@@ -18,12 +18,12 @@ import pytest
 from penstock.events import Offset, Partition, Version
 from penstock.learn.interface import Block, BlockHead
 from penstock.publish.interface import Progress
-from penstock.publish.live import _PROGRESS_AT as PROGRESS_PLACES
-from penstock.publish.live import SharedLiveReader, SharedLiveWeights
-from penstock.publish.live import _newest as newest
-from penstock.publish.live import _progress_at as progress_at
-from penstock.publish.live import _Told as Told
-from penstock.publish.live_files import live_path, remove_live
+from penstock.publish.weights.live import _PROGRESS_AT as PROGRESS_PLACES
+from penstock.publish.weights.live import SharedLiveReader, SharedLiveWeights
+from penstock.publish.weights.live import _newest as newest
+from penstock.publish.weights.live import _progress_at as progress_at
+from penstock.publish.weights.live import _Told as Told
+from penstock.publish.weights.live_files import live_path, remove_live
 from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
 
 SIZES = (10, 300, 5_000, 9_000, 20_000, 60_000)

@@ -24,7 +24,7 @@ from penstock.control.meter.sample import Process
 from penstock.control.meter_reader import MeterReader
 from penstock.control.portfolio import House, Meters, OpenCost, Portfolio
 from penstock.learn.steps import Reached, nothing
-from penstock.publish.allowance import RUNGS, AllowanceFile
+from penstock.publish.notices.allowance import RUNGS, AllowanceFile
 from penstock.spec import Budget, Feature, Spec
 from penstock.testing.faults import FaultPoint, KillAt, Recorder, run_in_child
 from penstock.testing.http_stub import answering, body, say

@@ -18,7 +18,7 @@ from penstock.cli.benchmarks.report import Freshness, Report, freshness_rows
 from penstock.cli.benchmarks.running import Running, running
 from penstock.cli.benchmarks.stream import PACED_REQUESTS_PER_S, Load, Settings
 from penstock.events import Kind
-from penstock.publish.live_files import live_path
+from penstock.publish.weights.live_files import live_path
 from penstock.serve.decode import Decoder, Media
 
 

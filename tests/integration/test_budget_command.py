@@ -22,7 +22,7 @@ from penstock.events import Version
 from penstock.facts import Promoted, Throttled
 from penstock.gate.interface import Interval
 from penstock.publish.interface import Receipt
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.spec import Budget, Feature, Spec
 from penstock.specfile.writer import dump
 

@@ -14,7 +14,13 @@ from penstock.control.consolidator import Consolidator
 from penstock.control.folder import is_alive
 from penstock.events import Offset, Partition, Version
 from penstock.learn.ready import hold, holds
-from penstock.publish.consolidating import Consolidating, ask, is_asked, read_consolidating, write_consolidating
+from penstock.publish.candidates.consolidating import (
+    Consolidating,
+    ask,
+    is_asked,
+    read_consolidating,
+    write_consolidating,
+)
 from penstock.publish.interface import Progress, SlowTier
 from penstock.spec import Consolidate, Feature, Spec
 from penstock.testing.memory_publish import MemoryLiveWeights

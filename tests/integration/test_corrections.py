@@ -35,9 +35,9 @@ from penstock.learn.learner import Learner
 from penstock.learn.outside.registry import outside_members
 from penstock.learn.steps import Step
 from penstock.publish.corrections import counted
+from penstock.publish.past.replay import Replay
 from penstock.publish.publisher import CORRECTING_SHARE, Publisher
-from penstock.publish.receipts import SqliteReceipts
-from penstock.publish.replay import Replay
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.publish.rooms import Clocks
 from penstock.spec import ClassName, Spec, Task
 from penstock.testing.memory_log import MemoryLog

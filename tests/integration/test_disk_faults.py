@@ -16,7 +16,7 @@ from penstock.client import NDJSON
 from penstock.errors import LogCorrupt
 from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Offset
-from penstock.publish import last_words
+from penstock.publish.notices import last_words
 from penstock.serve.intake import FAILURE_SHOWN_S
 from penstock.spec import Feature, Spec
 from penstock.testing.log_conformance import P0, entry

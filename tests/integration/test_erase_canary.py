@@ -31,14 +31,14 @@ from penstock.learn.slow.artifact import Artifact, BaseManifest, sealed
 from penstock.learn.slow.base import LocalBases
 from penstock.learn.steps import CanaryCounts
 from penstock.publish.assembly import parts_of, replay_of
-from penstock.publish.canary_counts import Counted, write_counts
-from penstock.publish.erasing import Whose
-from penstock.publish.live import SharedLiveReader, SharedLiveWeights
+from penstock.publish.candidates.canary_counts import Counted, write_counts
+from penstock.publish.past.erasing import Whose
+from penstock.publish.past.rebuild import STARTS_ANEW
 from penstock.publish.publisher import Publisher
-from penstock.publish.rebuild import STARTS_ANEW
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.publish.rooms import Clocks, Rooms
-from penstock.publish.snapshots import LocalSnapshots
+from penstock.publish.weights.live import SharedLiveReader, SharedLiveWeights
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.service import run_verification
 from penstock.spec import ClassName, Feature, Gate, Learn, Spec
 from penstock.testing.small_house import leave_learner

@@ -24,16 +24,16 @@ from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.interface import HeldOut
 from penstock.learn.journal import StepJournal, read_steps
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
+from penstock.publish.asked.orders import Order, ask
 from penstock.publish.assembly import parts_of, replay_of
-from penstock.publish.erasing import Erasing, Found, Whose, find
 from penstock.publish.line import Kept
-from penstock.publish.live import SharedLiveWeights
-from penstock.publish.orders import Order, ask
+from penstock.publish.past.erasing import Erasing, Found, Whose, find
+from penstock.publish.past.rebuild import STARTS_ANEW
 from penstock.publish.publisher import Publisher
-from penstock.publish.rebuild import STARTS_ANEW
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.publish.rooms import Rooms
-from penstock.publish.snapshots import LocalSnapshots
+from penstock.publish.weights.live import SharedLiveWeights
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.replies import Replies
 from penstock.service import run_verification
 from penstock.spec import Apprentice, ClassName, Feature, Spec

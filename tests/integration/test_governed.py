@@ -22,9 +22,9 @@ from penstock.control.ledger import Ledger, ledger_path
 from penstock.control.supervisor import Child, Supervisor
 from penstock.errors import LedgerUnavailable
 from penstock.events import Version
-from penstock.publish.allowance import FREE, Allowance, AllowanceFile, write_allowance
-from penstock.publish.consolidating import read_consolidating
+from penstock.publish.candidates.consolidating import read_consolidating
 from penstock.publish.interface import Progress
+from penstock.publish.notices.allowance import FREE, Allowance, AllowanceFile, write_allowance
 from penstock.spec import Consolidate, Feature, Spec
 from penstock.testing.http_stub import answering, body, say
 from penstock.testing.local_house import Traffic, publisher_of

@@ -11,8 +11,8 @@ from penstock.errors import UnknownEvent, UnknownVersion
 from penstock.events import Kind, Offset, Range, Version, decode
 from penstock.learn.journal import RecordedSteps, read_steps
 from penstock.learn.steps import Step
-from penstock.publish.lineage import Archive, united, without
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.past.lineage import Archive, united, without
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.testing.small_house import SPEC, build_publisher, filled_log
 
 SCRIPT = ("publish", "probation", "publish", "good", "hold", "hold", "publish", "publish", "roll_back", "publish")

@@ -19,7 +19,7 @@ from penstock.events import Version
 from penstock.facts import Consolidated, GivenUp
 from penstock.learn.journal import read_steps
 from penstock.publish.interface import Receipt
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.spec import Lineage, Spec
 from penstock.testing.small_house import SPEC, build_publisher, filled_log
 

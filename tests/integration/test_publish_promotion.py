@@ -27,12 +27,12 @@ from penstock.learn.interface import Base, Embedded, HeldOut
 from penstock.learn.journal import StepJournal, read_steps
 from penstock.learn.learner import Learner
 from penstock.learn.steps import CanaryCounts
-from penstock.publish.canary_counts import Counted, write_counts
-from penstock.publish.live import SharedLiveReader, SharedLiveWeights
+from penstock.publish.candidates.canary_counts import Counted, write_counts
 from penstock.publish.publisher import Publisher
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.publish.rooms import Clocks, Rooms, SlowRooms
-from penstock.publish.snapshots import LocalSnapshots
+from penstock.publish.weights.live import SharedLiveReader, SharedLiveWeights
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.spec import ClassName, Consolidate, Feature, Gate, Learn, Spec
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_house import leave_learner

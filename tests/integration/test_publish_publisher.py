@@ -18,10 +18,10 @@ from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.interface import Block
 from penstock.learn.journal import StepJournal, read_steps
 from penstock.learn.steps import Step
-from penstock.publish.live import SharedLiveReader
-from penstock.publish.orders import Order
+from penstock.publish.asked.orders import Order
 from penstock.publish.publisher import Publisher
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
+from penstock.publish.weights.live import SharedLiveReader
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_house import SPEC, build_publisher, filled_log, small_events
 from penstock.testing.small_learner import SmallModel

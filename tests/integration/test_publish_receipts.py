@@ -13,11 +13,11 @@ from penstock.errors import ReceiptsUnavailable, UnknownVersion
 from penstock.events import Offset, Partition, Version
 from penstock.facts import Fact, Held, Published, RolledBack
 from penstock.learn.steps import Step, StepAction
-from penstock.publish import receipts as module
-from penstock.publish.account import Account, bounded_mean
 from penstock.publish.interface import Receipt, Receipts
-from penstock.publish.receipts import SqliteReceipts
-from penstock.publish.withdrawals import withdrawn_by
+from penstock.publish.records import receipts as module
+from penstock.publish.records.account import Account, bounded_mean
+from penstock.publish.records.receipts import SqliteReceipts
+from penstock.publish.records.withdrawals import withdrawn_by
 from penstock.testing.memory_publish import MemoryReceipts
 
 SERVICE = "small"

@@ -15,7 +15,7 @@ from penstock.learn.journal import read_steps
 from penstock.learn.ready import hold, ready_folder, ready_numbers, release
 from penstock.learn.steps import Step
 from penstock.publish.publisher import Publisher
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_house import SPEC, build_publisher, filled_log, leave_candidate
 

@@ -13,7 +13,7 @@ from penstock.events import Offset, Partition, Version
 from penstock.learn.block import digest
 from penstock.learn.interface import Block, BlockHead
 from penstock.publish.interface import Snapshots
-from penstock.publish.snapshots import LocalSnapshots
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.testing.memory_publish import MemorySnapshots
 
 

@@ -22,11 +22,11 @@ from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.journal import RecordedSteps, StepJournal, read_steps
 from penstock.learn.ready import ready_numbers, shelved_numbers
 from penstock.learn.steps import Step
-from penstock.publish.orders import Order
+from penstock.publish.asked.orders import Order
+from penstock.publish.past.replay import Replay, nearest, published_at
 from penstock.publish.publisher import Publisher
-from penstock.publish.replay import Replay, nearest, published_at
-from penstock.publish.snapshots import LocalSnapshots
 from penstock.publish.succession import Succession
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.spec import ClassName
 from penstock.testing.memory_log import MemoryLog
 from penstock.testing.small_house import (

@@ -13,7 +13,7 @@ from penstock.gate.share import is_within
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import Block
 from penstock.learn.steps import CanaryCounts
-from penstock.publish.canary_counts import counts_of
+from penstock.publish.candidates.canary_counts import counts_of
 from penstock.serve.decode import Decoder, Media
 from penstock.spec import Apprentice, Feature, Gate, Learn, Spec
 from penstock.testing.server import ServerProcess

@@ -8,9 +8,9 @@ from typing import cast
 
 import pytest
 
-from penstock.publish.allowance import Allowance, AllowanceFile, write_allowance
 from penstock.publish.interface import Progress
-from penstock.publish.live import SharedLiveReader, SharedLiveWeights
+from penstock.publish.notices.allowance import Allowance, AllowanceFile, write_allowance
+from penstock.publish.weights.live import SharedLiveReader, SharedLiveWeights
 from penstock.serve import health as of
 from penstock.serve.served import Pace, Service
 

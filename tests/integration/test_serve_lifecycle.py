@@ -19,7 +19,7 @@ from penstock.events import Offset, Partition, Version
 from penstock.facts import Held, Published, RolledBack
 from penstock.learn.checkpoint import Checkpoint, Checkpoints
 from penstock.publish.interface import Receipt
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.spec import Budget, Feature, Learn, Serve, Spec
 from penstock.testing.server import ServerProcess
 

@@ -12,7 +12,7 @@ from up_process import Up, all_learned, penstock, running, until
 
 from penstock.client import NDJSON, Client
 from penstock.control.folder import is_alive
-from penstock.publish.consolidating import read_consolidating
+from penstock.publish.candidates.consolidating import read_consolidating
 
 NEEDED = ("torch", "onnxruntime")
 pytestmark = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in NEEDED), reason="no bases here")

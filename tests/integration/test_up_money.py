@@ -26,7 +26,7 @@ from penstock.control.ledger import Ledger, ledger_path
 from penstock.control.meter.forecast import period_of
 from penstock.control.statement import statement
 from penstock.errors import Refused, Unreachable
-from penstock.publish.allowance import HEIGHT
+from penstock.publish.notices.allowance import HEIGHT
 from penstock.testing.http_stub import answering, say
 
 SERVICE = """

@@ -148,7 +148,7 @@ def _await_publication(up: Up, served: int) -> None:
 
 
 def test_an_idle_learner_is_woken_by_an_order(house: Up, tmp_path: Path) -> None:
-    from penstock.publish.orders import Order, answered, ask
+    from penstock.publish.asked.orders import Order, answered, ask
 
     def obeyed(what: str) -> Callable[[], bool]:
         file = ask(house.data / "orders" / "orders", Order(what=what, by="ann"))  # type: ignore[arg-type]

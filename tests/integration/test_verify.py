@@ -22,8 +22,8 @@ from penstock.control.record import record
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.journal import RecordedSteps, StepJournal, read_steps
 from penstock.learn.steps import Step
-from penstock.publish.environment import Environment, find, keep
-from penstock.publish.verify import Verification
+from penstock.publish.past.verify import Verification
+from penstock.publish.records.environment import Environment, find, keep
 from penstock.service import run_verification
 from penstock.spec import Gate, Spec
 from penstock.testing.local_house import SPEC, Traffic

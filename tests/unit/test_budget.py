@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from penstock.control.budget.alerts import Alert, blind, due
 from penstock.control.budget.ladder import BEGINS, CLEARLY, FORECAST_RUNG, Standing, decide
 from penstock.control.budget.limits import Change, Limits, in_force
-from penstock.publish.allowance import HEIGHT, RUNGS, Rung
+from penstock.publish.notices.allowance import HEIGHT, RUNGS, Rung
 
 AMOUNTS = st.floats(0.0, 3.0)
 STANDINGS = st.lists(

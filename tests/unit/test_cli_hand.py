@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from penstock.cli.hand import _in_one_line, me
 from penstock.cli.status import forgotten_line, hold_line
-from penstock.publish.hand import words_for
-from penstock.publish.orders import BY_MAX, REASON_MAX, Order
+from penstock.publish.asked.hand import words_for
+from penstock.publish.asked.orders import BY_MAX, REASON_MAX, Order
 
 
 @given(st.text(max_size=40))

@@ -8,7 +8,7 @@ import pytest
 
 from penstock.control.due import FIRST_RETRY_S, RETRY_MAX_S, after_failure, why_now
 from penstock.events import Version
-from penstock.publish.consolidating import Consolidating
+from penstock.publish.candidates.consolidating import Consolidating
 from penstock.publish.interface import Progress, SlowTier
 from penstock.spec import Consolidate
 

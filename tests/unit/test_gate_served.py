@@ -19,8 +19,8 @@ from penstock.gate.rule import HarmGate
 from penstock.gate.served import ServedWatch
 from penstock.join.window import JoinWindow
 from penstock.learn.learner import Learner
+from penstock.publish.candidates.shadow import Shadows
 from penstock.publish.entries import Stamp
-from penstock.publish.shadow import Shadows
 from penstock.publish.succession import Succession
 from penstock.spec import Gate
 from penstock.testing.memory_log import MemoryLog

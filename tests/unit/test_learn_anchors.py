@@ -21,8 +21,8 @@ from penstock.learn.groups import SLICES_MAX
 from penstock.learn.interface import Forgotten
 from penstock.learn.learner import Learner
 from penstock.learn.slow.history import History
+from penstock.publish.candidates.shadow import Shadows
 from penstock.publish.entries import Stamp
-from penstock.publish.shadow import Shadows
 from penstock.publish.succession import Succession
 from penstock.spec import ClassName, Feature, Gate, Learn, Spec
 from penstock.testing.memory_log import MemoryLog

@@ -21,7 +21,7 @@ from penstock.control.meter.reading import Allocation, Reading, days_due, missin
 from penstock.control.meter.sample import Counts, Process, Sample
 from penstock.control.portfolio import check_names, read_portfolio
 from penstock.errors import BadFile
-from penstock.publish.allowance import HEIGHT, RUNGS, Rung
+from penstock.publish.notices.allowance import HEIGHT, RUNGS, Rung
 from penstock.testing.memory_meter import MemoryMeter
 from penstock.testing.meter_conformance import MeterConformance
 

@@ -8,7 +8,7 @@ import pytest
 from penstock.events import Batch, Kind
 from penstock.learn.fast.model import FastModel
 from penstock.learn.learner import Taken
-from penstock.publish.shadow import Shadows
+from penstock.publish.candidates.shadow import Shadows
 from penstock.spec import Feature, Learn, Spec, Task
 
 LABELS = {

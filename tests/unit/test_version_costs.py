@@ -15,9 +15,9 @@ from penstock.control.ledger import Ledger, ledger_path
 from penstock.control.meter.account import Charge, Metered
 from penstock.events import Version
 from penstock.gate.interface import Interval
-from penstock.publish.costs import Costs, read_costs, write_costs
 from penstock.publish.interface import Consolidation, Receipt
-from penstock.publish.priced import cost_of, per_point, priced
+from penstock.publish.notices.costs import Costs, read_costs, write_costs
+from penstock.publish.records.priced import cost_of, per_point, priced
 
 DAY = "2026-07-31"
 NOON = datetime.datetime(2026, 7, 31, 12, tzinfo=datetime.UTC).timestamp()

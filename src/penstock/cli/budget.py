@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from penstock.control.budget.limits import Change
     from penstock.control.ledger import Ledger
     from penstock.control.statement import Scope, Statement
-    from penstock.publish.allowance import Limit
+    from penstock.publish.notices.allowance import Limit
 
 OVER_BUDGET = 4
 WAIT_S = 15.0

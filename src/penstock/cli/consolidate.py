@@ -36,7 +36,7 @@ def consolidate(service: str, data: Path, wait: bool) -> int:
     from penstock.control.folder import read_state
     from penstock.control.house import missing_for_bases
     from penstock.control.record import recorded_path
-    from penstock.publish.consolidating import ask
+    from penstock.publish.candidates.consolidating import ask
     from penstock.specfile.reader import load
 
     data = data.absolute()
@@ -60,9 +60,9 @@ def consolidate(service: str, data: Path, wait: bool) -> int:
 
 def _settled(data: Path, service: str) -> int:
     """The number of the newest consolidation that begun before now."""
-    from penstock.publish.consolidating import read_consolidating
-    from penstock.publish.live import SharedLiveReader
-    from penstock.publish.live_files import live_path
+    from penstock.publish.candidates.consolidating import read_consolidating
+    from penstock.publish.weights.live import SharedLiveReader
+    from penstock.publish.weights.live_files import live_path
 
     reader = SharedLiveReader(live_path(data, service))
     slow, consolidating = reader.progress().slow, read_consolidating(data / service / "consolidation")
@@ -74,9 +74,9 @@ def _settled(data: Path, service: str) -> int:
 def _follow(data: Path, service: str, before: int) -> int:
     """Say each change, until the first consolidation after number ``before`` has come to its end; the exit code."""
     from penstock.control.folder import read_state
-    from penstock.publish.consolidating import read_consolidating
-    from penstock.publish.live import SharedLiveReader
-    from penstock.publish.live_files import live_path
+    from penstock.publish.candidates.consolidating import read_consolidating
+    from penstock.publish.weights.live import SharedLiveReader
+    from penstock.publish.weights.live_files import live_path
 
     folder, said = data / service / "consolidation", ""
     asked_at = time.time()

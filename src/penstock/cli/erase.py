@@ -98,7 +98,7 @@ def _readable(found: dict[str, Any]) -> dict[str, Any]:
 def build(data: Path, service: str, subject: str | None, event_id: str | None, dry_run: bool) -> None:
     """The process that builds: the receipt as JSON on stdout, how far it is on stderr."""
     from penstock.control.erase import erase, look
-    from penstock.publish.erasing import Whose
+    from penstock.publish.past.erasing import Whose
 
     whose = Whose(subject=subject, id=event_id)
     if dry_run:

@@ -18,7 +18,7 @@ from penstock.cli.show import next_commands, say, show_json
 from penstock.errors import NotObeyed, OrderRefused
 
 if TYPE_CHECKING:
-    from penstock.publish.orders import Answer, Order
+    from penstock.publish.asked.orders import Answer, Order
 
 LOOK_EVERY_S = 0.005
 WAIT_S = 30.0
@@ -85,7 +85,7 @@ def _order(what: Any, service: str, data: Path, by: str | None, reason: str, **m
     """What the learner says of it, or None where nothing runs that could. Raises OrderRefused and NotObeyed."""
     from penstock.control.folder import read_state
     from penstock.control.record import recorded
-    from penstock.publish.orders import BY_MAX, REASON_MAX, Order, answered, ask, withdraw
+    from penstock.publish.asked.orders import BY_MAX, REASON_MAX, Order, answered, ask, withdraw
 
     recorded(data, service)
     who, why = _in_one_line("--by", by or "", BY_MAX) or me(), _in_one_line("--reason", reason, REASON_MAX)
@@ -118,7 +118,7 @@ def _in_one_line(option: str, text: str, most: int) -> str:
 
 def _foresee(service: str, data: Path, order: Order) -> None:
     """Nothing runs: what cannot be is said now, and not at the next start. Raises OrderRefused."""
-    from penstock.publish.hand import told_versions
+    from penstock.publish.asked.hand import told_versions
     from penstock.service import versions_kept
 
     if order.version is None:

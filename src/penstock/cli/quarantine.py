@@ -71,7 +71,7 @@ def list_(service: str, source: str | None, reason: str | None, limit: int, as_j
 def show_(service: str, id_: str, as_json: bool, data: Path) -> None:
     """One event, with its features from the log."""
     from penstock.control.record import recorded
-    from penstock.publish.wishes import event_at
+    from penstock.publish.asked.wishes import event_at
 
     (row,) = _chosen(service, data, [id_], None, all_=False)
     found = _shown(row) | event_at(recorded(data, service), data / service, row.place)
@@ -107,7 +107,7 @@ def drop(service: str, ids: tuple[str, ...], source: str | None, all_: bool, dat
 
 def _kept(service: str, data: Path) -> list[Aside]:
     from penstock.control.record import recorded
-    from penstock.publish.wishes import read_quarantine
+    from penstock.publish.asked.wishes import read_quarantine
 
     recorded(data, service)
     return read_quarantine(data / service).kept
@@ -130,7 +130,7 @@ def _chosen(service: str, data: Path, ids: Sequence[str], source: str | None, *,
 
 def _wish(service: str, data: Path, rows: Sequence[Aside], *, is_release: bool) -> None:
     from penstock.control.folder import read_state
-    from penstock.publish.wishes import Wish, ask
+    from penstock.publish.asked.wishes import Wish, ask
 
     if not rows:
         say("There is nothing to be done: no such event is set aside.")

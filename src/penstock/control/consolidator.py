@@ -22,9 +22,9 @@ import msgspec
 from penstock.control.due import REST, after_failure, why_now
 from penstock.control.supervisor import dies_with
 from penstock.learn.ready import ready_numbers, release
-from penstock.publish.allowance import SLOW_REST, AllowanceFile
-from penstock.publish.consolidating import answer, ask, is_asked, read_consolidating, write_consolidating
+from penstock.publish.candidates.consolidating import answer, ask, is_asked, read_consolidating, write_consolidating
 from penstock.publish.interface import LiveReader
+from penstock.publish.notices.allowance import SLOW_REST, AllowanceFile
 from penstock.spec import Spec
 
 LOOK_EVERY_S = 1.0

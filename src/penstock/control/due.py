@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from penstock.publish.consolidating import Consolidating
+from penstock.publish.candidates.consolidating import Consolidating
 from penstock.publish.interface import Progress
 from penstock.spec import Consolidate
 

@@ -26,9 +26,9 @@ from penstock.events import Offset, Partition, Range, Version
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.journal import RecordedSteps, StepJournal
 from penstock.learn.steps import Erasure, Reached, nothing
-from penstock.publish.environment import this_environment
-from penstock.publish.erasing import Found, Whose, find
-from penstock.publish.rebuild import Rebuild, Site, Start, highest_version, prepare, withdrawn_consolidations
+from penstock.publish.past.erasing import Found, Whose, find
+from penstock.publish.past.rebuild import Rebuild, Site, Start, highest_version, prepare, withdrawn_consolidations
+from penstock.publish.records.environment import this_environment
 from penstock.publish.state import state_hash
 from penstock.spec import Spec
 
@@ -52,7 +52,7 @@ class ErasureReceipt(msgspec.Struct, frozen=True, kw_only=True):
     named_by: str
     """``subject`` or ``id``."""
     name: str
-    """Scrypt of that and the name, salted: `publish.erasing.Whose.hashed`."""
+    """Scrypt of that and the name, salted: `publish.past.erasing.Whose.hashed`."""
     salt: str
     events: dict[str, int]
     """How many of each kind were erased."""

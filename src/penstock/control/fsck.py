@@ -18,7 +18,7 @@ from penstock.eventlog.inspection import inspect_partition
 from penstock.events import Partition
 from penstock.learn.checkpoint import Checkpoints, read_manifest
 from penstock.learn.inspection import inspect_bases, inspect_candidates, inspect_checkpoints, inspect_journal
-from penstock.publish.inspection import inspect_published
+from penstock.publish.past.inspection import inspect_published
 from penstock.specfile.reader import load
 
 

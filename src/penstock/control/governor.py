@@ -33,9 +33,9 @@ from penstock.control.sensor import folder_gib
 from penstock.facts import Throttled
 from penstock.learn.steps import Reached, nothing
 from penstock.metrics import counted
-from penstock.publish.allowance import FREE, HEIGHT, Allowance, Limit, Rung
-from penstock.publish.costs import Costs, newest
 from penstock.publish.interface import LiveReader
+from penstock.publish.notices.allowance import FREE, HEIGHT, Allowance, Limit, Rung
+from penstock.publish.notices.costs import Costs, newest
 from penstock.spec import Budget, Spec
 
 LOOK_MIN_S, LOOK_MAX_S = 0.25, 5.0

@@ -21,7 +21,7 @@ from penstock.control.record import record
 from penstock.control.supervisor import Child, Supervisor
 from penstock.control.swap import finish, unfinished
 from penstock.errors import CannotListen
-from penstock.publish.live_files import live_path, remove_live
+from penstock.publish.weights.live_files import live_path, remove_live
 from penstock.spec import Spec
 
 PENSTOCK = (sys.executable, "-P", "-m", "penstock")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from penstock.control.meter.reading import Reading
-from penstock.publish.allowance import Allowance
-from penstock.publish.costs import Costs
+from penstock.publish.notices.allowance import Allowance
+from penstock.publish.notices.costs import Costs
 
 
 class Actuator(Protocol):

@@ -23,7 +23,7 @@ from penstock.control.meter.forecast import PeriodName, forecast, period_of
 from penstock.control.meter.reading import Restatement
 from penstock.errors import LedgerUnavailable
 from penstock.facts import Throttled
-from penstock.publish.allowance import Limit
+from penstock.publish.notices.allowance import Limit
 
 FORMAT = 1
 WAIT_S = 10.0

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from penstock.control.folder import replace_file
-from penstock.publish.allowance import Allowance, write_allowance
-from penstock.publish.costs import Costs, write_costs
+from penstock.publish.notices.allowance import Allowance, write_allowance
+from penstock.publish.notices.costs import Costs, write_costs
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,9 +18,9 @@ from penstock.control.record import recorded
 from penstock.errors import UnknownService
 from penstock.facts import Promoted, Throttled
 from penstock.gate.interface import Interval
-from penstock.publish.allowance import Limit
-from penstock.publish.priced import per_point
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.notices.allowance import Limit
+from penstock.publish.records.priced import per_point
+from penstock.publish.records.receipts import SqliteReceipts
 
 PROMOTIONS_MAX = 1000
 """Of a month that are looked at."""

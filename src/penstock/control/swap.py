@@ -12,7 +12,7 @@ from pathlib import Path
 
 from penstock.control.folder import erasing_folder
 from penstock.eventlog.folders import sync_folder
-from penstock.publish.live_files import live_path, remove_live
+from penstock.publish.weights.live_files import live_path, remove_live
 
 
 def unfinished(data: Path) -> list[str]:

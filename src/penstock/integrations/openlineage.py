@@ -22,7 +22,7 @@ from penstock.events import Range, Version
 from penstock.facts import Consolidated, Fact, GivenUp
 from penstock.metrics import openlineage_counter
 from penstock.publish.interface import Receipt
-from penstock.publish.receipts import merge
+from penstock.publish.records.receipts import merge
 from penstock.spec import Spec
 
 PRODUCER = "urn:penstock"

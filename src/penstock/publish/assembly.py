@@ -23,12 +23,12 @@ from penstock.learn.outside.registry import outside_members
 from penstock.learn.ready import shelf_bytes
 from penstock.learn.slow.base import LocalBases
 from penstock.learn.steps import Step
-from penstock.publish.environment import find
-from penstock.publish.replay import Replay
+from penstock.publish.candidates.shadow import Shadows
+from penstock.publish.past.replay import Replay
+from penstock.publish.records.environment import find
 from penstock.publish.rooms import SlowRooms
-from penstock.publish.shadow import Shadows
-from penstock.publish.snapshots import LocalSnapshots
 from penstock.publish.succession import Succession
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.spec import Spec
 
 

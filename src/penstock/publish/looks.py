@@ -14,10 +14,10 @@ from penstock.learn.inputs import Departed
 from penstock.learn.interface import Block, Forgotten, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.watched import Inputs
+from penstock.publish.candidates.shadow import Shadows
 from penstock.publish.evidence import Looked
 from penstock.publish.line import Line
 from penstock.publish.said import Said
-from penstock.publish.shadow import Shadows
 from penstock.spec import Spec
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from penstock.learn.learner import Learner
 from penstock.learn.prequential import Prequential
 from penstock.learn.quarantine import AsideCounts
-from penstock.publish.account import Account
 from penstock.publish.interface import Progress, SlowTier
+from penstock.publish.records.account import Account
 
 HOLDING_TOLD_MAX = 1000
 """Characters of a reason to hold that are told: a hold by hand stands beside it in full."""

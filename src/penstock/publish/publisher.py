@@ -18,19 +18,19 @@ from penstock.gate.interface import Gate
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.steps import Reached, Step, nothing
-from penstock.publish.allowance import LEARN_LESS_REST_S
-from penstock.publish.canary_counts import read_counts
+from penstock.publish.asked.hand import refused
+from penstock.publish.asked.orders import Answer, answer, next_order
+from penstock.publish.asked.wishes import granted, next_wish
+from penstock.publish.candidates.canary_counts import read_counts
+from penstock.publish.candidates.shadow import Shadows
 from penstock.publish.entries import Stamp, demand_same
-from penstock.publish.hand import refused
 from penstock.publish.interface import Progress, Receipt
-from penstock.publish.orders import Answer, answer, next_order
+from penstock.publish.notices.allowance import LEARN_LESS_REST_S
 from penstock.publish.repeating import repeat
 from penstock.publish.restarts import Restarts
 from penstock.publish.rooms import SYSTEM, Clocks, Rooms, SlowRooms
-from penstock.publish.shadow import Shadows
 from penstock.publish.state import state_hash
 from penstock.publish.succession import Succession
-from penstock.publish.wishes import granted, next_wish
 from penstock.spec import Spec
 
 IDLE_S = 0.2

@@ -7,8 +7,8 @@ import msgspec
 from penstock.learn.interface import Block
 from penstock.learn.quarantine import AsideStep
 from penstock.learn.steps import Step, Steps
+from penstock.publish.asked.hand import again
 from penstock.publish.entries import Stamp
-from penstock.publish.hand import again
 from penstock.publish.succession import Succession
 
 

@@ -10,13 +10,13 @@ from penstock.facts import CheckpointUnreadable, Fact
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.journal import read_steps
 from penstock.learn.steps import Reached, Step
-from penstock.publish.account import refill_receipts
-from penstock.publish.environment import find, has_other_settings
+from penstock.publish.candidates.shadow import Shadows
+from penstock.publish.records.account import refill_receipts
+from penstock.publish.records.environment import find, has_other_settings
 from penstock.publish.rooms import Clocks, Rooms
-from penstock.publish.shadow import Shadows
-from penstock.publish.snapshots import thin
 from penstock.publish.state import state_hash
 from penstock.publish.succession import Succession
+from penstock.publish.weights.snapshots import thin
 from penstock.spec import Spec
 
 REPLAY_CPU_MAX_S = 1.0

@@ -13,8 +13,8 @@ from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.inputs import Seen
 from penstock.learn.journal import StepJournal
 from penstock.learn.learner import Learner
-from penstock.publish.allowance import FREE, Allowance
 from penstock.publish.interface import LiveWeights, Receipts, Snapshots, Witness
+from penstock.publish.notices.allowance import FREE, Allowance
 
 
 class DurableReceipts(Receipts, Protocol):

@@ -26,23 +26,23 @@ from penstock.learn.learner import Learner, Taken
 from penstock.learn.prequential import Prequential
 from penstock.learn.quarantine import Aside, AsideStep, Quarantine
 from penstock.learn.steps import CanaryCounts, ShadowStep, Step
-from penstock.publish.account import Account
-from penstock.publish.apprentice import Apprenticeship
-from penstock.publish.canary import Canary
+from penstock.publish.asked.hand import Earlier, Hand, taken_down, words_for
+from penstock.publish.asked.orders import Order
+from penstock.publish.asked.wishes import Wish
+from penstock.publish.candidates.apprentice import Apprenticeship
+from penstock.publish.candidates.canary import Canary
+from penstock.publish.candidates.follower import CaughtUp
+from penstock.publish.candidates.shadow import Shadows
+from penstock.publish.candidates.shadow_entries import adoption
 from penstock.publish.corrections import Corrections, told
 from penstock.publish.entries import Stamp, Stamps, said_by
 from penstock.publish.evidence import evidence_of, opinions_of
-from penstock.publish.follower import CaughtUp
-from penstock.publish.hand import Earlier, Hand, taken_down, words_for
 from penstock.publish.interface import Progress, Receipt, Snapshots
 from penstock.publish.line import Kept, Line
 from penstock.publish.looks import Looks
-from penstock.publish.orders import Order
 from penstock.publish.progress import progress_of
-from penstock.publish.shadow import Shadows
-from penstock.publish.shadow_entries import adoption
+from penstock.publish.records.account import Account
 from penstock.publish.state import Saved, oldest
-from penstock.publish.wishes import Wish
 from penstock.spec import Spec
 
 AGAIN_PROBATIONS = 4

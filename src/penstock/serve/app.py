@@ -15,9 +15,9 @@ from penstock import metrics
 from penstock.errors import BadEvent, MethodNotAllowed, NoSuchPage, PenstockError, UnknownService
 from penstock.events import Batch, Kind, Version, class_names
 from penstock.facts import KINDS
-from penstock.publish.costs import read_costs
-from penstock.publish.priced import Priced, priced
-from penstock.publish.withdrawals import withdrawn_by
+from penstock.publish.notices.costs import read_costs
+from penstock.publish.records.priced import Priced, priced
+from penstock.publish.records.withdrawals import withdrawn_by
 from penstock.serve import openapi, problems
 from penstock.serve.answers import Answer
 from penstock.serve.decode import Media, media_of

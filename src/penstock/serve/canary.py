@@ -19,8 +19,8 @@ from penstock.events import Batch, Partition, Version
 from penstock.gate.share import is_within
 from penstock.learn.interface import Block, Predictions, Predictor
 from penstock.learn.steps import CanaryCounts
-from penstock.publish.canary import key_of
-from penstock.publish.canary_counts import Counted, counts_of, write_counts
+from penstock.publish.candidates.canary import key_of
+from penstock.publish.candidates.canary_counts import Counted, counts_of, write_counts
 from penstock.publish.interface import LiveReader
 from penstock.spec import ClassName
 

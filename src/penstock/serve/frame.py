@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from penstock.publish.allowance import Allowance
 from penstock.publish.interface import ApprenticeProgress
+from penstock.publish.notices.allowance import Allowance
 
 HealthStatus = Literal["ok", "degraded", "starting"]
 

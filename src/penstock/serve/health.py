@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 
-from penstock.publish.last_words import heard
+from penstock.publish.notices.last_words import heard
 from penstock.serve.frame import Health
 from penstock.serve.served import BEHIND_AFTER_S, SILENT_AFTER_S, STALLED_AFTER_S, Service
 

@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.facts import KINDS
 from penstock.publish.interface import Receipt
-from penstock.publish.priced import Priced
+from penstock.publish.records.priced import Priced
 from penstock.serve.answers import ClassAnswer, NumberAnswer, SetAnswer
 from penstock.serve.forms import TEXT_MAX
 from penstock.serve.frame import Status

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from penstock.metrics import Reading
-from penstock.publish.allowance import HEIGHT, Allowance
 from penstock.publish.interface import ApprenticeProgress, Progress
+from penstock.publish.notices.allowance import HEIGHT, Allowance
 from penstock.serve.health import is_ready
 from penstock.serve.served import Service
 from penstock.serve.status import learned

@@ -19,8 +19,8 @@ from penstock.events import decode as decode_payload
 from penstock.gate.declared import Declared
 from penstock.learn.interface import Bases, Block, Predictor
 from penstock.metrics import ServiceMetrics
-from penstock.publish.allowance import AllowanceFile
 from penstock.publish.interface import LiveReader, Receipts
+from penstock.publish.notices.allowance import AllowanceFile
 from penstock.serve.answers import Answers
 from penstock.serve.canary import Trial
 from penstock.serve.classes import ClassRegister, KnownClasses

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from penstock.learn.inputs import Departed
-from penstock.publish.consolidating import Consolidating, read_consolidating
+from penstock.publish.candidates.consolidating import Consolidating, read_consolidating
 from penstock.publish.interface import Progress, SlowTier
 from penstock.serve.frame import (
     BaseState,

@@ -24,9 +24,9 @@ from penstock.events import Partition
 from penstock.learn.fast.predictor import NewestPredictor
 from penstock.learn.outside.registry import outside_members
 from penstock.learn.slow.base import LocalBases
-from penstock.publish.live import SharedLiveReader
-from penstock.publish.live_files import live_path
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
+from penstock.publish.weights.live import SharedLiveReader
+from penstock.publish.weights.live_files import live_path
 from penstock.serve.app import Application
 from penstock.serve.http import Patience
 from penstock.serve.protocol import Protocol

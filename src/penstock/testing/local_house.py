@@ -17,12 +17,12 @@ from penstock.learn.fast.model import FastModel
 from penstock.learn.fast.predictor import BlockPredictor
 from penstock.learn.journal import StepJournal
 from penstock.learn.learner import Learner
-from penstock.publish.allowance import FREE, Allowance
-from penstock.publish.live import SharedLiveWeights
+from penstock.publish.notices.allowance import FREE, Allowance
 from penstock.publish.publisher import Publisher
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.publish.rooms import Rooms
-from penstock.publish.snapshots import LocalSnapshots
+from penstock.publish.weights.live import SharedLiveWeights
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.replies import Replies
 from penstock.spec import ClassName, Feature, Gate, Label, Learn, Spec
 

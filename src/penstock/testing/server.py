@@ -16,8 +16,8 @@ from penstock.eventlog.local import LocalLogReader
 from penstock.events import Batch, Kind, Version, decode
 from penstock.learn.fast.model import FastModel
 from penstock.publish.interface import Progress
-from penstock.publish.live import SharedLiveWeights
-from penstock.publish.live_files import live_path, remove_live
+from penstock.publish.weights.live import SharedLiveWeights
+from penstock.publish.weights.live_files import live_path, remove_live
 from penstock.serve.worker import WorkerConfig
 from penstock.spec import Spec
 from penstock.specfile.writer import dump

@@ -21,14 +21,14 @@ from penstock.learn.journal import StepJournal
 from penstock.learn.learner import Learner
 from penstock.learn.ready import Ready, ReadyManifest, write_ready
 from penstock.learn.steps import Reached, Step, nothing
+from penstock.publish.candidates.shadow import Shadows
 from penstock.publish.interface import Witness
-from penstock.publish.live import SharedLiveWeights
 from penstock.publish.publisher import Publisher
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.publish.rooms import Clocks, Rooms, SlowRooms
-from penstock.publish.shadow import Shadows
-from penstock.publish.snapshots import LocalSnapshots
 from penstock.publish.succession import Succession
+from penstock.publish.weights.live import SharedLiveWeights
+from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.replies import Incumbent, Replies
 from penstock.spec import ClassName, Feature, Label, Learn, Spec
 from penstock.testing.memory_log import MemoryLog

@@ -23,8 +23,8 @@ from penstock.gate.interface import Evidence, Gate, Order, ShadowVerdict, Verdic
 from penstock.learn.interface import Block, Heard, HeldOut, Predictor
 from penstock.learn.steps import CanaryCounts
 from penstock.publish.assembly import parts_of
+from penstock.publish.candidates.shadow import Shadows
 from penstock.publish.entries import Stamp
-from penstock.publish.shadow import Shadows
 from penstock.publish.succession import Succession
 from penstock.spec import Spec
 

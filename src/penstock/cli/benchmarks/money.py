@@ -29,8 +29,8 @@ from penstock.control.changes import ask, change_id
 from penstock.control.ledger import Ledger, ledger_path
 from penstock.errors import PenstockError
 from penstock.facts import Throttled
-from penstock.publish.allowance import RUNGS
-from penstock.publish.live_files import live_path, remove_live
+from penstock.publish.notices.allowance import RUNGS
+from penstock.publish.weights.live_files import live_path, remove_live
 from penstock.spec import ALERTS_AT, Budget, Consolidate, Feature, Learn, Spec
 from penstock.specfile.writer import dump
 

@@ -20,8 +20,8 @@ from penstock.client import Client
 from penstock.control.folder import read_state
 from penstock.errors import BlockDamaged, PenstockError, Refused, Unreachable
 from penstock.learn.block import unpack
-from penstock.publish.live import SharedLiveReader
-from penstock.publish.live_files import live_path
+from penstock.publish.weights.live import SharedLiveReader
+from penstock.publish.weights.live_files import live_path
 
 Target = str
 """``learner``: who learns; ``loader``: the process that it is a fork of; ``server``; ``supervisor``: all of them."""

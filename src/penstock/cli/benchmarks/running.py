@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.errors import PenstockError
-from penstock.publish.live_files import live_path, remove_live
+from penstock.publish.weights.live_files import live_path, remove_live
 from penstock.spec import Spec
 from penstock.specfile.writer import dump
 

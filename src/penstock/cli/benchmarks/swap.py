@@ -30,9 +30,9 @@ from penstock.cli.benchmarks.swap_load import Outcome, Plan
 from penstock.cli.benchmarks.swap_report import Rollback, SwapReport, summed_up
 from penstock.client import Client
 from penstock.errors import PenstockError
-from penstock.publish.live import SharedLiveReader
-from penstock.publish.live_files import live_path
-from penstock.publish.orders import Order, answered, ask
+from penstock.publish.asked.orders import Order, answered, ask
+from penstock.publish.weights.live import SharedLiveReader
+from penstock.publish.weights.live_files import live_path
 from penstock.spec import Consolidate, Feature, Gate, Learn, Spec
 
 LOOK_S = 0.001

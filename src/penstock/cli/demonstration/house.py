@@ -14,7 +14,7 @@ from pathlib import Path
 from penstock.control.folder import read_state
 from penstock.errors import PenstockError
 from penstock.facts import Consolidated, Fact, GivenUp, Held, Promoted, RolledBack, TakenOut
-from penstock.publish.receipts import SqliteReceipts
+from penstock.publish.records.receipts import SqliteReceipts
 
 SERVICE_FILES = {
     "digits.yaml": """\

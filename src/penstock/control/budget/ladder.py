@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from penstock.control.meter.forecast import PeriodName
-from penstock.publish.allowance import HEIGHT, RUNGS, Rung
+from penstock.publish.notices.allowance import HEIGHT, RUNGS, Rung
 
 BEGINS: dict[Rung, float] = {
     "alert": 0.5,

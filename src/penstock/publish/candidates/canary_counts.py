@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.events import Partition
 from penstock.learn.steps import CanaryCounts
-from penstock.publish.notice import put_up
+from penstock.publish.notices.notice import put_up
 
 logger = logging.getLogger(__name__)
 

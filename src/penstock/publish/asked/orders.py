@@ -16,8 +16,8 @@ from msgspec import Meta
 
 from penstock.events import Version
 from penstock.learn.steps import OrderName
-from penstock.publish.letters import leave
-from penstock.publish.notice import put_up
+from penstock.publish.asked.letters import leave
+from penstock.publish.notices.notice import put_up
 
 ANSWERS_KEPT_S = 86_400.0
 BY_MAX, REASON_MAX = 200, 2000

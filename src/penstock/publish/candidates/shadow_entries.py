@@ -10,8 +10,8 @@ from penstock.gate.interface import ShadowVerdict
 from penstock.learn.interface import HeldOut
 from penstock.learn.ready import ReadyManifest
 from penstock.learn.steps import ShadowStep, Step, Steps
+from penstock.publish.candidates.follower import CaughtUp
 from penstock.publish.entries import numbers_of
-from penstock.publish.follower import CaughtUp
 
 
 def adoption(caught_up: CaughtUp, refusal: ShadowVerdict | None, parent_base: str) -> ShadowStep:

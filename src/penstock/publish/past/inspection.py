@@ -9,8 +9,8 @@ from penstock.errors import ReceiptsUnavailable, SnapshotDamaged, UnknownVersion
 from penstock.eventlog.findings import Found, found, put_aside
 from penstock.events import Version
 from penstock.learn.block import digest
-from penstock.publish.receipts import SqliteReceipts
-from penstock.publish.snapshots import LocalSnapshots
+from penstock.publish.records.receipts import SqliteReceipts
+from penstock.publish.weights.snapshots import LocalSnapshots
 
 
 def inspect_published(folder: Path, service: str) -> list[Found]:

@@ -33,9 +33,9 @@ from penstock.learn.block import digest
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.interface import Block
 from penstock.learn.steps import Step
-from penstock.publish.environment import Environment, differences, find
 from penstock.publish.interface import Receipts, Snapshots
-from penstock.publish.replay import Replay, nearest, published_at
+from penstock.publish.past.replay import Replay, nearest, published_at
+from penstock.publish.records.environment import Environment, differences, find
 
 Outcome = Literal["equal", "different", "corrupt", "impossible"]
 

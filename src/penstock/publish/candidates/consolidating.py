@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from penstock.publish.notice import put_up
+from penstock.publish.notices.notice import put_up
 
 
 class Consolidating(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ from penstock.learn.block import pack, unpack
 from penstock.learn.interface import Block
 from penstock.learn.steps import Reached, nothing
 from penstock.publish.interface import LiveReader, Progress
-from penstock.publish.live_files import beside_path, data_file, data_files
+from penstock.publish.weights.live_files import beside_path, data_file, data_files
 
 MAGIC = b"PSTKLV\x00\x01"
 _VERSION_AT = 8

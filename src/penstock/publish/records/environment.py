@@ -131,7 +131,7 @@ def _place(folder: Path, name: str) -> Path:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     hashed = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         content = path.read_bytes()

@@ -1,8 +1,9 @@
 """A service's folder built anew beside the old one, from its log without some events: steps, states, versions.
 
-The recorded steps are taken once more over the rewritten log, by the code that took them first (`publish/replay.py`).
-What comes of them is written down as the new history: it is to the byte what `penstock verify` makes of the new log.
-Nothing of the old folder is changed. A build that was interrupted goes on at its newest checkpoint.
+The recorded steps are taken once more over the rewritten log, by the code that took them first
+(`publish/past/replay.py`). What comes of them is written down as the new history: it is to the byte what `penstock
+verify` makes of the new log. Nothing of the old folder is changed. A build that was interrupted goes on at its newest
+checkpoint.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from penstock.learn.outside.networks import kept_name
 from penstock.learn.ready import read_ready_manifest, ready_numbers, shelved_numbers
 from penstock.learn.steps import Erasure, Reached, ShadowStep, Step, nothing
 from penstock.publish.assembly import replay_of
-from penstock.publish.environment import find as find_environment
-from penstock.publish.environment import keep, this_environment
-from penstock.publish.erasing import Erasing, Found
 from penstock.publish.interface import Receipt
-from penstock.publish.receipts import SqliteReceipts
-from penstock.publish.replay import Replay, nearest
+from penstock.publish.past.erasing import Erasing, Found
+from penstock.publish.past.replay import Replay, nearest
+from penstock.publish.records.environment import find as find_environment
+from penstock.publish.records.environment import keep, this_environment
+from penstock.publish.records.receipts import SqliteReceipts
 from penstock.publish.restarts import PAST_FILE_BYTES
-from penstock.publish.snapshots import LocalSnapshots, thin
+from penstock.publish.weights.snapshots import LocalSnapshots, thin
 from penstock.spec import Spec
 
 FACTS_OF_MACHINES = ("restarted", "tail_cut", "checkpoint_unreadable", "order_refused")

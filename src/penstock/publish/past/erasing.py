@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from penstock.eventlog.interface import Entry, Frame
 from penstock.events import Batch, Kind, Offset, Partition, Position, Range, Schema, Strings, decode, encode
-from penstock.publish.lineage import WholeLog
+from penstock.publish.past.lineage import WholeLog
 from penstock.spec import Spec
 
 Looked = Callable[[int, int], None]

@@ -14,8 +14,8 @@ import msgspec
 
 from penstock.events import Version
 from penstock.gate.interface import Interval
-from penstock.publish.costs import Costs
 from penstock.publish.interface import Receipt
+from penstock.publish.notices.costs import Costs
 
 POINTS = 100.0
 """Points of quality in a loss of one: losses lie between 0 and 1, and a point is a hundredth."""

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from penstock.publish.notice import put_up
+from penstock.publish.notices.notice import put_up
 
 Rung = Literal[
     "free",

@@ -20,7 +20,7 @@ from penstock.events import Offset, Schema, decode
 from penstock.learn.checkpoint import Checkpoints
 from penstock.learn.journal import read_steps
 from penstock.learn.quarantine import Place, Quarantine
-from penstock.publish.letters import leave
+from penstock.publish.asked.letters import leave
 from penstock.spec import Spec
 
 logger = logging.getLogger(__name__)

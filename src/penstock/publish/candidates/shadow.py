@@ -37,11 +37,11 @@ from penstock.learn.ready import (
     shelved_numbers,
 )
 from penstock.learn.steps import Reached, ShadowStep, Step, Steps, nothing
+from penstock.publish.candidates.follower import CaughtUp, Follower
+from penstock.publish.candidates.shadow_entries import adopts, lost, manifest_of, shadow_step
 from penstock.publish.evidence import ShadowLosses
-from penstock.publish.follower import CaughtUp, Follower
 from penstock.publish.interface import SlowTier
 from penstock.publish.rooms import Rooms, SlowRooms
-from penstock.publish.shadow_entries import adopts, lost, manifest_of, shadow_step
 from penstock.spec import ClassName
 
 SLICE_S = 0.02

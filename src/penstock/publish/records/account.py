@@ -15,7 +15,7 @@ from penstock.gate.interface import Interval
 from penstock.learn.checkpoint import Checkpoint
 from penstock.learn.steps import Erasure, ShadowStep, Step
 from penstock.publish.interface import ByHand, Consolidation, RaceEnd, Receipt
-from penstock.publish.news import news
+from penstock.publish.records.news import news
 from penstock.publish.rooms import Rooms
 
 ALPHA = 0.05

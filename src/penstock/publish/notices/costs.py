@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.publish.notice import put_up
+from penstock.publish.notices.notice import put_up
 
 DAYS_KEPT = 400
 

@@ -19,9 +19,9 @@ from penstock.eventlog.interface import LogReader
 from penstock.events import Kind, Offset, Partition, Position, Range, Version, decode
 from penstock.learn.slow.artifact import BaseManifest, read_artifact
 from penstock.learn.steps import Step, Steps
-from penstock.publish.environment import Environment, find
 from penstock.publish.interface import Receipt, Receipts
-from penstock.publish.replay import published_at
+from penstock.publish.past.replay import published_at
+from penstock.publish.records.environment import Environment, find
 
 RECEIPTS_AT_ONCE = 1000
 

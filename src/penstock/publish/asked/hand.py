@@ -10,9 +10,9 @@ import msgspec
 from penstock.events import Version
 from penstock.facts import OrderRefused
 from penstock.learn.steps import HandStep, Step
+from penstock.publish.asked.orders import Answer, Order
 from penstock.publish.interface import Hold, Snapshots
 from penstock.publish.line import Kept, Line
-from penstock.publish.orders import Answer, Order
 
 OBEYED_KEPT = 64
 """Orders whose answers are remembered: after a crash an order is found again that was obeyed just before."""

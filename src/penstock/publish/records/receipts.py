@@ -28,8 +28,8 @@ from penstock.events import Offset, Partition, Range, Version
 from penstock.facts import Fact
 from penstock.gate.interface import Interval
 from penstock.learn.steps import Reached, nothing
-from penstock.publish.account import bounded_mean
 from penstock.publish.interface import Receipt
+from penstock.publish.records.account import bounded_mean
 
 FORMAT = 1
 FLUSH_EVERY_S = 0.2

@@ -1,0 +1,1 @@
+"""The past once more: repeated, compared, searched, rewritten."""

@@ -1,0 +1,1 @@
+"""What is written down of versions, for people and servers that ask."""
