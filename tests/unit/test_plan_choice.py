@@ -21,7 +21,7 @@ from penstock.control.plan.options import OPTIONS, Assumptions, Candidate, Marke
 from penstock.control.plan.rehearse import rehearse
 from penstock.control.plan.result import Result
 from penstock.control.plan.trial import trial
-from penstock.control.plan.workload import Workload
+from penstock.control.plan.workload import DAY_S, Workload
 from penstock.control.prices.catalogue import builtin
 
 MARKET = Market(builtin(), Assumptions())
@@ -198,6 +198,18 @@ def test_a_whole_cluster_agrees_with_the_quick_simulation() -> None:
     assert whole.p99_s == pytest.approx(quick.p99_s, rel=0.15)
     assert whole.usd_month == pytest.approx(quick.usd_month, rel=0.01)
     assert whole.digest == rehearse(verdict.candidate, each, MARKET, seed=1, arrivals=times).digest
+
+
+def test_of_a_long_trace_the_busiest_weeks_are_rehearsed() -> None:
+    each = msgspec.structs.replace(BASE, traffic=workload.steady(0.001), service_s=0.5, p99_s=5.0)
+    verdict = next(v for v in choose.weigh(each, MARKET, judge, seed=1) if v.option == "one machine")
+    assert verdict.candidate is not None
+    seldom, often = np.arange(0.0, 90.0, 1.0) * DAY_S, (60.25 + np.arange(0.0, 10.0, 0.5)) * DAY_S
+    found = rehearse(verdict.candidate, each, MARKET, seed=1, arrivals=np.sort(np.concatenate([seldom, often])))
+    assert found.hours == 14 * 24
+    assert found.requests == 14 + 20
+    assert found.usd_month is None
+    assert found.holds is not None
 
 
 def test_what_fails_in_the_rehearsal_is_made_larger_until_it_holds() -> None:

@@ -34,6 +34,8 @@ DEVICES_MAX = 12.0
 REFERENCE = 2 * REQUESTS
 CHECKED = 16 * REQUESTS
 """Requests on which it is looked whether what was chosen breaks a limit: in the reference bursts come a few times."""
+VIOLATED_MAX = 20
+"""Choices that break a limit of which the report says more than their number."""
 REHEARSED, REHEARSED_MAX = 60, 60_000
 """Choices that are simulated on whole clusters, each for a day of at most so many requests."""
 PUBLISHED = ((0.5, 0.05), (1.0, 0.1), (2.0, 0.2), (3.0, 1.0), (10.0, 2.0))
@@ -88,6 +90,8 @@ class Choosing(msgspec.Struct, frozen=True, kw_only=True):
     """Those that anything holds."""
     violations: int
     """Choices that break a hard limit, on requests that they were not made on."""
+    violated: list[str]
+    """The first of them: which workload of the grid, what was chosen, and what it breaks."""
     none_found: int
     """Workloads for which nothing was chosen, though something holds."""
     regret_p50: float
@@ -264,6 +268,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     candidate: Candidate | None
     usd: float
     violates: str
+    """What the choice breaks, in words; empty where it holds."""
     best_usd: float
     changes: bool
     """Whether the traffic does."""
@@ -305,7 +310,7 @@ def compare(each: Workload, market: Market, *, seed: int) -> Outcome:
         option=choice.option,
         candidate=choice.candidate,
         usd=result.usd_month,
-        violates="" if fault is None else fault[0],
+        violates="" if fault is None else f"workload {seed:,}, {choice.option}: {fault[1]}",
         best_usd=min(cheapest, result.usd_month),
         changes=len(set(each.traffic.rates)) > 1,
         scales=choice.candidate.scales,
@@ -358,10 +363,12 @@ def summed(outcomes: Sequence[Outcome], evens: list[BreakEven], whole: Rehearsed
     p50, p95 = np.quantile(regrets, [0.5, 0.95]) if len(regrets) else (np.nan, np.nan)
     options = [each.option for each in taken]
     names = list(taken[0].rivals) if taken else []
+    violated = [each.violates for each in taken if each.violates]
     return Choosing(
         workloads=len(outcomes),
         possible=len(possible),
-        violations=sum(bool(each.violates) for each in taken),
+        violations=len(violated),
+        violated=violated[:VIOLATED_MAX],
         none_found=sum(each.option is None for each in possible),
         regret_p50=float(p50),
         regret_p95=float(p95),

@@ -40,6 +40,7 @@ def words(report: Choosing) -> Sequence[str]:
     return (
         f"Of {report.workloads:,} workloads {report.possible:,} can be had; the choice breaks a hard limit in "
         f"{report.violations:,} of them, and nothing is found in {report.none_found:,}.",
+        *(f"Broken: {each}" for each in report.violated),
         f"It costs {report.regret_p50:.1%} more than the best of an exhaustive simulation in the median, "
         f"{report.regret_p95:.1%} in 95 of 100, and {report.regret_max:.0%} at most.",
         f"Chosen: {chosen}; {report.unscaled:,} times machines that are not scaled, though the traffic changes.",

@@ -184,4 +184,5 @@ def words(report: Report) -> list[str]:
 def _aim(what: str, reached: Sequence[bool]) -> str:
     if not reached:
         return ""
-    return f"{what}: {'reached' if all(reached) else 'not reached'} in {sum(reached)} of {len(reached)} rows."
+    how_many = f"all {len(reached)}" if all(reached) else f"{sum(reached)} of {len(reached)}"
+    return f"{what}: reached in {how_many} rows."

@@ -259,7 +259,7 @@ def _load(plan: Plan) -> str:
 
 def _rehearsed(found: Rehearsal) -> str:
     cost = "" if found.usd_month is None else f", {found.usd_month:,.2f} a month"
-    part = "" if found.holds is not None else " (the busiest part)"
+    part = "" if found.usd_month is not None else " (the busiest part)"
     taken = f", {found.reclaimed} spot nodes taken" if found.reclaimed else ""
     return (
         f"Rehearsed on a whole cluster for {found.hours:,.3g} h{part}, {found.requests:,} requests: p99 "

@@ -26,6 +26,8 @@ from penstock.control.simulate.scenario import Delay, Learning, Pool, Scaling, S
 from penstock.control.simulate.traffic import services
 
 REQUESTS_MAX = 300_000
+TRACE_MAX_S = 14 * DAY_S
+"""Of a longer trace its busiest two weeks: controllers look every few seconds, whether anything comes or not."""
 NODE = Delay(median_s=90.0, spread=0.3)
 """From the request to Ready: some 30 to 90 s with Karpenter, 3 to 5 minutes with the Cluster Autoscaler."""
 IMAGE = Delay(median_s=30.0, spread=0.3)
@@ -48,7 +50,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     cold_starts: int
     reclaimed: int
     holds: bool | None
-    """Whether answers and freshness were as wanted; None where only the busiest part was looked at."""
+    """Whether answers and freshness were as wanted; None where it was only the busiest part of a modelled day."""
     digest: str
 
 
@@ -56,12 +58,14 @@ def rehearse(
     candidate: Candidate, workload: Workload, market: Market, *, seed: int, arrivals: Floats | None = None
 ) -> Rehearsal:
     """Run a candidate that is no function on a simulated cluster: a day, or as much of its busiest part as has
-    300,000 requests; or on these arrivals."""
+    300,000 requests; or on these arrivals, or their busiest two weeks."""
     rng = np.random.default_rng([seed, 11])
-    whole = arrivals is not None or workload.traffic.mean_rps * max(DAY_S, workload.traffic.period_s) <= REQUESTS_MAX
-    times, begins_s, lasts_s = (
-        stretch(workload.traffic, rng) if arrivals is None else (arrivals, 0.0, float(arrivals[-1]) + 1)
-    )
+    if arrivals is None:
+        whole = workload.traffic.mean_rps * max(DAY_S, workload.traffic.period_s) <= REQUESTS_MAX
+        times, begins_s, lasts_s = stretch(workload.traffic, rng)
+    else:
+        times, begins_s, lasts_s = busiest(arrivals)
+        whole = len(times) == len(arrivals)
     took = services(len(times), workload.service_s, rng, shape=workload.service_shape)
     outcome = simulate(scenario(candidate, workload, market, begins_s, lasts_s), times, took, seed=seed)
     response, fresh = outcome.response, outcome.freshness
@@ -77,7 +81,7 @@ def rehearse(
         usd_month=_a_month(outcome, lasts_s) if whole else None,
         cold_starts=outcome.cold_starts,
         reclaimed=outcome.reclaimed,
-        holds=wanted if whole else None,
+        holds=wanted if whole or arrivals is not None else None,
         digest=outcome.digest,
     )
 
@@ -168,6 +172,20 @@ def stretch(traffic: Traffic, rng: np.random.Generator, most: float = REQUESTS_M
     part = msgspec.structs.replace(traffic, rates=tuple(steps))
     times = arrivals_of(part, 1, rng) - (begins_s - first * traffic.step_s)
     return times[(times >= 0.0) & (times < lasts_s)], begins_s, lasts_s
+
+
+def busiest(arrivals: Floats, longest_s: float = TRACE_MAX_S) -> tuple[Floats, float, float]:
+    """The arrivals, in order, of as long a stretch as has most of them, from its beginning on; where that begins, and
+    how long it is."""
+    lasts_s = float(arrivals[-1]) + 1.0
+    if lasts_s <= longest_s:
+        return arrivals, 0.0, lasts_s
+    within = np.searchsorted(arrivals, arrivals + longest_s) - np.arange(len(arrivals))
+    first = int(np.argmax(within))
+    begins_s = min(float(arrivals[first]), lasts_s - longest_s)
+    stop = int(np.searchsorted(arrivals, begins_s + longest_s))
+    times = arrivals[np.searchsorted(arrivals, begins_s) : stop]
+    return times - begins_s, begins_s, longest_s
 
 
 def _a_month(outcome: Outcome, lasts_s: float) -> float:
