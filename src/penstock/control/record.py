@@ -34,7 +34,7 @@ def recorded(data: Path, service: str) -> Spec:
         raise ErasureUnfinished(service=service, data=data)
     if not path.exists():
         known = sorted(found.parent.name for found in data.glob("*/service.json"))
-        raise UnknownService(name=service, known=", ".join(known) or f"none in {data}")
+        raise UnknownService(name=service, known=", ".join(known) or f"none in {data}; say with --data where else")
     return load(path)
 
 
