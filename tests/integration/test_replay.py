@@ -16,6 +16,7 @@ import pytest
 from penstock.errors import NotAmendable, ReplayDiverged, StepsCorrupt
 from penstock.eventlog.interface import Entry, Frame, LogReader
 from penstock.events import Batch, Kind, Offset, Partition, Version, decode, encode
+from penstock.gate.rule import HarmGate
 from penstock.learn.amended import AmendedReader, Amendments
 from penstock.learn.block import digest
 from penstock.learn.checkpoint import Checkpoints
@@ -23,8 +24,11 @@ from penstock.learn.journal import RecordedSteps, StepJournal, read_steps
 from penstock.learn.ready import ready_numbers, shelved_numbers
 from penstock.learn.steps import Step
 from penstock.publish.asked.orders import Order
+from penstock.publish.candidates.shadow import Shadows
+from penstock.publish.entries import Stamp
 from penstock.publish.past.replay import Replay, nearest, published_at
 from penstock.publish.publisher import Publisher
+from penstock.publish.state import state_hash
 from penstock.publish.succession import Succession
 from penstock.publish.weights.snapshots import LocalSnapshots
 from penstock.spec import ClassName
@@ -34,9 +38,11 @@ from penstock.testing.small_house import (
     build_publisher,
     build_succession,
     filled_log,
+    learner_over,
     leave_candidate,
     small_events,
 )
+from penstock.testing.small_learner import SmallPredictor
 
 SCRIPT = ("publish", "probation", "publish", "good", "hold", "publish", "promote", "probation", "roll_back", "publish")
 
@@ -204,6 +210,63 @@ def test_an_entry_that_says_something_else_is_named(house: House, tmp_path: Path
     wrong[sealed] = replaced(wrong[sealed], sealed="0" * 64)
     with pytest.raises(ReplayDiverged, match=rf"step {sealed + 1} .*the state before it has the hash"):
         list(house.replay(steps=written(tmp_path / "sealed", wrong)).run())
+
+
+def as_before(entry: Step) -> Step:
+    """The entry as a journal has it from before it was written down what was measured."""
+    fields = msgspec.msgpack.decode(msgspec.msgpack.encode(entry))
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(fields[:-1]), type=Step)
+
+
+def test_a_journal_from_before_measurements_were_written_down_is_replayed_and_gone_on_with(
+    house: House, tmp_path: Path
+) -> None:
+    older = [as_before(step) for step in house.steps]
+    assert all(step.measured is None for step in older)
+    replay = house.replay(steps=written(tmp_path / "older", older))
+    assert [repeated.entry for repeated in replay.run()] == older
+    assert replay.sealed == sum(bool(step.sealed) for step in house.steps)
+    assert replay.state_hash() == house.states[house.steps[-1].number]
+    shutil.copytree(house.folder, tmp_path / "house")
+    shutil.rmtree(tmp_path / "house" / "steps")
+    written(tmp_path / "house" / "steps", older)
+    newest = max(Checkpoints(tmp_path / "house" / "checkpoints", 1000).steps())
+    shutil.rmtree(next((tmp_path / "house" / "checkpoints").glob(f"*{newest}*")))
+    again = build_publisher(tmp_path / "house", house.log, kept=1000, script=SCRIPT)
+    again.start()
+    assert again.state_hash() == replay.state_hash()
+    again.close()
+
+
+def watched(reader: LogReader) -> Succession:
+    """What decides with the whole gate and anchors."""
+    learned = msgspec.structs.replace(SPEC.gate, anchors=64, good_after_events=64)
+    spec = msgspec.structs.replace(SPEC, gate=learned)
+    return Succession(spec, learner_over(reader, spec), HarmGate(spec.gate), SmallPredictor, Shadows(None))
+
+
+def test_what_the_whole_gate_measured_is_repeated_to_the_byte_and_nobody_asks_it_of_older_entries(
+    tmp_path: Path,
+) -> None:
+    log = filled_log(240)
+    succession = watched(log.reader())
+    start, _ = succession.begin(Stamp(number=1, time=1.0))
+    entries, receipts = [start], succession.enter(start)[0]
+    while taken := succession.learner.take() or succession.learner.flush():
+        entry, _ = succession.decide(taken, lambda _: Stamp(number=len(entries) + 1, time=1.0))
+        entries.append(entry)
+        receipts += succession.enter(entry)[0]
+    told = [entry.measured for entry in entries if entry.measured is not None]
+    assert len(told) == len(entries)
+    assert sum(measured.forgotten is not None for measured in told) >= 2
+    assert {guard.name for measured in told for guard in measured.guards} >= {"weights", "calibration"}
+    assert sum(receipt.forgotten is not None for receipt in receipts) >= 2
+    state = state_hash(succession.checkpoint(len(entries)))
+    for name, recorded in (("new", entries), ("older", [as_before(entry) for entry in entries])):
+        journal = RecordedSteps(written(tmp_path / name, recorded))
+        replay = Replay(lambda _: watched(log.reader()), journal)
+        assert [repeated.entry for repeated in replay.run()] == recorded
+        assert replay.state_hash() == state
 
 
 def test_a_journal_that_was_forgotten_in_part_is_not_replayed_from_the_beginning(house: House, tmp_path: Path) -> None:

@@ -22,6 +22,16 @@ COLUMNS = (
     ("gain.mean", "GAIN"),
     ("verdict", "VERDICT"),
 )
+GUARDS = {
+    "weights": "largest change of a weight",
+    "sources": "loss of a source beyond all others'",
+    "calibration": "calibration",
+    "collapse": "answers with a class that are gone",
+    "inputs": "inputs, stability index",
+    "forgetting": "lost on held-out old events",
+    "latency": "slow answers",
+}
+"""What the value of a guard is, in words."""
 LINES = (
     ("version", "version"),
     ("when", "published"),
@@ -47,6 +57,8 @@ LINES = (
     ("loss_shown", "loss on those events"),
     ("parent_loss_shown", "the parent's loss on them"),
     ("gain_shown", "gain, an event"),
+    ("forgotten_shown", "lost on anchors"),
+    *((f"guard_{name}", f"guard: {title}") for name, title in GUARDS.items()),
     ("verdict", "verdict"),
     ("cpu_s", "processor time, s"),
     ("cost_shown", "cost"),
@@ -152,6 +164,8 @@ def _readable(receipt: dict[str, Any]) -> dict[str, Any]:
         "apprentice_shown": _interval((receipt.get("apprentice") or {}).get("gain")),
         "own_shown": _interval((receipt.get("consolidation") or {}).get("own")),
         **_costs(receipt.get("cost"), receipt.get("gain")),
+        "forgotten_shown": _forgotten(receipt.get("forgotten"), receipt.get("forgetting_max")),
+        **{f"guard_{guard['name']}": _guard(guard) for guard in receipt.get("guards", ())},
         "consolidation_shown": _consolidation(receipt.get("consolidation")),
         **{f"{name}_shown": _interval(receipt.get(name)) for name in ("loss", "parent_loss", "gain")},
     }
@@ -162,6 +176,31 @@ def _consolidation(made: dict[str, Any] | None) -> str | None:
         return None
     cost = f"{made['seconds']:,.0f} s, {made['cpu_s']:,.0f} s of processor time"
     return f"number {made['number']:,} ({made['cause']}), on {made['trained']:,} events, in {cost}"
+
+
+def _forgotten(look: dict[str, Any] | None, most: float | None) -> str | None:
+    """What a look at the anchors showed."""
+    if look is None:
+        return None
+    of = f"{look['of_anchors']:,} of {look['of']}" if look["of"] else f"{look['anchors']:,} anchors"
+    luck = "beyond luck" if look["is_shown"] else "within luck"
+    limit = "" if most is None else f"at most {most:g}; "
+    return f"{look['lost']:.4f} ({limit}on {of}, {luck}, of {look['groups']:,} classes, slices and regimes)"
+
+
+def _guard(guard: dict[str, Any]) -> str:
+    """Its numbers."""
+    value, most, beside = guard["value"], guard.get("most"), guard.get("beside")
+    more = "" if beside is None else f" more than the {beside:.4g} of what it is compared with"
+    told = ["no limit" if most is None else f"at most {most:g}{more}"]
+    if guard.get("of"):
+        told.append(repr(guard["of"]))
+    if guard.get("events"):
+        told.append(f"on {guard['events']:,}")
+    if guard.get("evidence") is not None:
+        told.append(f"evidence {guard['evidence']:.3g} to 1 of {guard['wanted']:,.0f}")
+    shown = "not finite" if value is None else f"{value:.4g}"
+    return f"{shown} ({'; '.join(told)}){', a fault' if guard.get('beyond') else ''}"
 
 
 def _costs(cost: dict[str, Any] | None, gain: dict[str, Any] | None) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from penstock.gate.interface import Interval
 from penstock.gate.sequential import EXPONENT_MAX, GainProcess, signed
+from penstock.learn.measured import Guard
 from penstock.learn.steps import CanaryCounts
 from penstock.spec import Gate as GateSettings
 
@@ -25,6 +26,8 @@ MARGIN = 0.05
 shown in shadow, and here it is looked for what being served changes. "Not worse at all" would take for ever."""
 ANSWERS_MIN = 32
 """Answers of the newcomer at a stage without which nobody knows whether servers can live with it."""
+SLOW_MOST = 0.5
+"""Share of the comparisons in which the newcomer may be slow."""
 SLOW_RATES = (0.6, 0.75, 0.9, 0.99)
 """Shares of slow answers that are betted on, against one half."""
 
@@ -127,6 +130,23 @@ class CanaryWatch:
     def counts(self) -> CanaryCounts:
         """What servers have counted since it began."""
         return self._counts
+
+    @property
+    def guard(self) -> Guard | None:
+        """How slow its answers are, in numbers; None where nobody has compared."""
+        slow, timed = self._counts.slow, self._counts.timed
+        if not timed:
+            return None
+        evidence, wanted = slowness(slow, timed), 1.0 / self._alpha
+        return Guard(
+            name="latency",
+            value=slow / timed,
+            most=SLOW_MOST,
+            evidence=evidence,
+            wanted=wanted,
+            events=timed,
+            beyond=evidence >= wanted,
+        )
 
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""

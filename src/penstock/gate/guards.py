@@ -4,7 +4,7 @@ is served. Each says in words what is wrong, and nothing where nothing is."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.learn.inputs import Departed
+from penstock.learn.measured import Guard, finite
 
 Array = NDArray[np.float64]
 
@@ -26,6 +27,12 @@ def weights_fault(finite: bool, jump: float) -> str | None:
     if jump > JUMP_MAX:
         return f"a weight moved by {jump:.3g} times the largest one in a single step (at most {JUMP_MAX:g})"
     return None
+
+
+def weights_guard(finite: bool, jump: float) -> Guard:
+    """The same in numbers."""
+    value = jump if finite and math.isfinite(jump) else None
+    return Guard(name="weights", value=value, most=JUMP_MAX, beyond=value is None or value > JUMP_MAX)
 
 
 def named(source: str | None) -> str:
@@ -53,6 +60,20 @@ def inputs_fault(departed: Departed | None, drift_max: float) -> str:
     )
 
 
+def inputs_guard(departed: Departed | None, drift_max: float) -> Guard | None:
+    """The same in numbers; None where nobody looked."""
+    if departed is None:
+        return None
+    return Guard(
+        name="inputs",
+        value=departed.index,
+        most=finite(drift_max),
+        of=departed.feature,
+        events=departed.events,
+        beyond=bool(inputs_fault(departed, drift_max)),
+    )
+
+
 BINS = 10
 """Of equal width, as is usual for this figure (Guo et al. 2017)."""
 CALIBRATION_EVENTS = 256
@@ -65,6 +86,22 @@ KNOWN_FROM = 0.25
 """Of the labels of a class, the answers that what is served gives at least, or it does not know the class itself."""
 CLASSES_MAX = 1024
 """Classes whose answers are counted; of later ones nothing is said."""
+
+
+def collapse_guard(classes: Iterable[tuple[str, Sequence[int]]], *, beyond: bool) -> Guard | None:
+    """Of each class, labels, answers of what it is compared with and own answers: the one that is answered least among
+    those that come often enough and are known to the other; None where there is no such class."""
+    known = [
+        (own / other, name, labels)
+        for name, (labels, other, own, *_) in classes
+        if labels >= COLLAPSED_LABELS and other >= KNOWN_FROM * labels
+    ]
+    if not known:
+        return None
+    kept, name, labels = min(known)
+    return Guard(
+        name="collapse", value=max(0.0, 1.0 - kept), most=1.0 - COLLAPSED_TO, of=name, events=labels, beyond=beyond
+    )
 
 
 class AnswersWatch:
@@ -96,6 +133,25 @@ class AnswersWatch:
     def fault(self) -> str:
         """What is wrong with the new base's answers; empty where nothing is."""
         return self._calibration_fault() or self._collapse_fault()
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """The same in numbers: expected calibration errors, and the class that is answered least; nothing before
+        anything was answered."""
+        events = int(self._bins[1, :, 0].sum())
+        if not events:
+            return ()
+        served, newcomer = self.errors
+        calibration = Guard(
+            name="calibration",
+            value=newcomer,
+            most=self._calibration_max,
+            beside=served,
+            events=events,
+            beyond=bool(self._calibration_fault()),
+        )
+        collapse = collapse_guard(self._classes.items(), beyond=bool(self._collapse_fault()))
+        return (calibration,) if collapse is None else (calibration, collapse)
 
     @property
     def errors(self) -> tuple[float, float]:

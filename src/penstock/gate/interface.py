@@ -14,6 +14,7 @@ from penstock.events import Strings
 from penstock.gate.guards import Opinion
 from penstock.learn.inputs import Departed
 from penstock.learn.interface import Forgotten, Heard, HeldOut
+from penstock.learn.measured import Guard
 from penstock.learn.steps import CanaryCounts
 
 Action = Literal["publish", "hold", "roll_back"]
@@ -120,6 +121,8 @@ class ShadowVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """Of the gain where it answers; None before it answers anything."""
     own_evidence: float = 0.0
     """That it is not much worse where it answers, at this share, to 1: widened from 1 / alpha on."""
+    guards: tuple[Guard, ...] = ()
+    """What its guards have measured."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +149,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     take_out: tuple[str | None, ...] = ()
     """Sources whose events since the last known good version the model is to be without: it goes back to that version's
     state and learns the others again, and this is published. Only with ``publish`` and ``probation``."""
+    guards: tuple[Guard, ...] = ()
+    """What guards have measured of the step, and of what is served."""
 
 
 class Gate(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.forgetting import ForgettingWatch
-from penstock.gate.guards import weights_fault
+from penstock.gate.guards import weights_fault, weights_guard
 from penstock.gate.interface import Answers, Evidence, Interval, Order, ShadowVerdict, Verdict
 from penstock.gate.losses import Losses, bounded
 from penstock.gate.sequential import HarmProcess, MeanInterval
@@ -23,6 +23,7 @@ from penstock.gate.served import ServedWatch
 from penstock.gate.shadow import ShadowWatch
 from penstock.gate.sources import SourceWatch
 from penstock.learn.interface import Forgotten, Heard, HeldOut
+from penstock.learn.measured import Guard
 from penstock.learn.steps import CanaryCounts
 from penstock.spec import Gate as GateSettings
 
@@ -74,9 +75,12 @@ class HarmGate:
         self._candidate_harm = HarmProcess()
         self._candidate_worth = HarmProcess()
         self._shadow = ShadowWatch(settings)
+        self._guards: list[Guard] = []
+        """What was measured of the step that is judged."""
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Look at one more step and decide."""
+        self._guards = [weights_guard(evidence.finite, evidence.jump)]
         losses = self._believed(evidence)
         # While updates are held back, what is served stands still, and to be better than that would prove nothing.
         if losses.shadow is not None and not self._holding:
@@ -84,7 +88,8 @@ class HarmGate:
         if evidence.departed is not None:
             self._shadow.look(evidence.departed)
         verdict = self._judge_update(evidence, losses)
-        return verdict if evidence.shadow is None else self._judge_shadow(verdict, evidence)
+        verdict = verdict if evidence.shadow is None else self._judge_shadow(verdict, evidence)
+        return msgspec.structs.replace(verdict, guards=tuple(self._guards))
 
     @property
     def doubted(self) -> tuple[str | None, ...]:
@@ -120,9 +125,10 @@ class HarmGate:
                 so_far = self.shadow_so_far()
                 if so_far is None:
                     return None
+                guards = self._shadow.guards
                 self._shadow.end()
                 self._holding = ""
-                found = msgspec.structs.replace(so_far, action="promote", reason=told, share=0.0)
+                found = msgspec.structs.replace(so_far, action="promote", reason=told, share=0.0, guards=guards)
                 return self._begin_probation(Verdict(action="publish", reason=told, gain=found.gain, shadow=found))
         verdict = self._roll_back(told, None)
         # Whoever goes back by hand wants what is new to go, and nothing is newer than what answers a share.
@@ -199,7 +205,11 @@ class HarmGate:
 
     def _judge_answers(self, answers: Answers | None, *, has_good: bool) -> Verdict | None:
         """What the answers of what is served say of it, where they have a fault that the last known good's have not."""
-        if answers is None or not has_good or not (fault := self._served.look(answers)):
+        if answers is None or not has_good:
+            return None
+        fault = self._served.look(answers)
+        self._guards += self._served.guards(fault)
+        if not fault:
             return None
         gain = self._gain.interval
         if self._served.bears(fault, gain.low):
@@ -281,6 +291,8 @@ class HarmGate:
             good = None if good is None else np.concatenate([good, more if doubted.good is None else doubted.good])
             expected = None if expected is None else np.concatenate([expected, np.zeros(len(more))])
         believed = self._watch.take(sources, served, good, expected)
+        if self._watch.guard is not None:
+            self._guards.append(self._watch.guard)
         self._forget_quiet()
         return None if believed is None else believed[:n]
 

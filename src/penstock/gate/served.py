@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.gate.guards import COLLAPSED_LABELS, COLLAPSED_TO, KNOWN_FROM
+from penstock.gate.guards import COLLAPSED_LABELS, COLLAPSED_TO, KNOWN_FROM, collapse_guard
 from penstock.gate.interface import Answers
 from penstock.gate.sequential import GainProcess
 from penstock.gate.shadow import chance_of_luck
+from penstock.learn.measured import Guard
 from penstock.spec import Gate as GateSettings
 
 Array = NDArray[np.float64]
@@ -62,6 +63,26 @@ class ServedWatch:
         self._take_chances(answers)
         self._take_classes(answers)
         return self._calibration_fault() or self._collapse_fault()
+
+    def guards(self, fault: str) -> tuple[Guard, ...]:
+        """The numbers of the look that found this fault, or none."""
+        named, (own, good) = fault.partition(":")[0], self._surpluses[-1]
+        calibration = Guard(
+            name="calibration",
+            value=own,
+            most=self._margin,
+            beside=good,
+            evidence=min(self._oversure.value, self._surer.value),
+            wanted=self._enough,
+            events=self._answers,
+            beyond=named == "calibration",
+        )
+        found = [self._totals(span) for span in self._spans]
+        collapse = [collapse_guard(totals.items(), beyond=named == "collapse") for totals in found]
+        least = max(
+            (guard for guard in collapse if guard is not None), key=lambda guard: guard.value or 0.0, default=None
+        )
+        return (calibration,) if least is None else (calibration, least)
 
     def bears(self, fault: str, gain_low: float) -> bool:
         """Whether this fault is borne, since it was refused often enough and the stream gains by what has it."""
@@ -133,22 +154,30 @@ class ServedWatch:
         )
 
     def _collapse_fault(self) -> str:
-        spans = [span for span in SPANS if span <= len(self._windows)] if self._minds_collapse else []
-        return next(filter(None, map(self._collapsed_within, spans)), "")
+        return next(filter(None, map(self._collapsed_within, self._spans if self._minds_collapse else [])), "")
 
-    def _collapsed_within(self, span: int) -> str:
+    @property
+    def _spans(self) -> list[int]:
+        return [span for span in SPANS if span <= len(self._windows)]
+
+    def _totals(self, span: int) -> dict[str, list[int]]:
+        """Of each class what the newest looks have counted."""
         totals: dict[str, Any] = {}
         for window in self._windows[-span:]:
             for name, counts in window.items():
                 totals[name] = np.array(counts) + totals.get(name, 0)
-        asked = {name: counts.tolist() for name, counts in totals.items() if counts[0] >= COLLAPSED_LABELS}
+        return {name: counts.tolist() for name, counts in totals.items()}
+
+    def _collapsed_within(self, span: int) -> str:
+        totals = self._totals(span)
+        asked = {name: counts for name, counts in totals.items() if counts[0] >= COLLAPSED_LABELS}
         for name, (labels, good, own, good_alone, own_alone) in asked.items():
             if good < KNOWN_FROM * labels or own >= COLLAPSED_TO * good:
                 continue
             # Over all looks the chances of 1 / (k (k + 1)) sum to 1.
             parts = len(SPANS) * len(asked) * self._looks * (self._looks + 1)
             if chance_of_luck(good_alone, own_alone) <= CHANCE / parts:
-                events = sum(int(counts[0]) for counts in totals.values())
+                events = sum(counts[0] for counts in totals.values())
                 return (
                     f"collapse: class {name!r} came {labels} times in {events} events, the last known good version "
                     f"answered with it {good} times, and it {own} times"

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.gate.canary import CanaryWatch
-from penstock.gate.guards import AnswersWatch, inputs_fault
+from penstock.gate.guards import AnswersWatch, inputs_fault, inputs_guard
 from penstock.gate.interface import Interval, Opinions, ShadowVerdict
 from penstock.gate.sequential import GainProcess, signed
 from penstock.learn.inputs import Departed
 from penstock.learn.interface import HeldOut
+from penstock.learn.measured import Guard
 from penstock.learn.steps import CanaryCounts
 from penstock.spec import Gate as GateSettings
 
@@ -60,7 +61,8 @@ class ShadowWatch:
         if claim.forgotten > self._forgetting_max:
             of = f"class {claim.forgotten_class!r}" if claim.forgotten_class else "the held-out old events"
             told = f"it lost {claim.forgotten:.4f} on {of} (at most {self._forgetting_max:g})"
-            return self._given_up(f"{told}, of {claim.events} held-out old events")
+            refused = self._given_up(f"{told}, of {claim.events} held-out old events")
+            return msgspec.structs.replace(refused, guards=(self._forgetting(claim),))
         self._claim = claim
         return None
 
@@ -144,7 +146,14 @@ class ShadowWatch:
     @property
     def so_far(self) -> ShadowVerdict:
         """The numbers as they are, with an empty reason."""
-        return msgspec.structs.replace(self._verdict("give_up", ""), share=self._canary.share)
+        return msgspec.structs.replace(self._numbers("give_up", ""), share=self._canary.share)
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """What its guards have measured until now."""
+        forgetting = None if self._claim is None else self._forgetting(self._claim)
+        found = (*self._answers.guards, inputs_guard(self._departed, self._drift_max), forgetting, self._canary.guard)
+        return tuple(guard for guard in found if guard is not None)
 
     @property
     def gain(self) -> Interval:
@@ -220,7 +229,20 @@ class ShadowWatch:
     def _given_up(self, reason: str) -> ShadowVerdict:
         return self._verdict("give_up", f"The new base is given up: {reason}.")
 
+    def _forgetting(self, claim: HeldOut) -> Guard:
+        return Guard(
+            name="forgetting",
+            value=claim.forgotten,
+            most=self._forgetting_max,
+            of=claim.forgotten_class,
+            events=claim.events,
+            beyond=claim.forgotten > self._forgetting_max,
+        )
+
     def _verdict(self, action: Any, reason: str) -> ShadowVerdict:
+        return msgspec.structs.replace(self._numbers(action, reason), guards=self.guards)
+
+    def _numbers(self, action: Any, reason: str) -> ShadowVerdict:
         return ShadowVerdict(
             action=action,
             reason=reason,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from penstock.events import Strings
 from penstock.gate.guards import named
 from penstock.gate.sequential import Alarm, HarmProcess
+from penstock.learn.measured import Guard
 
 Array = NDArray[np.float64]
 
@@ -73,6 +74,8 @@ class SourceWatch:
         self._alarms: dict[str | None, Alarm] = {}
         self._floods: dict[str | None, tuple[int, Alarm]] = {}
         """Of each source that is not believed now: its events since then, and the evidence that it agrees again."""
+        self.guard: Guard | None = None
+        """The source against which the newest events say the most; None where none was looked at with them."""
         self._heard: dict[str | None, int] = {}
         """Sources that outlasted the patience, and how often, until they go quiet."""
 
@@ -101,6 +104,7 @@ class SourceWatch:
     ) -> NDArray[np.bool_] | None:
         """(n,) which events are believed, or None for all of them: by (n,) losses of what is served, those of the
         last known good version, where there is one, and those that what is served expected, where it says so."""
+        self.guard = None
         n, by_good = len(losses), losses if good is None else good
         distinct: list[str | None] = [None] if sources is None else list(dict.fromkeys(sources))
         slots = [self._slot(source) for source in distinct]
@@ -216,8 +220,9 @@ class SourceWatch:
         """Whether there is enough evidence of it, these events of its own included."""
         others = self._others(slot, before, LOSS, lately=True)
         if others is not None:
-            alarm = self._alarms.setdefault(source, Alarm())
-            if alarm.take(losses / (np.maximum(others, expected) + EXCESS)) >= ALARM_EVENTS / self._alpha:
+            alarm, usual = self._alarms.setdefault(source, Alarm()), np.maximum(others, expected)
+            evidence = alarm.take(losses / (usual + EXCESS))
+            if self._measured(source, losses - usual, evidence, ALARM_EVENTS / self._alpha):
                 return True
         if by_good is None or source in self._heard:
             return False
@@ -229,7 +234,23 @@ class SourceWatch:
             self._processes[source] = self._looked_at, HarmProcess(START_SCALE)
         rank, process = self._processes[source]
         evidence = process.take((by_good - others - EXCESS) / (1.0 + EXCESS))
-        return evidence >= rank * (rank + 1) / self._alpha
+        return self._measured(source, by_good - others, evidence, rank * (rank + 1) / self._alpha)
+
+    def _measured(self, source: str | None, excess: Array, evidence: float, wanted: float) -> bool:
+        """Whether there is enough evidence; takes note of the numbers where they are the worst of these events."""
+        found = Guard(
+            name="sources",
+            value=float(np.add.reduce(excess)) / len(excess),
+            most=EXCESS,
+            of=source or "",
+            evidence=evidence,
+            wanted=wanted,
+            events=len(excess),
+            beyond=evidence >= wanted,
+        )
+        if self.guard is None or found.nearness > self.guard.nearness:
+            self.guard = found
+        return found.beyond
 
     def _hear(self, source: str | None, slot: int, losses: Array, before: Array) -> None:
         """More events of a source that is not believed."""

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from penstock.events import Offset, Partition, Range, Version
+from penstock.learn.measured import Measured
 from penstock.learn.quarantine import AsideStep, Place
 
 StepAction = Literal["start", "publish", "hold", "roll_back", "advance"]
@@ -205,6 +206,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     answered: tuple[Version, ...] = ()
     """Numbers under which that candidate had answered before an erasure gave it the one that it was ``tried`` under:
     predictions that others got from it say these."""
+    measured: Measured | None = None
+    """Numbers of forgetting and guards; None in an entry of before they were written down, and in no other."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:

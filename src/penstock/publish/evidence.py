@@ -13,6 +13,7 @@ from penstock.gate.interface import Answers, Evidence, Opinions
 from penstock.learn.inputs import Departed
 from penstock.learn.interface import Forgotten, Learned
 from penstock.learn.learner import Taken
+from penstock.learn.measured import Guard
 from penstock.spec import ClassName
 
 
@@ -41,6 +42,8 @@ class Looked(NamedTuple):
     """What was answered to the events since the look before."""
     left: Departed | None = None
     """How far they are from what the base of what is served was trained on, where they have left it with this step."""
+    inputs: Guard | None = None
+    """The same in numbers, wherever it was looked."""
 
 
 def evidence_of(

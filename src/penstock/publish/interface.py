@@ -13,6 +13,7 @@ from penstock.facts import Fact
 from penstock.gate.interface import Interval
 from penstock.learn.inputs import Departed
 from penstock.learn.interface import Block, Forgotten, State
+from penstock.learn.measured import Guard
 from penstock.learn.quarantine import AsideCounts
 from penstock.learn.steps import CanaryCounts
 
@@ -278,6 +279,13 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Who ordered it, where somebody did."""
     apprentice: RaceEnd | None = None
     """The race with the system that was there before that has ended since the parent, if one has."""
+    guards: tuple[Guard, ...] = ()
+    """What guards have measured since the parent, of each the numbers that came the nearest to a fault; of a promotion
+    and a canary, of the new base."""
+    forgotten: Forgotten | None = None
+    """What the newest look at the anchors since the parent showed; None where nobody looked."""
+    forgetting_max: float | None = None
+    """What may be lost on them; None where nobody looked."""
 
 
 class LiveWeights(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.gate.guards import inputs_fault, inputs_guard
 from penstock.learn.anchors import Anchors, scores_of
 from penstock.learn.inputs import Departed
 from penstock.learn.interface import Block, Forgotten, Predictor
@@ -59,6 +60,7 @@ class Looks:
             of_shadow=self._inputs.newest(shadow) if is_time else None,
             answers=self._said.take(taken, self._line),
             left=now if self._is_beyond(now) and not self._is_beyond(before) else None,
+            inputs=inputs_guard(now, self._drift_max) if is_time else None,
         )
 
     def begin_anew(self) -> None:
@@ -75,7 +77,7 @@ class Looks:
         self._said.load(values.get("said", []))
 
     def _is_beyond(self, departed: Departed | None) -> bool:
-        return departed is not None and departed.is_shown and departed.index > self._drift_max
+        return bool(inputs_fault(departed, self._drift_max))
 
     def _forgotten(self, taken: Taken) -> Forgotten | None:
         """What the updated model has lost, where it is time to ask it; None otherwise."""

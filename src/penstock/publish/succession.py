@@ -20,9 +20,9 @@ from penstock.gate.sieve import Sieve
 from penstock.learn.anchors import Anchors
 from penstock.learn.checkpoint import Checkpoint
 from penstock.learn.drift import Drift, DriftDetector
-from penstock.learn.inputs import Departed
 from penstock.learn.interface import Block, Predictor
 from penstock.learn.learner import Learner, Taken
+from penstock.learn.measured import NOTHING
 from penstock.learn.prequential import Prequential
 from penstock.learn.quarantine import Aside, AsideStep, Quarantine
 from penstock.learn.steps import CanaryCounts, ShadowStep, Step
@@ -35,8 +35,8 @@ from penstock.publish.candidates.follower import CaughtUp
 from penstock.publish.candidates.shadow import Shadows
 from penstock.publish.candidates.shadow_entries import adoption
 from penstock.publish.corrections import Corrections, told
-from penstock.publish.entries import Stamp, Stamps, said_by
-from penstock.publish.evidence import evidence_of, opinions_of
+from penstock.publish.entries import Stamp, Stamps, measured_of, measured_with, said_by
+from penstock.publish.evidence import Looked, evidence_of, opinions_of
 from penstock.publish.interface import Progress, Receipt, Snapshots
 from penstock.publish.line import Kept, Line
 from penstock.publish.looks import Looks
@@ -86,6 +86,7 @@ class Succession:
         self._looks = Looks(spec, self.anchors, self.line, shadows, learner, predictor)
         self._predictor = predictor
         self._step_max = spec.learn.step_max
+        self._forgetting_max = spec.gate.forgetting_max
         self.shadows = shadows
         self.canary = Canary()
         self.account = Account(spec.name)
@@ -104,7 +105,8 @@ class Succession:
     def decide(self, taken: Taken, stamps: Stamps) -> tuple[Step, Block | None]:
         """The entry for a step that was taken, and the block that it publishes."""
         drift = self._measure(taken)
-        verdict, left = self._judge(taken)
+        verdict, looked = self._judge(taken)
+        left = looked.left
         self.apprenticeship.compare(taken)
         apprentice = self.apprenticeship.turn(verdict)
         shadow = None if verdict is None else self._follow_shadow(verdict.shadow)
@@ -139,6 +141,7 @@ class Succession:
             tried=tried,
             answered=stamp.answered if tried else (),
             apprentice=apprentice,
+            measured=measured_with(looked, verdict, self._forgetting_max),
         )
         self._note_shadow(entry)
         self.apprenticeship.note(entry)
@@ -157,16 +160,15 @@ class Succession:
             self.anchors.change(drift.events)
         return drift
 
-    def _judge(self, taken: Taken) -> tuple[Verdict | None, Departed | None]:
-        """What the gate says of the step, None where there is nothing to be said; and how far the inputs are from what
-        the base of what is served was trained on, where they have left that now."""
+    def _judge(self, taken: Taken) -> tuple[Verdict | None, Looked]:
+        """What the gate says of the step, None where there is nothing to be said; and what was looked at for that."""
         own = None if taken.batch is None else self.canary.own(taken.batch, taken.compared)
         beside = self.shadows.learn(taken)
         columns = () if beside is None or taken.learned is None else self.line.classes_before(taken.learned)
         opinions = opinions_of(taken, columns, beside)
         looked = self._looks.look(taken)
         evidence = evidence_of(taken, beside, looked, own, opinions)
-        return None if evidence is None else self.gate.judge(evidence), looked.left
+        return None if evidence is None else self.gate.judge(evidence), looked
 
     def _settle_events(self, taken: Taken, verdict: Verdict | None) -> AsideStep | None:
         """What becomes of the step's events, of those whose labels it changes, and of those that the verdict has no
@@ -193,6 +195,7 @@ class Succession:
             "weights": stamp.weights(block),
             "log_time": self.learner.log_time,
             "base": self.line.base,
+            "measured": NOTHING,
         }
         return Step(
             number=stamp.number,
@@ -244,16 +247,19 @@ class Succession:
         if self.canary.block is not None:
             # Of another log, it may have been given up before.
             self.canary.heard = counts
-        shadow = self._follow_shadow(self.gate.hear(counts))
+        verdict = self.gate.hear(counts)
+        shadow = self._follow_shadow(verdict)
         self._tell_learner()
-        entry = self.entry(stamps(shadow is not None), shadow=shadow, heard=counts)
+        measured = measured_of(verdict)
+        entry = self.entry(stamps(shadow is not None), shadow=shadow, heard=counts, measured=measured)
         self._note_shadow(entry)
         return entry
 
     def adopt(self, caught_up: CaughtUp, stamp: Stamp) -> Step:
         """The entry that puts a candidate in shadow, or refuses it for what it has forgotten."""
         refusal = None if caught_up.refused else self.gate.begin_shadow(caught_up.manifest.held_out)
-        entry = self.entry(stamp, shadow=adoption(caught_up, refusal, self.line.base))
+        shadow = adoption(caught_up, refusal, self.line.base)
+        entry = self.entry(stamp, shadow=shadow, measured=measured_of(refusal))
         self.shadows.adopt(caught_up, entry)
         self.shadows.ended(entry, self.progress.labelled)
         return entry
@@ -312,7 +318,8 @@ class Succession:
         self._tell_learner()
         said = said_by(verdict) | ({} if block is not None else {"action": "advance"})
         hand = taken_down(id_, order, kept)
-        entry = self.entry(stamps(True), block, **said, restored=restored, shadow=shadow, hand=hand)
+        measured = measured_of(verdict.shadow)
+        entry = self.entry(stamps(True), block, **said, restored=restored, shadow=shadow, hand=hand, measured=measured)
         self._note_shadow(entry)
         self.hand.enter(entry)
         return entry, block

@@ -13,6 +13,7 @@ from penstock.events import Offset, Partition, Range, Version
 from penstock.facts import Dropped, Erased, Fact, Held, Published, Released, RolledBack, SetAside, TakenOut
 from penstock.gate.interface import Interval
 from penstock.learn.checkpoint import Checkpoint
+from penstock.learn.measured import NOTHING, Measured, nearest
 from penstock.learn.steps import Erasure, ShadowStep, Step
 from penstock.publish.interface import ByHand, Consolidation, RaceEnd, Receipt
 from penstock.publish.records.news import news
@@ -63,6 +64,7 @@ class _Open(msgspec.Struct, kw_only=True):
     held: int = 0
     aside: dict[str, int] = {}
     apprentice: RaceEnd | None = None
+    measured: Measured = NOTHING
 
 
 class _Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +159,7 @@ class Account:
         since.served_sum += step.served_sum
         since.cpu_s += step.cpu_s
         since.apprentice = _race(step) or since.apprentice
+        since.measured = _both(since.measured, step.measured or NOTHING)
         if (shadow := step.shadow) is not None:
             widened = shadow.what == "widened"
             self._trial = _Trial(base=shadow.base, share=shadow.share, why=shadow.reason) if widened else None
@@ -195,6 +198,7 @@ class Account:
                 parent_base=step.base,
                 environment=self.environment,
                 share=self._trial.share,
+                guards=(step.measured or NOTHING).shadow,
             )
         ]
 
@@ -223,6 +227,9 @@ class Account:
             consolidation=None if promoted is None else _consolidation(promoted),
             hand=None if (hand := step.hand) is None else ByHand(what=hand.what, by=hand.by, reason=hand.reason),
             apprentice=since.apprentice,
+            guards=since.measured.shadow if promoted else since.measured.guards,
+            forgotten=since.measured.forgotten,
+            forgetting_max=since.measured.forgetting_max,
         )
 
     def _exposed(self, step: Step, receipt: Receipt) -> Fact:
@@ -285,6 +292,9 @@ class Account:
             holding=self.holding,
         )
         plain: dict[str, Any] = msgspec.to_builtins(saved)
+        if self._open.measured == NOTHING:
+            # As states were before anything was measured: their hashes are compared.
+            del plain["open"]["measured"]
         return plain
 
     def load(self, state: dict[str, Any]) -> None:
@@ -332,6 +342,15 @@ def joined_ranges(ranges: list[Range]) -> list[Range]:
 
 def _interval(gain: tuple[float, float, float, int] | None) -> Interval | None:
     return None if gain is None else Interval(mean=gain[0], low=gain[1], high=gain[2], events=gain[3])
+
+
+def _both(older: Measured, newer: Measured) -> Measured:
+    """What was measured with two entries, the newer one's look at the anchors before the older one's."""
+    if newer == NOTHING:
+        return older
+    look = older if newer.forgotten is None else newer
+    guards = nearest((*older.guards, *newer.guards))
+    return Measured(guards, newer.shadow or older.shadow, look.forgotten, look.forgetting_max)
 
 
 def _race(step: Step) -> RaceEnd | None:

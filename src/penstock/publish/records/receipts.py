@@ -27,6 +27,7 @@ from penstock.errors import ReceiptsUnavailable, UnknownVersion
 from penstock.events import Offset, Partition, Range, Version
 from penstock.facts import Fact
 from penstock.gate.interface import Interval
+from penstock.learn.measured import nearest
 from penstock.learn.steps import Reached, nothing
 from penstock.publish.interface import Receipt
 from penstock.publish.records.account import bounded_mean
@@ -321,6 +322,9 @@ def merge(older: Receipt, newer: Receipt) -> Receipt:
         base=newer.base,
         parent_base=older.parent_base,
         environment=newer.environment,
+        guards=nearest((*older.guards, *newer.guards)),
+        forgotten=newer.forgotten or older.forgotten,
+        forgetting_max=newer.forgetting_max if newer.forgotten is not None else older.forgetting_max,
     )
 
 
