@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "tests" / "unit"
 SOURCE = ROOT / "src" / "penstock" / "control"
 KILLED_MIN = 0.95
-TIMEOUT_S = 60
-"""Of the processor, for one mutant; one that takes more loops for ever and is killed by that."""
+TIMEOUT_S = 20
+"""Of the processor, for one mutant: its tests take three. One that takes more loops for ever and is killed by that."""
 AUTOSCALE = ("test_autoscale_rules.py", "test_autoscale_differential.py")
 NODES = ("test_nodes_removal.py", "test_nodes_autoscaler.py", "test_nodes_packing.py")
 TESTS = {
@@ -273,6 +273,14 @@ def run(tests: Sequence[str]) -> int:
     return int(pytest.main([*options, *(str(UNIT / name) for name in tests)]))
 
 
+def without_shrinking() -> None:
+    """Let a property that fails end there: the smallest example of it is no news here, and takes minutes to find."""
+    from hypothesis import Phase, settings  # pytest wants to be the first that imports it
+
+    settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), database=None)
+    settings.load_profile("mutants")
+
+
 def warm_up() -> None:
     """Run the tests once as they are, which must pass, and forget what they imported of ours but nothing else: so that
     no fork has to import anything that is not under test."""
@@ -345,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*(f"{each.module}:{each.line}: {each.what}" for each in found), sep="\n")
         return 0
     warm_up()
+    without_shrinking()
     begun, survivors, verdicts = time.monotonic(), set(), Verdicts(given.verdicts)
     for at, mutant in enumerate(found):
         if mutant.what not in EQUIVALENT and verdicts.survives(mutant):
