@@ -38,8 +38,8 @@ NEAR = (0.1, 1.2)
 """Times the late answers that may be: a simulation between these is repeated with four times the requests."""
 
 CONFIRMED = 16
-"""Draws of requests on which what is to be taken is simulated once more where traffic changes or machines are taken away:
-in one of them there are a few bursts and losses, and a lucky draw of them is not what is promised."""
+"""Draws of requests on which what is to be taken is simulated once more where traffic changes or machines are taken
+away: in one of them there are a few bursts and losses, and a lucky draw of them is not what is promised."""
 DRAW = 1_000_003
 """From the seed of one draw to that of the next."""
 ERRORS = 2.0
