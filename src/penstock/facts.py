@@ -168,6 +168,17 @@ class InputsDrifted(Fact, tag="inputs_drifted", frozen=True, kw_only=True):
     """The labelled events that were compared."""
 
 
+class PredictionsDrifted(Fact, tag="predictions_drifted", frozen=True, kw_only=True):
+    """What is answered is distributed otherwise than it was."""
+
+    column: str
+    """``classes``, ``chances`` of the most probable class, or ``numbers``: the one that has moved the most."""
+    index: float
+    """Its population stability index."""
+    events: int
+    """The answers that were compared with those before."""
+
+
 class Consolidated(Fact, tag="consolidated", frozen=True, kw_only=True):
     """A new base was trained, and a candidate on it stands ready."""
 

@@ -206,6 +206,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How far the inputs may be from those that a new base was trained on, if it is to be promoted: the population
     stability index of the feature that is the furthest away, of the latest labelled events; ``inf`` for no bound. What
     is served is not held to it: it is told, and a new base is trained."""
+    predictions_drift: Literal["off", "tell", "train"] = "off"
+    """Whether it is looked for answers that are distributed otherwise than the thousands before them, by an index above
+    ``drift_max``: ``tell`` it, or ``train`` a base for it as well. Off by default, since a model that learns moves its
+    answers without any drift of the stream."""
     collapse: Literal["refuse", "allow"] = "refuse"
     """What becomes of a new base, or of a fast update, that hardly ever answers with a class which labels still have,
     and what is served, or the last known good version, answers with."""

@@ -62,6 +62,10 @@ ALL: Sequence[tuple[facts.Fact, str]] = (
         "Inputs have left what base 0123456789ab was trained on: 'price' (index 0.41, on 512 events).",
     ),
     (
+        facts.PredictionsDrifted(**WHERE, column="classes", index=0.41, events=1024),
+        "What is answered is distributed otherwise than before: classes (index 0.41, on 1,024 events).",
+    ),
+    (
         facts.Consolidated(**WHERE, **BASE, cause="drift", trained=5000, seconds=12.0, cpu_s=9.0),
         "Number 2, base 0123456789ab, stands ready: trained on 5,000 events, in 12 s (drift).",
     ),

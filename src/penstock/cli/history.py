@@ -78,6 +78,9 @@ def told(fact: dict[str, Any]) -> str:
         case "inputs_drifted":
             index = f"index {fact['index']:.3g}, on {_events(fact)}"
             return f"Inputs have left what base {fact['base'][:12]} was trained on: {fact['feature']!r} ({index})."
+        case "predictions_drifted":
+            index = f"index {fact['index']:.3g}, on {_events(fact)}"
+            return f"What is answered is distributed otherwise than before: {fact['column']} ({index})."
     return _of_source(fact) or _of_base(fact)
 
 

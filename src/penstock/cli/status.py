@@ -39,6 +39,7 @@ LINES = (
     ("model.error", "mean absolute error"),
     ("model.loss", "loss, 0 to 1"),
     ("forgotten_shown", "forgotten"),
+    ("answers_shown", "answers"),
     ("base_shown", "base"),
     ("apprentice_shown", "beside another system"),
     ("events.accepted", "events accepted"),
@@ -94,6 +95,7 @@ def status(service: str | None, as_json: bool, as_csv: bool, wait_s: float, url:
             "base_shown": base_line(frame["base"], time.time()),
             "held_shown": hold_line(frame["model"]),
             "forgotten_shown": forgotten_line(frame["model"]),
+            "answers_shown": answers_line(frame["model"].get("answers")),
             "apprentice_shown": apprentice_line(frame.get("apprentice")),
             "money_shown": money_line(frame["money"]),
         }
@@ -140,6 +142,14 @@ def hold_line(model: dict[str, Any]) -> str | None:
         return f"by the gate: {model['held_why']}" if model.get("held_why") else None
     why = f": {model['held_why']}" if model["held_why"] else ""
     return f"by {model['held_by']} since {moment(model['held_since'])}{why}"
+
+
+def answers_line(answers: dict[str, Any] | None) -> str | None:
+    """How far answers are from those before; None where nobody looks."""
+    if answers is None:
+        return None
+    told = "are distributed otherwise than before" if answers["beyond"] else "are distributed as before"
+    return f"{told} ({answers['column']}, index {answers['index']:.2f}, on {answers['events']:,})"
 
 
 def forgotten_line(model: dict[str, Any]) -> str | None:

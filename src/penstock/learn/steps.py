@@ -208,6 +208,9 @@ class Step(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     predictions that others got from it say these."""
     measured: Measured | None = None
     """Numbers of forgetting and guards; None in an entry of before they were written down, and in no other."""
+    answers_moved: tuple[str, float, int] | None = None
+    """What of the answers was noticed with this step to be distributed otherwise than before, its population stability
+    index, and the answers that were compared."""
 
 
 def difference(recorded: Step, repeated: Step) -> str:

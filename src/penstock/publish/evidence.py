@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.gate.answered import Moved
 from penstock.gate.guards import Opinion
 from penstock.gate.interface import Answers, Evidence, Opinions
 from penstock.learn.inputs import Departed
@@ -44,6 +45,8 @@ class Looked(NamedTuple):
     """How far they are from what the base of what is served was trained on, where they have left it with this step."""
     inputs: Guard | None = None
     """The same in numbers, wherever it was looked."""
+    moved: Moved | None = None
+    """How far answers are from those before, where they have moved with this step."""
 
 
 def evidence_of(

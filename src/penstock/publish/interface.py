@@ -10,6 +10,7 @@ import msgspec
 from penstock.events import Offset, Partition, Version
 from penstock.events import Range as Range
 from penstock.facts import Fact
+from penstock.gate.answered import Moved
 from penstock.gate.interface import Interval
 from penstock.learn.inputs import Departed
 from penstock.learn.interface import Block, Forgotten, State
@@ -183,6 +184,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     departed: Departed | None = None
     """What the newest look at the inputs showed, beside what the base of what is served was trained on; None without a
     look, or where the base does not say."""
+    moved: Moved | None = None
+    """What the newest look at the answers showed, beside those before; None without one."""
     time: float = 0.0
     """Seconds since 1970 of the last step."""
     slow: SlowTier = SlowTier()

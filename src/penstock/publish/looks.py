@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.gate.answered import Moved
 from penstock.gate.guards import inputs_fault, inputs_guard
 from penstock.learn.anchors import Anchors, scores_of
 from penstock.learn.inputs import Departed
 from penstock.learn.interface import Block, Forgotten, Predictor
 from penstock.learn.learner import Learner, Taken
 from penstock.learn.watched import Inputs
+from penstock.publish.answered import Answered
 from penstock.publish.candidates.shadow import Shadows
 from penstock.publish.evidence import Looked
 from penstock.publish.line import Line
@@ -37,6 +39,7 @@ class Looks:
         self._anchors = anchors
         self._inputs = Inputs(spec, shadows.seen)
         self._said = Said()
+        self.answered = Answered(spec.gate.drift_max, is_on=spec.gate.predictions_drift != "off")
         self._drift_max = spec.gate.drift_max
         self._line = line
         self._shadows = shadows
@@ -61,7 +64,16 @@ class Looks:
             answers=self._said.take(taken, self._line),
             left=now if self._is_beyond(now) and not self._is_beyond(before) else None,
             inputs=inputs_guard(now, self._drift_max) if is_time else None,
+            moved=self._moved(taken) if self.answered.is_on else None,
         )
+
+    def _moved(self, taken: Taken) -> Moved | None:
+        """How far answers are from those before, where they have moved with this step."""
+        assert taken.learned is not None, "nothing was learned"
+        assert taken.answers is not None, "something was answered"
+        held = self._learner.served is not None
+        classes = self._line.block.head.classes if held else self._line.classes_before(taken.learned)
+        return self.answered.take(taken.answers, classes)
 
     def begin_anew(self) -> None:
         """What was answered until now is of a version that is served no more."""

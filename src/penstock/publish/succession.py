@@ -87,6 +87,7 @@ class Succession:
         self._predictor = predictor
         self._step_max = spec.learn.step_max
         self._forgetting_max = spec.gate.forgetting_max
+        self._trains_for_answers = spec.gate.predictions_drift == "train"
         self.shadows = shadows
         self.canary = Canary()
         self.account = Account(spec.name)
@@ -106,7 +107,7 @@ class Succession:
         """The entry for a step that was taken, and the block that it publishes."""
         drift = self._measure(taken)
         verdict, looked = self._judge(taken)
-        left = looked.left
+        left, moved = looked.left, looked.moved
         self.apprenticeship.compare(taken)
         apprentice = self.apprenticeship.turn(verdict)
         shadow = None if verdict is None else self._follow_shadow(verdict.shadow)
@@ -142,10 +143,11 @@ class Succession:
             answered=stamp.answered if tried else (),
             apprentice=apprentice,
             measured=measured_with(looked, verdict, self._forgetting_max),
+            answers_moved=None if moved is None else (moved.column, moved.index, moved.events),
         )
         self._note_shadow(entry)
         self.apprenticeship.note(entry)
-        if drift is not None or left is not None:
+        if drift is not None or left is not None or (moved is not None and self._trains_for_answers):
             self.shadows.drifted(self.progress.labelled)
         return entry, block
 
@@ -341,6 +343,7 @@ class Succession:
             corrections=self.corrections.counts,
             forgotten=self.anchors.newest,
             departed=self._looks.departed,
+            moved=self._looks.answered.newest,
             apprentice=self.apprenticeship.progress,
         )
 
@@ -376,6 +379,7 @@ class Succession:
             **{name: room.save() for name, room in self._rooms.items()},
             **({"hand": hand} if (hand := self.hand.save()) else {}),
             **({"canary": canary} if canary else {}),
+            **({"answered": answered} if (answered := self._looks.answered.save()) else {}),
             **({"apprentice": beside} if (beside := self.apprenticeship.save()) else {}),
         }
         model_arrays = {f"model/{name}": array for name, array in model.arrays.items()}
@@ -406,5 +410,6 @@ class Succession:
         if "anchors" in values:
             self.anchors.load(values["anchors"], checkpoint.arrays)
         self.canary.load(values.get("canary", {}), checkpoint.arrays)
+        self._looks.answered.load(values.get("answered", {}))
         self.apprenticeship.load(values.get("apprentice", {}))
         self._tell_learner()

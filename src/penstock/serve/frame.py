@@ -95,6 +95,19 @@ class PredictionCounts(msgspec.Struct, frozen=True):
     """Learned with the label of those without an answer (``label.implicit``)."""
 
 
+class AnswersState(msgspec.Struct, frozen=True):
+    """How far the latest answers to labelled events are from those before."""
+
+    column: str
+    """``classes``, ``chances`` of the most probable one, or ``numbers``: the one that is the furthest away."""
+    index: float
+    """Its population stability index."""
+    beyond: bool
+    """Whether that is more than ``gate.drift_max``, and no luck."""
+    events: int
+    """The answers that were compared."""
+
+
 class ModelState(msgspec.Struct, frozen=True):
     version: int
     published: int
@@ -129,6 +142,8 @@ class ModelState(msgspec.Struct, frozen=True):
     """Seconds since 1970 of the last step."""
     left_out: dict[str, str]
     """Members from outside (``learn.members``) that failed and are not asked any more, each with the reason."""
+    answers: AnswersState | None = None
+    """What the newest look at them showed; null without one (``gate.predictions_drift``)."""
 
 
 class Training(msgspec.Struct, frozen=True):

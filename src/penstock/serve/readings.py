@@ -82,6 +82,7 @@ def readings(services: Iterable[Service]) -> list[Reading]:
         reading("loss", "Prequential loss in [0, 1]", {n: p.loss for n, _, p, _ in seen}),
         reading("forgotten", "Lost on anchors, where it is the most", {n: _lost(p) for n, _, p, _ in seen}),
         reading("inputs_drift", "From what the base was trained on", {n: _departed(p) for n, _, p, _ in seen}),
+        reading("predictions_drift", "From the answers before", {n: _moved(p) for n, _, p, _ in seen}),
         reading("canary_share", "Of the traffic, what a new base answers", {n: p.slow.share for n, _, p, _ in seen}),
         reading(
             "canary_answers", "Predictions from a new base", {n: p.slow.share_counts.answered for n, _, p, _ in seen}
@@ -151,6 +152,10 @@ def _money_readings(allowances: Mapping[str, Allowance]) -> list[Reading]:
 
 def _departed(progress: Progress) -> float:
     return math.nan if progress.departed is None else progress.departed.index
+
+
+def _moved(progress: Progress) -> float:
+    return math.nan if progress.moved is None else progress.moved.index
 
 
 def _lost(progress: Progress) -> float:

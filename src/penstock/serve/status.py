@@ -7,10 +7,12 @@ import math
 import os
 from pathlib import Path
 
+from penstock.gate.answered import Moved
 from penstock.learn.inputs import Departed
 from penstock.publish.candidates.consolidating import Consolidating, read_consolidating
 from penstock.publish.interface import Progress, SlowTier
 from penstock.serve.frame import (
+    AnswersState,
     BaseState,
     CanaryState,
     Disk,
@@ -82,6 +84,7 @@ def status_of(service: Service) -> Status:
             anchors=0 if progress.forgotten is None else progress.forgotten.anchors,
             updated=progress.time or None,
             left_out=service.answers.left_out,
+            answers=None if progress.moved is None else _answers(progress.moved),
         ),
         base=_base(
             progress.slow,
@@ -140,6 +143,10 @@ def _base(slow: SlowTier, consolidating: Consolidating, departed: Departed | Non
         outcome=slow.outcome,
         failure=consolidating.failure,
     )
+
+
+def _answers(moved: Moved) -> AnswersState:
+    return AnswersState(moved.column, moved.index, moved.is_shown, moved.events)
 
 
 def _inputs(departed: Departed, drift_max: float) -> InputsState:

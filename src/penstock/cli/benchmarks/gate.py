@@ -16,7 +16,15 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.cli.benchmarks import gate_answers, gate_apprentice, gate_inputs, gate_poison, gate_real, gate_simulated
+from penstock.cli.benchmarks import (
+    gate_answered,
+    gate_answers,
+    gate_apprentice,
+    gate_inputs,
+    gate_poison,
+    gate_real,
+    gate_simulated,
+)
 from penstock.cli.benchmarks.gate_report import Report
 from penstock.cli.benchmarks.machine import describe
 
@@ -77,6 +85,7 @@ def measure(settings: Settings, command: str, note: Note) -> Report:
         report.alarms += gate_simulated.false_drift(streams, settings.drift_events, seed, note)
         report.alarms += gate_answers.false_faults(streams, settings.shadow_events, seed, note)
         report.alarms += gate_inputs.false_departures(streams, settings.drift_events, seed, note)
+        report.alarms += gate_answered.false_moves(streams, settings.drift_events, seed, note)
     if "power" in settings.parts:
         report.power += gate_simulated.power(streams, seed, note)
     if "apprentice" in settings.parts:

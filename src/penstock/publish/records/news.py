@@ -10,6 +10,7 @@ from penstock.facts import (
     GivenUp,
     InputsDrifted,
     Ordered,
+    PredictionsDrifted,
     Promoted,
     RaceEnded,
     ShadowStarted,
@@ -51,6 +52,9 @@ def _drifted(step: Step, service: str) -> list[Fact]:
     if step.departed is not None:
         feature, index, events = step.departed
         facts.append(InputsDrifted(at=at, service=service, base=step.base, feature=feature, index=index, events=events))
+    if step.answers_moved is not None:
+        column, index, events = step.answers_moved
+        facts.append(PredictionsDrifted(at=at, service=service, column=column, index=index, events=events))
     return facts
 
 

@@ -70,6 +70,7 @@ _decode_fact = msgspec.msgpack.Decoder(
     | fact_types.CheckpointUnreadable
     | fact_types.Drifted
     | fact_types.InputsDrifted
+    | fact_types.PredictionsDrifted
     | fact_types.Consolidated
     | fact_types.ShadowStarted
     | fact_types.Widened
