@@ -79,6 +79,23 @@ class SpecChanged(PenstockError):
     exit_code = 2
 
 
+class SettingsUntried(PenstockError):
+    """{file} has {what}, which nobody has tried beside what the service in {folder} answers with"""
+
+    hint = (
+        "Start it with the settings in force ({in_force}), and then have these tried: "
+        "penstock challenge {file} --data {data}"
+    )
+    exit_code = 2
+
+
+class NotChallenging(PenstockError):
+    """{file} cannot be tried beside the service in {folder}: {reason}"""
+
+    hint = "What can be tried are {settings}. For all else give the service in the file another name, and start both."
+    exit_code = 2
+
+
 class BadEvent(PenstockError):
     """{message}"""
 

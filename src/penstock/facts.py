@@ -180,16 +180,18 @@ class PredictionsDrifted(Fact, tag="predictions_drifted", frozen=True, kw_only=T
 
 
 class Consolidated(Fact, tag="consolidated", frozen=True, kw_only=True):
-    """A new base was trained, and a candidate on it stands ready."""
+    """A new base was trained, or other settings have learned the log, and a candidate stands ready."""
 
     number: int
     base: str
     cause: str
-    """Why it was begun: ``schedule``, ``drift`` or ``request``."""
+    """Why it was begun: ``schedule``, ``drift``, ``request`` or ``challenge``."""
     trained: int
     """Labelled events that it was trained on."""
     seconds: float
     cpu_s: float
+    changes: tuple[str, ...] = ()
+    """The settings that are new, as people read them; empty for a new base."""
 
 
 class ShadowStarted(Fact, tag="shadow_started", frozen=True, kw_only=True):

@@ -214,14 +214,24 @@ def run_consolidator(service: str, data: Path) -> None:
 
 
 def run_consolidation(service: str, data: Path, *, number: int, reason: str) -> int:
-    """Train a base and leave a candidate on it, or stop at SIGTERM; the exit code."""
+    """Train a base, or have other settings learn the log, and leave a candidate, or stop at SIGTERM; the exit code."""
+    from penstock.learn.slow.challenge import challenge
     from penstock.learn.slow.consolidate import consolidate
+    from penstock.publish.candidates.consolidating import asked_challenge
 
     stop = threading.Event()
     for caught in (signal.SIGTERM, signal.SIGINT):
         signal.signal(caught, lambda *_: stop.set())
-    spec = load(recorded_path(data, service))
-    made = consolidate(spec, data / service, number=number, reason=reason, stop=stop.is_set)
+    spec, folder = load(recorded_path(data, service)), data / service
+    if reason != "challenge":
+        made = consolidate(spec, folder, number=number, reason=reason, stop=stop.is_set)
+    elif (asked := asked_challenge(folder / "consolidation")) is not None:
+        made = challenge(
+            spec, folder, asked.configuration, asked.changes, number=number, reason=reason, stop=stop.is_set
+        )
+    else:
+        sys.stderr.write("what was to be tried is not asked for any more\n")
+        return 1
     return 0 if made is not None else 1
 
 

@@ -13,10 +13,14 @@ from up_process import until
 from penstock.control.consolidator import Consolidator
 from penstock.control.folder import is_alive
 from penstock.events import Offset, Partition, Version
+from penstock.learn.configuration import Configuration
 from penstock.learn.ready import hold, holds
 from penstock.publish.candidates.consolidating import (
+    Challenge,
     Consolidating,
     ask,
+    ask_challenge,
+    asked_challenge,
     is_asked,
     read_consolidating,
     write_consolidating,
@@ -31,6 +35,7 @@ SPEC = Spec(
     features={"x": Feature(type="number")},
     consolidate=Consolidate(every_events=100, max_s=1.0),
 )
+CHALLENGE = Challenge(at=1.0, configuration=Configuration.of(SPEC), changes=("learn.tree_window 0 instead of 4096",))
 LEAVES_A_CANDIDATE = "import os, sys; os.makedirs(sys.argv[1] + '/ready/00000001')"
 
 
@@ -145,3 +150,53 @@ def test_being_told_to_stop_ends_the_training_and_is_no_failure(tmp_path: Path) 
     running.join()
     assert not is_alive(int(pid_file.read_text()))
     assert (house.state.phase, house.state.failures, house.state.failure) == ("waiting", 0, "")
+
+
+def test_other_settings_are_tried_once_and_a_training_that_was_asked_for_comes_after_them(tmp_path: Path) -> None:
+    house = House(tmp_path, LEAVES_A_CANDIDATE)
+    house.learned(1)
+    ask(house.folder, 1.0)
+    ask_challenge(house.folder, CHALLENGE)
+    assert house.look()
+    assert (house.calls, asked_challenge(house.folder)) == ([(1, "challenge")], None)
+    assert is_asked(house.folder)
+    house.learned(2, settled=1, settled_events=1)
+    assert house.look()
+    assert house.calls[1:] == [(2, "request")]
+
+
+def test_settings_that_are_asked_for_while_others_learn_are_tried_after_them(tmp_path: Path) -> None:
+    later = msgspec.structs.replace(CHALLENGE, at=2.0)
+    asks_again = f"open(sys.argv[1] + '/challenge.json', 'wb').write({msgspec.json.encode(later)!r})"
+    house = House(tmp_path, f"{LEAVES_A_CANDIDATE}; {asks_again}")
+    house.learned(1)
+    ask_challenge(house.folder, CHALLENGE)
+    assert house.look()
+    assert asked_challenge(house.folder) == later
+
+
+def test_a_challenge_that_fails_is_told_and_neither_repeated_nor_held_against_trainings(tmp_path: Path) -> None:
+    house = House(tmp_path, "import sys; sys.exit('Error: no such thing')")
+    house.learned(1)
+    ask_challenge(house.folder, CHALLENGE)
+    assert house.look()
+    assert (house.state.phase, house.state.reason) == ("failed", "challenge")
+    assert (house.state.failure, house.state.failures, house.state.retry_at) == ("Error: no such thing", 0, 0.0)
+    assert not house.look()
+
+
+@pytest.mark.parametrize(("is_ready", "settled", "is_done"), [(True, 3, True), (False, 4, True), (False, 3, False)])
+def test_a_challenge_whose_consolidator_was_killed_is_made_anew_unless_it_had_left_its_candidate(
+    tmp_path: Path, is_ready: bool, settled: int, is_done: bool
+) -> None:
+    house = House(tmp_path, LEAVES_A_CANDIDATE.replace("00000001", "00000004"))
+    ask_challenge(house.folder, CHALLENGE)
+    write_consolidating(house.folder, Consolidating(phase="training", number=4, reason="challenge", challenge=1.0))
+    again = House(tmp_path, LEAVES_A_CANDIDATE.replace("00000001", "00000004"))
+    again.consolidator._begin()
+    if is_ready:
+        (again.folder / "ready" / "00000004").mkdir(parents=True)
+    again.learned(1, settled=settled)
+    assert again.look() != is_done
+    assert again.calls == ([] if is_done else [(4, "challenge")])
+    assert asked_challenge(again.folder) is None

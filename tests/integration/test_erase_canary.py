@@ -4,44 +4,28 @@ would have, the share and all that is known of it included, or nothing of the ba
 from __future__ import annotations
 
 import shutil
-import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from asked_house import House
 from never_saw import never_saw
 from onnx import TensorProto, helper, numpy_helper
 
 from penstock.control.erase import ErasureReceipt, erase
 from penstock.control.record import record
-from penstock.eventlog.interface import Entry
-from penstock.eventlog.local import LocalLogReader, LocalLogWriter
-from penstock.events import Batch, Kind, Partition, Version, encode
-from penstock.gate.share import is_within
-from penstock.join.window import JoinWindow
-from penstock.learn.checkpoint import Checkpoint, Checkpoints
-from penstock.learn.fast.model import FastModel
-from penstock.learn.interface import HeldOut
-from penstock.learn.journal import StepJournal, read_steps
-from penstock.learn.learner import Learner
+from penstock.learn.checkpoint import Checkpoint
+from penstock.learn.journal import read_steps
 from penstock.learn.slow.artifact import Artifact, BaseManifest, sealed
-from penstock.learn.slow.base import LocalBases
 from penstock.learn.steps import CanaryCounts
-from penstock.publish.assembly import parts_of, replay_of
-from penstock.publish.candidates.canary_counts import Counted, write_counts
+from penstock.publish.assembly import replay_of
 from penstock.publish.past.erasing import Whose
 from penstock.publish.past.rebuild import STARTS_ANEW
-from penstock.publish.publisher import Publisher
-from penstock.publish.records.receipts import SqliteReceipts
-from penstock.publish.rooms import Clocks, Rooms
-from penstock.publish.weights.live import SharedLiveReader, SharedLiveWeights
-from penstock.publish.weights.snapshots import LocalSnapshots
+from penstock.publish.weights.live import SharedLiveReader
 from penstock.service import run_verification
 from penstock.spec import ClassName, Feature, Gate, Learn, Spec
-from penstock.testing.small_house import leave_learner
 
 NAME = "tried"
 FEATURES = {name: Feature(type="number") for name in "ab"}
@@ -53,7 +37,6 @@ SPEC = Spec(
     learn=Learn(random_features=0, tree_window=0, half_lives=(64.0, float("inf")), checkpoint_every_s=1e9),
     gate=Gate(good_after_events=64, canary=(0.5, 0.9)),
 )
-ROWS = 8
 
 
 def product(sharpness: float) -> Artifact:
@@ -94,119 +77,11 @@ def product(sharpness: float) -> Artifact:
     return sealed(manifest, made.SerializeToString(), encoder={}, weights={})
 
 
-class House:
-    """The service's learner, and who asks it, as servers do."""
-
-    def __init__(self, data: Path, seed: int) -> None:
-        self.folder = data / NAME
-        self._rng = np.random.default_rng(seed)
-        self._log = LocalLogWriter(self.folder / "log", Partition(0))
-        self._asked = 1_000 * seed
-        self._elapsed_s = 0.0
-        parts = parts_of(SPEC, self.folder, LocalLogReader(self.folder / "log"), LocalLogReader(self.folder / "log"))
-        rooms = Rooms(
-            journal=StepJournal(self.folder / "steps"),
-            checkpoints=Checkpoints(self.folder / "checkpoints", 1000),
-            live=SharedLiveWeights(self.folder / "live"),
-            snapshots=LocalSnapshots(self.folder / "snapshots", NAME),
-            receipts=SqliteReceipts(self.folder / "versions.sqlite", NAME, flush_every_s=threading.TIMEOUT_MAX),
-            canary=self.folder / "canary",
-            keeps_past=lambda: True,
-        )
-        clocks = Clocks(elapsed=lambda: self._elapsed_s)
-        self.publisher = Publisher(SPEC, parts.learner, parts.gate, parts.predictor, rooms, clocks, slow=parts.slow)
-        self.publisher.start()
-
-    def __enter__(self) -> House:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.publisher.checkpoint()
-        self.publisher.close()
-        self._log.close()
-
-    def ask(self, subjects: tuple[str, ...]) -> None:
-        """Predictions of these subjects in turn, and what came of them, a step later; learned as they come."""
-        n, slow = ROWS, self.publisher.progress.slow
-        ids = [f"p{self._asked + i}" for i in range(n)]
-        self._asked += n
-        numbers = self._rng.normal(size=(n, 2))
-        whose = [subjects[i % len(subjects)] for i in range(n)]
-        versions = [
-            slow.share_version if slow.share and is_within(who, slow.shadow_base, slow.share) else self.version
-            for who in whose
-        ]
-        asked = self._batch(Kind.PREDICTION, ids, numbers)
-        self._send(replace(asked, versions=np.array(versions, np.uint64), subjects=whose))
-        labels = [ClassName(str(int(label))) for label in numbers.prod(axis=1) > 0]
-        self._send(replace(self._batch(Kind.FEEDBACK, ids, np.empty((n, 0))), labels=labels))
-        while self.publisher.step() or self.publisher.has_backlog():
-            pass
-
-    def until_share(self, share: float) -> None:
-        """Ask until it answers this."""
-        for _ in range(100):
-            self.ask(("a", "b", "c", "d"))
-            if self.publisher.progress.slow.share == share:
-                return
-        raise AssertionError(f"it never answered {share}: {self.publisher.progress.slow.outcome}")
-
-    @property
-    def version(self) -> Version:
-        return self.publisher.progress.version
-
-    def say(self, answered: int) -> None:
-        """Count, as servers do, and have the learner hear it."""
-        slow = self.publisher.progress.slow
-        counts = CanaryCounts(share=slow.share, asked=2 * answered, answered=answered)
-        write_counts(self.folder / "canary", Partition(0), Counted(base=slow.shadow_base, counts=counts))
-        self.pass_time()
-        assert self.publisher.listen()
-
-    def pass_time(self) -> None:
-        """Until the learner listens again."""
-        self._elapsed_s += 1.0
-
-    def adopt(self, number: int, artifact: Artifact) -> None:
-        """Leave a candidate with this base, as a consolidation does, and put it in shadow."""
-        bases = LocalBases(self.folder / "bases")
-        model = FastModel(SPEC, bases, bases.put(artifact))
-        learner = Learner(SPEC, LocalLogReader(self.folder / "log"), JoinWindow.of(SPEC.label), model)
-        leave_learner(
-            self.folder,
-            learner,
-            read_steps(self.folder / "steps"),
-            number=number,
-            reason="request",
-            base=artifact.id,
-            held_out=HeldOut(events=0, gained=0, lost=0, forgotten=0.0),
-        )
-        while not self.publisher.take_up():
-            pass
-
-    @staticmethod
-    def _batch(kind: Kind, ids: list[str | None], numbers: Any) -> Batch:
-        return Batch(
-            kind=kind,
-            times=np.zeros(len(ids)),
-            ids=ids,
-            sources=None,
-            numbers=numbers,
-            vectors=(),
-            strings=(),
-            labels=None,
-            versions=None,
-        )
-
-    def _send(self, batch: Batch) -> None:
-        self._log.append([Entry(kind=batch.kind, count=len(batch), payload=encode(batch))])
-
-
 def learned(data: Path) -> None:
     """A service whose new base answers a half; it has always known one subject, and another since the share began."""
     data.mkdir()
     record({Path("tried.yaml"): SPEC}, data)
-    with House(data, seed=1) as house:
+    with House(data, 1, SPEC) as house:
         for _ in range(40):
             house.ask(("always", "a", "b", "c", "d"))
         house.publisher.checkpoint()
@@ -264,7 +139,7 @@ def test_the_share_goes_on_as_if_the_subject_had_never_come(home: Path) -> None:
         if name.startswith(("shadow/", "model/")):
             np.testing.assert_array_equal(ours.arrays[name], theirs.arrays[name], name)
 
-    with House(data, seed=2) as house:
+    with House(data, 2, SPEC) as house:
         reader = SharedLiveReader(house.folder / "live")
         beside = reader.beside().block()
         assert beside is not None
@@ -286,7 +161,7 @@ def test_the_share_goes_on_as_if_the_subject_had_never_come(home: Path) -> None:
 def test_another_erasure_knows_which_numbers_it_answered_under_before_either(home: Path) -> None:
     data = home / "data"
     erased(data, "later")
-    with House(data, seed=2) as house:
+    with House(data, 2, SPEC) as house:
         for _ in range(4):
             house.ask(("a", "last", "b", "last", "c", "d"))
     shutil.rmtree(home / "before")
@@ -305,7 +180,7 @@ def test_a_base_that_may_have_known_of_the_subject_answers_nobody_any_more(home:
     told = [step.shadow for step in read_steps(data / NAME / "steps") if step.shadow]
     assert [(one.what, one.reason) for one in told] == [("given_up", STARTS_ANEW)]
     demand_rebuilt(data, receipt.version)
-    with House(data, seed=3) as house:
+    with House(data, 3, SPEC) as house:
         assert house.publisher.progress.slow.share == 0.0
         assert SharedLiveReader(house.folder / "live").share() == 0.0
         house.publisher.checkpoint()

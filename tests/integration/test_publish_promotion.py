@@ -60,6 +60,7 @@ class Waves:
 
     width = 2
     classes = (ClassName("0"), ClassName("1"))
+    configuration = None
 
     def embed(self, batch: Batch) -> Embedded:
         waves = np.sin(self.frequency * np.nan_to_num(batch.numbers))

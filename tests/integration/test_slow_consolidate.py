@@ -16,6 +16,7 @@ from penstock.eventlog.local import LocalLogReader, LocalLogWriter
 from penstock.events import Batch, Kind, Offset, Partition, encode
 from penstock.join.window import JoinWindow
 from penstock.learn.checkpoint import Checkpoint, Checkpoints, to_safetensors
+from penstock.learn.configuration import Configuration
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.model import FastModel
 from penstock.learn.interface import State
@@ -23,6 +24,7 @@ from penstock.learn.journal import StepJournal
 from penstock.learn.learner import Learner
 from penstock.learn.ready import held, read_ready, ready_numbers
 from penstock.learn.slow.base import LocalBases
+from penstock.learn.slow.challenge import challenge
 from penstock.learn.slow.consolidate import Kept, consolidate
 from penstock.learn.slow.history import History
 from penstock.learn.slow.train import Training
@@ -173,6 +175,41 @@ def test_a_candidate_is_handed_over_caught_up_and_able_to_go_on_where_the_learne
     assert again.batch.labels == taken.batch.labels
     assert again.learned is not None
     assert again.learned.losses.mean() < 0.05
+
+
+def test_what_a_challenge_has_put_in_force_stays_on_a_new_base_and_another_one_keeps_the_base(house: House) -> None:
+    house.send(20)
+    house.learn()
+    house.checkpoint()
+    bases = LocalBases(house.folder / "bases")
+
+    def adopt(number: int) -> str:
+        house.learner.model = FastModel(SPEC, bases=bases)
+        house.learner.model.load(read_ready(house.folder / "consolidation", number).model)
+        house.checkpoint()
+        base: str = house.learner.model.save().values["base"]
+        return base
+
+    first, second = (
+        msgspec.structs.replace(Configuration.of(SPEC), half_lives=half_lives)
+        for half_lives in (("32.0", "inf"), ("128.0", "inf"))
+    )
+    assert challenge(SPEC, house.folder, first, (), number=1, reason="challenge")
+    alone = bases.artifact(adopt(1))
+    assert (alone.network, alone.configured()) == (b"", msgspec.structs.replace(first, number=1))
+    assert consolidate(SPEC, house.folder, number=2, reason="request", training=SHORT)
+    trained = bases.artifact(adopt(2))
+    assert (trained.configuration, trained.manifest.parent) == (alone.configuration, "")
+    assert house.learner.model.save().arrays["weights"].shape[0] > 0
+    assert challenge(SPEC, house.folder, second, (), number=3, reason="challenge")
+    base = adopt(3)
+    both = bases.artifact(base)
+    assert (both.network, both.encoder, both.manifest.parent) == (trained.network, trained.encoder, trained.id)
+    assert both.configured() == msgspec.structs.replace(second, number=3)
+    model = house.learner.model
+    assert isinstance(model, FastModel)
+    assert model._layout.memories == (128.0, float("inf"))
+    assert model._stable.width > 0
 
 
 def test_a_second_consolidation_reads_on_and_starts_from_the_base_that_is_learned_on(house: House) -> None:

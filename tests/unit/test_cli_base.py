@@ -38,6 +38,21 @@ SHADOW = {"shadow": {"number": 2, "since": 0.0, "events": 12_345, "evidence": 7.
             "0123456789ab, promoted as version 1,812 1 h ago; number 2 in shadow for 12,345 events, evidence 7.25 to 1 "
             "(gain +0.0031 an event)",
         ),
+        (
+            PROMOTED | {"configuration": {"half_lives": "[64, inf]", "tree_window": "0"}},
+            "0123456789ab, promoted as version 1,812 1 h ago; a challenge has put in force half_lives [64, inf], "
+            "tree_window 0",
+        ),
+        (
+            {"shadow": SHADOW["shadow"] | {"changes": ["learn.tree_window 0 instead of 4096"]}},
+            "none yet; number 2 (learn.tree_window 0 instead of 4096) in shadow for 12,345 events, evidence 7.25 to 1 "
+            "(gain +0.0031 an event)",
+        ),
+        (
+            {"training": {"number": 2, "reason": "challenge", "since": 4000.0}},
+            "none yet; other settings learn the log (number 2, challenge) for 10 min",
+        ),
+        ({"failure": "Error: x", "failed": "challenge"}, "none yet; the last challenge failed: Error: x"),
         ({"failure": "Traceback\nError: no room"}, "none yet; the last training failed: Error: no room"),
         ({"outcome": "The new base is given up: x."}, "none yet; The new base is given up: x."),
     ],

@@ -18,6 +18,7 @@ def why(
     *,
     when: Any = "auto",
     asked: bool = False,
+    challenged: bool = False,
     state: Consolidating | None = None,
     now: float = 1e9,
     **slow: Any,
@@ -25,7 +26,8 @@ def why(
     progress = Progress(
         version=Version(7), examples_learned=labelled + 5, feedback_learned=3, set_aside=8, slow=SlowTier(**slow)
     )
-    return why_now(Consolidate(when=when, every_events=1000), progress, state or Consolidating(), asked=asked, now=now)
+    settings = Consolidate(when=when, every_events=1000)
+    return why_now(settings, progress, state or Consolidating(), asked=asked, challenged=challenged, now=now)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,13 @@ def test_one_in_shadow_is_waited_for_even_when_somebody_asks() -> None:
     assert why(10, asked=True) == "request"
     assert why(10, asked=True, when="request") == "request"
     assert why(10, asked=True, when="never") == ""
+
+
+def test_other_settings_are_tried_first_and_also_where_no_base_is_ever_trained() -> None:
+    assert why(10**6, challenged=True, asked=True) == "challenge"
+    assert why(10, challenged=True, when="never") == "challenge"
+    assert why(10, challenged=True, shadow=3) == ""
+    assert why(10, challenged=True, catching_up=3) == ""
 
 
 def test_a_long_training_is_rested_from_unless_somebody_asks() -> None:

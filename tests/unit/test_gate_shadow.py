@@ -285,3 +285,24 @@ def test_saved_state_goes_on_to_the_byte() -> None:
             break
     else:
         pytest.fail("it came to no verdict")
+
+
+def test_verdicts_name_what_the_candidate_brings_and_states_of_a_base_say_no_more_than_they_did() -> None:
+    of_base = HeldOut(events=10, gained=0, lost=0, forgotten=0.0)
+    watches = [ShadowWatch(GateSettings(canary=())) for _ in range(3)]
+    for watch, claim in zip(watches, (of_base, msgspec.structs.replace(of_base, of="new configuration")), strict=False):
+        assert watch.begin(claim) is None
+    base, other, again = watches
+    assert "of" not in base.save()["claim"]
+    again.load(msgspec.msgpack.decode(msgspec.msgpack.encode(other.save())))
+    told = []
+    for watch in watches:
+        watch.take(np.full(60, 0.9), np.full(60, 0.1))
+        verdict = watch.judge(60, fault="", may_promote=True)
+        assert verdict is not None
+        told.append(verdict.reason.partition(":")[0])
+    assert told == ["The new base is promoted", *["The new configuration is promoted"] * 2]
+    refusal = other.begin(msgspec.structs.replace(of_base, forgotten=0.5, of="new configuration"))
+    assert refusal is not None
+    assert refusal.reason.startswith("The new configuration is given up: it lost 0.5000 on ")
+    assert not other.is_on

@@ -52,6 +52,7 @@ class Knows:
     id: str = "knows"
     width: int = 1
     classes: tuple[ClassName, ...] = tuple(CLASSES)
+    configuration: None = None
 
     def embed(self, batch: Batch) -> Embedded:
         chance = 1.0 / (1.0 + np.exp(-4.0 * batch.numbers[:, 1]))

@@ -27,6 +27,7 @@ class Knows:
     classes: tuple[ClassName, ...]
     id: str = "knows"
     width: int = 2
+    configuration: None = None
 
     def embed(self, batch: Batch) -> Embedded:
         product = np.prod(batch.numbers[:, :2], axis=1)

@@ -33,33 +33,39 @@ def consolidate(service: str, data: Path, wait: bool) -> int:
     A new base is trained beside the stream, its candidate runs in the shadow of what is served, and the gate promotes
     it or gives it up: nothing that is served changes before. One that is under way ends first.
     """
-    from penstock.control.folder import read_state
     from penstock.control.house import missing_for_bases
     from penstock.control.record import recorded_path
     from penstock.publish.candidates.consolidating import ask
     from penstock.specfile.reader import load
 
     data = data.absolute()
+    service_there(data, service)
+    if load(recorded_path(data, service)).consolidate.when == "never":
+        raise click.ClickException("consolidate.when is `never` in the service file; set it to `request` or `auto`")
+    if missing := missing_for_bases():
+        raise LibraryMissing(purpose="Training a base", library=" and ".join(missing), extra="learn")
+    begun = newest_begun(data, service)
+    ask(data / service / "consolidation", time.time())
+    say(f"Asked {service} to train its base anew.")
+    if wait:
+        return follow(data, service, begun, at_work="Training")
+    next_commands(f"penstock status {service}", f"penstock consolidate {service} --wait")
+    return 0
+
+
+def service_there(data: Path, service: str) -> None:
+    """Raises UnknownService, and ClickException where nothing runs at all."""
+    from penstock.control.folder import read_state
+
     state = read_state(data)
     if state is None:
         raise click.ClickException(f"nothing runs on {data}; start it with: penstock up service.yaml --data {data}")
     if service not in state.services:
         raise UnknownService(name=service, known=", ".join(state.services))
-    if load(recorded_path(data, service)).consolidate.when == "never":
-        raise click.ClickException("consolidate.when is `never` in the service file; set it to `request` or `auto`")
-    if missing := missing_for_bases():
-        raise LibraryMissing(purpose="Training a base", library=" and ".join(missing), extra="learn")
-    settled = _settled(data, service)
-    ask(data / service / "consolidation", time.time())
-    say(f"Asked {service} to train its base anew.")
-    if wait:
-        return _follow(data, service, settled)
-    next_commands(f"penstock status {service}", f"penstock consolidate {service} --wait")
-    return 0
 
 
-def _settled(data: Path, service: str) -> int:
-    """The number of the newest consolidation that begun before now."""
+def newest_begun(data: Path, service: str) -> int:
+    """The number of the newest consolidation or challenge that begun before now."""
     from penstock.publish.candidates.consolidating import read_consolidating
     from penstock.publish.weights.live import SharedLiveReader
     from penstock.publish.weights.live_files import live_path
@@ -71,8 +77,9 @@ def _settled(data: Path, service: str) -> int:
     return max(slow.settled, slow.catching_up, at_work)
 
 
-def _follow(data: Path, service: str, before: int) -> int:
-    """Say each change, until the first consolidation after number ``before`` has come to its end; the exit code."""
+def follow(data: Path, service: str, before: int, *, at_work: str) -> int:
+    """Say each change, until the first consolidation or challenge after number ``before`` has come to its end, before
+    whose candidate is there it is said what is ``at_work``; the exit code."""
     from penstock.control.folder import read_state
     from penstock.publish.candidates.consolidating import read_consolidating
     from penstock.publish.weights.live import SharedLiveReader
@@ -95,7 +102,7 @@ def _follow(data: Path, service: str, before: int) -> int:
             elif slow.catching_up > before:
                 now = "Its candidate catches up with the stream."
             elif consolidating.phase == "training" and consolidating.number > before:
-                now = f"Training (number {consolidating.number})."
+                now = f"{at_work} (number {consolidating.number})."
             else:
                 now = "Waiting for the one under way to end." if before else "Waiting for the consolidator."
             if now != said:

@@ -52,7 +52,7 @@ def rollback(service: str, version: int | None, by: str | None, reason: str, as_
 @click.argument("service")
 @_said
 def promote(service: str, by: str | None, reason: str, as_json: bool, data: Path) -> None:
-    """Serve the new base that is in shadow now.
+    """Serve the new base, or settings, in shadow now.
 
     Without waiting for more evidence that it is better.
     """

@@ -101,8 +101,11 @@ def _of_source(fact: dict[str, Any]) -> str:
 
 
 def _of_base(fact: dict[str, Any]) -> str:
-    """What became of a candidate with a new base."""
+    """What became of a candidate with a new base, or with other settings."""
     number = f"Number {fact['number']}, base {fact['base'][:12]}"
+    if fact.get("changes"):
+        learned = f"{fact['trained']:,} events were learned again, in {fact['seconds']:,.0f} s"
+        return f"{number}, stands ready with {'; '.join(fact['changes'])}: {learned} ({fact['cause']})."
     match fact["fact"]:
         case "consolidated":
             took = f"on {fact['trained']:,} events, in {fact['seconds']:,.0f} s"

@@ -34,6 +34,7 @@ VERSION_LINES = (
     ("base.trained", "base, trained on events"),
     ("trained_until", "base, trained on events of"),
     ("base.parent", "base, trained on from"),
+    ("base.configuration", "put in force by a challenge"),
     ("weights", "weights, SHA-256"),
     ("spec_hash", "service file, SHA-256"),
     ("code", "source of Penstock, SHA-256"),

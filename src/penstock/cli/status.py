@@ -203,21 +203,24 @@ def base_line(base: dict[str, Any], now: float) -> str:
         parts.append(f"{base['id'][:12]}, promoted as version {base['version']:,} {_age(base['promoted'], now)} ago")
     else:
         parts.append("none yet")
+    if configuration := base.get("configuration"):
+        parts.append("a challenge has put in force " + ", ".join(f"{n} {v}" for n, v in configuration.items()))
     if (inputs := base.get("inputs")) and inputs["beyond"]:
         parts.append(f"inputs have left what it was trained on ({inputs['feature']!r}, index {inputs['index']:.2f})")
     if shadow := base["shadow"]:
         told = f"evidence {shadow['evidence']:.3g} to 1 (gain {shadow['gain']:+.4f} an event)"
-        parts.append(f"number {shadow['number']} in shadow for {shadow['events']:,} events, {told}")
+        what = f" ({'; '.join(shadow['changes'])})" if shadow.get("changes") else ""
+        parts.append(f"number {shadow['number']}{what} in shadow for {shadow['events']:,} events, {told}")
         if canary := base.get("canary"):
             parts.append(canary_line(canary, now))
     elif base["catching_up"]:
         parts.append(f"number {base['catching_up']} catches up with the stream")
     elif training := base["training"]:
-        parts.append(
-            f"consolidating (number {training['number']}, {training['reason']}) for {_age(training['since'], now)}"
-        )
+        doing = "other settings learn the log" if training["reason"] == "challenge" else "consolidating"
+        parts.append(f"{doing} (number {training['number']}, {training['reason']}) for {_age(training['since'], now)}")
     elif base["failure"]:
-        parts.append(f"the last training failed: {base['failure'].splitlines()[-1]}")
+        what = "challenge" if base.get("failed") == "challenge" else "training"
+        parts.append(f"the last {what} failed: {base['failure'].splitlines()[-1]}")
     elif base["outcome"] and not base["id"]:
         parts.append(base["outcome"])
     return "; ".join(parts)

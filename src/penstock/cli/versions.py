@@ -44,6 +44,7 @@ LINES = (
     ("base_shown", "base"),
     ("parent_base_shown", "the parent's base"),
     ("consolidation_shown", "consolidation"),
+    ("changes_shown", "changed settings"),
     ("consolidation.shadow_events", "events in shadow"),
     ("consolidation.evidence", "evidence of a gain, to 1"),
     ("share", "share of the traffic"),
@@ -141,6 +142,9 @@ def sentence(service: str, receipt: dict[str, Any]) -> str:
         case "canary":
             beside = f"beside version {receipt['parent']:,}"
             return f"{version} answers {receipt['share']:.4g} of the traffic {beside}: {verdict}."
+        case "promotion" if (receipt.get("consolidation") or {}).get("changes"):
+            changes = ", ".join(receipt["consolidation"]["changes"])
+            return f"{version} has {changes}, which version {receipt['parent']:,} had not: {verdict}."
         case "promotion":
             old = "no base" if not receipt["parent_base"] else f"base {receipt['parent_base'][:12]}"
             return (
@@ -166,6 +170,7 @@ def _readable(receipt: dict[str, Any]) -> dict[str, Any]:
         **_costs(receipt.get("cost"), receipt.get("gain")),
         "forgotten_shown": _forgotten(receipt.get("forgotten"), receipt.get("forgetting_max")),
         **{f"guard_{guard['name']}": _guard(guard) for guard in receipt.get("guards", ())},
+        "changes_shown": "; ".join((receipt.get("consolidation") or {}).get("changes") or ()) or None,
         "consolidation_shown": _consolidation(receipt.get("consolidation")),
         **{f"{name}_shown": _interval(receipt.get(name)) for name in ("loss", "parent_loss", "gain")},
     }

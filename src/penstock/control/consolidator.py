@@ -1,5 +1,5 @@
-"""The consolidator: a light process that waits until a base is due, and trains it in a child that takes its memory with
-it when it ends.
+"""The consolidator: a light process that waits until a base is due, or other settings are to be tried, and has it done
+in a child that takes its memory with it when it ends.
 
 It shares nothing with the learner but files: it reads how far the learner is from the shared memory, and the training
 leaves a candidate in ``consolidation/ready``, which the learner takes up by itself. Its end at any time loses nothing.
@@ -22,8 +22,16 @@ import msgspec
 from penstock.control.due import REST, after_failure, why_now
 from penstock.control.supervisor import dies_with
 from penstock.learn.ready import ready_numbers, release
-from penstock.publish.candidates.consolidating import answer, ask, is_asked, read_consolidating, write_consolidating
-from penstock.publish.interface import LiveReader
+from penstock.publish.candidates.consolidating import (
+    answer,
+    answer_challenge,
+    ask,
+    asked_challenge,
+    is_asked,
+    read_consolidating,
+    write_consolidating,
+)
+from penstock.publish.interface import LiveReader, Progress
 from penstock.publish.notices.allowance import SLOW_REST, AllowanceFile
 from penstock.spec import Spec
 
@@ -59,6 +67,8 @@ class Consolidator:
         self._allowance = AllowanceFile(folder)
         self._limit_s = spec.consolidate.max_s + grace_s
         self._state = read_consolidating(self._folder)
+        self._interrupted = 0
+        """The number of a challenge that was at work when a consolidator was killed; 0 for none."""
 
     def run(self, stop: threading.Event) -> None:
         """Look once a second, until stop is set; a training under way is told to stop, and goes on at the next
@@ -70,6 +80,7 @@ class Consolidator:
     def look(self, stop: threading.Event) -> bool:
         """Train if it is due; whether it was."""
         progress = self._live.progress()
+        self._settle_interrupted(progress)
         if any(number > progress.slow.settled for number in ready_numbers(self._folder)):
             # One stands ready that the learner has not taken up yet.
             return False
@@ -80,14 +91,24 @@ class Consolidator:
         if self._is_paused():
             return False
         rest = SLOW_REST if allowance.reaches("slow_consolidation") else REST
-        asked = is_asked(self._folder)
-        reason = why_now(self._settings, progress, self._state, asked=asked, now=self._now(), rest=rest)
+        challenge = asked_challenge(self._folder)
+        reason = why_now(
+            self._settings,
+            progress,
+            self._state,
+            asked=is_asked(self._folder),
+            challenged=challenge is not None,
+            now=self._now(),
+            rest=rest,
+        )
         if not reason:
             return False
         # The number of one that failed or was stopped is given again, so that it goes on where that ended.
         number = 1 + max([progress.slow.settled, *ready_numbers(self._folder)])
-        self._note(phase="training", number=number, reason=reason, since=self._now())
-        answer(self._folder)
+        tried = challenge.at if challenge is not None and reason == "challenge" else 0.0
+        self._note(phase="training", number=number, reason=reason, challenge=tried, since=self._now())
+        if reason != "challenge":
+            answer(self._folder)
         began = self._now()
         failure = self._train(number, reason, stop)
         if (
@@ -97,6 +118,7 @@ class Consolidator:
         ):
             failure = "it ended in order and left no candidate"
         if failure is None:
+            answer_challenge(self._folder, tried)
             now = self._now()
             self._note(phase="waiting", since=now, took_s=now - began, failures=0, failure="", retry_at=0.0)
         elif stop.is_set():
@@ -107,16 +129,33 @@ class Consolidator:
             if reason == "request":
                 ask(self._folder, self._now())
         else:
+            self._fail(number, reason, failure)
+        return True
+
+    def _fail(self, number: int, reason: str, failure: str) -> None:
+        if reason == "challenge":
+            # Whoever asked for it is told, and asks again: bases are not to wait for it.
+            answer_challenge(self._folder, self._state.challenge)
+            self._note(phase="failed", since=self._now(), failure=failure)
+        else:
             self._state = after_failure(self._state, failure, self._now())
             write_consolidating(self._folder, self._state)
-            sys.stderr.write(f"consolidation {number} failed: {failure.splitlines()[-1]}\n")
-            sys.stderr.flush()
-        return True
+        what = "challenge" if reason == "challenge" else "consolidation"
+        sys.stderr.write(f"{what} {number} failed: {failure.splitlines()[-1]}\n")
+        sys.stderr.flush()
+
+    def _settle_interrupted(self, progress: Progress) -> None:
+        """A challenge that had left its candidate when its consolidator was killed is not to be made twice."""
+        number = self._interrupted
+        if number and (number in ready_numbers(self._folder) or progress.slow.settled >= number):
+            answer_challenge(self._folder, self._state.challenge)
+            self._interrupted = 0
 
     def _begin(self) -> None:
         """What a consolidator that was killed left behind: its training has died with it."""
         release(self._folder)
         if self._state.phase == "training":
+            self._interrupted = self._state.number if self._state.reason == "challenge" else 0
             self._note(phase="waiting", since=self._now())
 
     def _train(self, number: int, reason: str, stop: threading.Event) -> str | None:

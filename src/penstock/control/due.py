@@ -21,7 +21,7 @@ AFTER_DRIFT_MAX = 1000
 """Labelled events of the changed stream that are waited for before a base is trained on it: this share of
 ``every_events``, and never more than so many."""
 
-Reason = Literal["", "request", "schedule", "drift"]
+Reason = Literal["", "challenge", "request", "schedule", "drift"]
 
 
 def why_now(
@@ -30,12 +30,18 @@ def why_now(
     state: Consolidating,
     *,
     asked: bool,
+    challenged: bool = False,
     now: float,
     rest: float = REST,
 ) -> Reason:
-    """Why a base is to be trained now, or empty. A candidate that is on its way or in shadow is waited for."""
+    """Why a base is to be trained now, or other settings to be tried; or empty. A candidate that is on its way or in
+    shadow is waited for."""
     slow, labelled = progress.slow, progress.labelled
-    if settings.when == "never" or progress.version == 0 or slow.shadow or slow.catching_up:
+    if progress.version == 0 or slow.shadow or slow.catching_up:
+        return ""
+    if challenged:
+        return "challenge"
+    if settings.when == "never":
         return ""
     if asked:
         return "request"

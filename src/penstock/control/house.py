@@ -21,6 +21,7 @@ from penstock.control.record import record
 from penstock.control.supervisor import Child, Supervisor
 from penstock.control.swap import finish, unfinished
 from penstock.errors import CannotListen
+from penstock.publish.candidates.consolidating import asked_challenge
 from penstock.publish.weights.live_files import live_path, remove_live
 from penstock.spec import Spec
 
@@ -46,8 +47,8 @@ def run_house(
 ) -> int:
     """Run these services until SIGTERM or SIGINT; the exit code. ``announce`` is told the address when all answer.
 
-    Raises FolderInUse, FolderUnusable, SpecChanged, CannotListen and what reading the budget file raises before
-    anything is started."""
+    Raises FolderInUse, FolderUnusable, SpecChanged, SettingsUntried, CannotListen and what reading the budget file
+    raises before anything is started."""
     # Here, since every process of the house imports this module, and prices are for this one alone.
     from penstock.control.portfolio import check_names, read_portfolio, write_house
     from penstock.control.sensor import capacity
@@ -58,7 +59,8 @@ def run_house(
     with locked(data) as lock:
         for service in unfinished(data):
             finish(data, service)
-        record(specs, data)
+        for notice in record(specs, data):
+            sys.stderr.write(f"{notice}\n")
         write_house(data, money)
         counted = data / "run" / "metrics"
         shutil.rmtree(counted, ignore_errors=True)
@@ -89,7 +91,7 @@ def run_house(
                 on_ready=lambda: announce(state.address),
                 on_change=note,
                 on_stop=listener.close,
-                resting=(lambda: _resting(data, workers)) if workers > 1 else None,
+                resting=_resting(list(specs.values()), data, workers),
             )
             try:
                 return supervisor.run()
@@ -140,7 +142,6 @@ def _children(specs: Sequence[Spec], data: Path, workers: int, fd: int, lock: in
             waits=True,
         )
         for spec in specs
-        if spec.consolidate.when != "never" and not missing_for_bases()
     ]
     governor = Child(
         name="governor",
@@ -157,10 +158,21 @@ def _children(specs: Sequence[Spec], data: Path, workers: int, fd: int, lock: in
     return [*learners, *servers, *consolidators, governor]
 
 
-def _resting(data: Path, workers: int) -> set[str]:
-    """Server workers that are not wanted for now; the first always is."""
-    kept = wanted(data).workers
-    return set() if kept is None else {f"server {worker}" for worker in range(max(1, kept), workers)}
+def _resting(specs: Sequence[Spec], data: Path, workers: int) -> Callable[[], set[str]] | None:
+    """Says who is not wanted for now: server workers (the first always is), and consolidators that train no base and
+    are not asked to try other settings. None where all always are."""
+    missing = missing_for_bases()
+    idle = [spec.name for spec in specs if spec.consolidate.when == "never" or missing]
+    if workers == 1 and not idle:
+        return None
+
+    def resting() -> set[str]:
+        kept = wanted(data).workers
+        servers = () if kept is None else range(max(1, kept), workers)
+        unasked = [name for name in idle if asked_challenge(data / name / "consolidation") is None]
+        return {f"server {worker}" for worker in servers} | {f"consolidator {name}" for name in unasked}
+
+    return resting
 
 
 def learner_environment(spec: Spec) -> dict[str, str]:

@@ -7,18 +7,13 @@ from pathlib import Path
 
 import msgspec
 
+from penstock.control.challenging import continued
 from penstock.control.folder import erasing_folder, replace_file
-from penstock.errors import ErasureUnfinished, SpecChanged, UnknownService
+from penstock.errors import ErasureUnfinished, UnknownService
 from penstock.learn.outside.networks import networks, unlike_kept
 from penstock.spec import Spec
 from penstock.specfile.reader import load
-from penstock.specfile.writer import settings, spec_hash
-
-MAY_CHANGE = {
-    *("consolidate", "gate", "serve", "budget", "lineage", "subject"),
-    *("learn.checkpoint_every", "learn.checkpoints_kept"),
-}
-"""Settings that what was learned does not depend on, and sections of such."""
+from penstock.specfile.writer import settings
 
 
 def recorded_path(data: Path, service: str) -> Path:
@@ -38,16 +33,18 @@ def recorded(data: Path, service: str) -> Spec:
     return load(path)
 
 
-def record(specs: Mapping[Path, Spec], data: Path) -> None:
-    """Write the services into their folders. Raises SpecChanged, with nothing written, where one of them would not
-    continue what its folder holds."""
+def record(specs: Mapping[Path, Spec], data: Path) -> list[str]:
+    """Write the services into their folders, and give what is to be said about it. Raises SpecChanged or
+    SettingsUntried, with nothing written, where one of them would not continue what its folder holds."""
+    said = []
+    written: dict[Path, Spec] = {}
     for file, spec in specs.items():
         path = recorded_path(data, spec.name)
         before = load(path) if path.exists() else spec
-        if spec_hash(before) != spec_hash(spec) and (changed := _changed(before, spec)):
-            raise SpecChanged(file=file, folder=path.parent, what=", ".join(changed))
+        written[file], notice = continued(file, spec, before, path.parent)
+        said += [notice] if notice else []
         unlike_kept(spec, file, path.parent)
-    for file, spec in specs.items():
+    for file, spec in written.items():
         path = recorded_path(data, spec.name)
         path.parent.mkdir(exist_ok=True)
         for name, content in networks(spec, file):
@@ -55,18 +52,4 @@ def record(specs: Mapping[Path, Spec], data: Path) -> None:
             (path.parent / name).parent.mkdir(exist_ok=True)
             replace_file(path.parent / name, content)
         replace_file(path, msgspec.json.format(msgspec.json.encode(settings(spec))) + b"\n")
-
-
-def _changed(before: Spec, after: Spec) -> list[str]:
-    """What differs of all that must not."""
-    old, new = _flat(settings(before)), _flat(settings(after))
-    if list(before.features) != list(after.features) and set(before.features) == set(after.features):
-        return ["the order of features"]
-    return [path for path in old | new if old.get(path) != new.get(path)]
-
-
-def _flat(values: Mapping[str, object]) -> dict[str, object]:
-    sections = {name: value for name, value in values.items() if isinstance(value, dict) and name not in MAY_CHANGE}
-    whole = {name: value for name, value in values.items() if not isinstance(value, dict) and name not in MAY_CHANGE}
-    inside = {f"{name}.{field}": value for name, section in sections.items() for field, value in section.items()}
-    return whole | {path: value for path, value in inside.items() if path not in MAY_CHANGE}
+    return said

@@ -246,7 +246,7 @@ class Supervisor:
             self._finish_output(kept)
             kept.process = None
             if kept.is_at_rest and self._stages is None:
-                self.say(kept.child.name, "rests, since the budget has come to it")
+                self.say(kept.child.name, "rests until it is wanted again")
             elif self._stages is None:
                 self._died(kept, code)
             elif code not in (0, -signal.SIGTERM):  # One that had not begun yet has no handler, and nothing to finish.

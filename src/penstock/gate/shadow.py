@@ -1,5 +1,5 @@
-"""The shadow: a candidate with a new base learns beside what is served, and on evidence alone it answers a share of the
-traffic (`gate.canary`) and is promoted, or is given up.
+"""The shadow: a candidate with a new base, or with new settings, learns beside what is served, and on evidence alone it
+answers a share of the traffic (`gate.canary`) and is promoted, or is given up.
 
 docs/design/gate.md tells why, and what the guarantees are.
 """
@@ -58,12 +58,13 @@ class ShadowWatch:
         """A new shadow, by what held-out events say: a verdict where it is refused at once, and None where it may
         begin."""
         self.end()
+        self._claim = claim
         if claim.forgotten > self._forgetting_max:
             of = f"class {claim.forgotten_class!r}" if claim.forgotten_class else "the held-out old events"
             told = f"it lost {claim.forgotten:.4f} on {of} (at most {self._forgetting_max:g})"
             refused = self._given_up(f"{told}, of {claim.events} held-out old events")
+            self.end()
             return msgspec.structs.replace(refused, guards=(self._forgetting(claim),))
-        self._claim = claim
         return None
 
     def end(self) -> None:
@@ -166,7 +167,7 @@ class ShadowWatch:
     def save(self) -> dict[str, Any]:
         """Plain values that survive MessagePack."""
         return {
-            "claim": None if self._claim is None else msgspec.structs.asdict(self._claim),
+            "claim": None if self._claim is None else _plain(self._claim),
             "labelled": self._labelled,
             "better": self._better.save(),
             "worse": self._worse.save(),
@@ -198,14 +199,20 @@ class ShadowWatch:
     def _told(self) -> str:
         return signed(self.gain)
 
+    @property
+    def _new(self) -> str:
+        """What it brings, in words."""
+        assert self._claim is not None, "there is no shadow"
+        return self._claim.of
+
     def _proved(self, told: str) -> ShadowVerdict:
         """It is better: its first share of the traffic, or all, unless a guard trips."""
         if fault := self._guards_fault():
             return self._given_up(f"{fault}; and {told}")
         if not self._canary.is_wanted:
-            return self._verdict("promote", f"The new base is promoted: {told}.")
+            return self._verdict("promote", f"The {self._new} is promoted: {told}.")
         self._canary.begin()
-        return self._verdict("widen", f"The new base answers {self._canary.share:.4g} of the traffic: {told}.")
+        return self._verdict("widen", f"The {self._new} answers {self._canary.share:.4g} of the traffic: {told}.")
 
     def _judge_canary(self, labelled: int, *, may_widen: bool) -> ShadowVerdict | None:
         move = self._canary.judge(labelled, may_widen=may_widen)
@@ -218,16 +225,16 @@ class ShadowWatch:
                 return self._given_up(move.reason)
             case "widen":
                 return self._verdict(
-                    "widen", f"The new base answers {self._canary.share:.4g} of the traffic: {move.reason}."
+                    "widen", f"The {self._new} answers {self._canary.share:.4g} of the traffic: {move.reason}."
                 )
             case "everywhere":
-                return self._verdict("promote", f"The new base is promoted: {move.reason}.")
+                return self._verdict("promote", f"The {self._new} is promoted: {move.reason}.")
 
     def _guards_fault(self) -> str:
         return self._answers.fault() or inputs_fault(self._departed, self._drift_max)
 
     def _given_up(self, reason: str) -> ShadowVerdict:
-        return self._verdict("give_up", f"The new base is given up: {reason}.")
+        return self._verdict("give_up", f"The {self._new} is given up: {reason}.")
 
     def _forgetting(self, claim: HeldOut) -> Guard:
         return Guard(
@@ -253,6 +260,13 @@ class ShadowWatch:
             own=self._canary.gain if self._canary.is_on else None,
             own_evidence=self._canary.evidence if self._canary.is_on else 0.0,
         )
+
+
+def _plain(claim: HeldOut) -> dict[str, Any]:
+    """As it is saved: of a new base it says no more than it did before there were other candidates, so that states of
+    then keep their hash."""
+    values = msgspec.structs.asdict(claim)
+    return values if claim.of != "new base" else {name: value for name, value in values.items() if name != "of"}
 
 
 def chance_of_luck(gained: int, lost: int) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.events import Batch, Offset, Partition, Strings, Version
+from penstock.learn.configuration import Configuration
 from penstock.learn.quarantine import Reason
 from penstock.spec import ClassName, Task
 
@@ -130,6 +131,11 @@ class Base(Protocol):
         """The classes that it was trained on, in the order of its probabilities; empty for a regression."""
         ...
 
+    @property
+    def configuration(self) -> Configuration | None:
+        """The settings of the fast tier on top of it; None where they are those of the service file."""
+        ...
+
     def embed(self, batch: Batch) -> Embedded:
         """What it makes of each event. A row's answer does not depend on the other rows, to the byte."""
         ...
@@ -140,8 +146,8 @@ Bases = Callable[[str], Base]
 
 
 class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
-    """What old events say of a candidate with a new base, none of which its training has seen: answered by it and by
-    the model before it."""
+    """What old events say of a candidate, none of which its base has seen in training: answered by it and by the model
+    before it."""
 
     events: int
     gained: int
@@ -151,6 +157,9 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
     forgotten: float
     """What it lost on the class on which it lost most: of its accuracy, or the mean loss's rise of a regression."""
     forgotten_class: str = ""
+    of: Literal["new base", "new configuration"] = "new base"
+    """What the candidate brings, as verdicts call it. Heads have learned these events, so that they say of a new
+    configuration what it has forgotten and not what it has gained: nothing is ``gained`` and ``lost`` then."""
 
 
 class Forgotten(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,5 @@
-"""What a consolidation leaves for the learner: a candidate with a new base, caught up to some step of the journal.
+"""What a consolidation leaves for the learner: a candidate with a new base, caught up to some step of the journal; or a
+challenge, one with other settings.
 
 A folder ``ready/<number>`` holds ``state.safetensors`` (what `Learner.save()` gave after the step) and
 ``manifest.json`` (where it comes from, what held-out events say of it, and the SHA-256 of the state). It is written
@@ -39,7 +40,7 @@ class ReadyManifest(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     """Of the consolidation, counted from 1."""
     reason: str
-    """Why it was begun, such as ``schedule``, ``drift`` or ``request``."""
+    """Why it was begun: ``schedule``, ``drift``, ``request``, or ``challenge``."""
     step: int
     """The journal's step after which the state is."""
     base: str
@@ -47,6 +48,8 @@ class ReadyManifest(msgspec.Struct, frozen=True, kw_only=True):
     needed: dict[Partition, Offset]
     """The oldest offsets that catching up from here reads (`Learner.needed()`)."""
     held_out: HeldOut
+    changes: tuple[str, ...] = ()
+    """Settings that a challenge has changed, as people read them; empty for a new base."""
     events: int = 0
     """Labelled events that the base was trained on, each counted once."""
     trained_until: tuple[tuple[Partition, Offset], ...] = ()

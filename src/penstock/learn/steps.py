@@ -22,7 +22,7 @@ def nothing(action: str) -> None:
 
 
 class ShadowStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """What became of a candidate with a new base."""
+    """What became of a candidate with a new base, or with new settings on the same one."""
 
     what: Literal["adopted", "widened", "promoted", "given_up"]
     """``adopted`` put it in shadow: from the next step on it learns what the learner learns. ``widened``: from then on
@@ -56,6 +56,8 @@ class ShadowStep(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Of the traffic that it answers after this; 0 where it answers none, or all."""
     own: tuple[float, float, float, int] | None = None
     """The interval on the share that it answered until then; None where it answered none."""
+    changes: tuple[str, ...] = ()
+    """The settings that are new, as people read them; empty for a new base."""
 
 
 class CanaryCounts(msgspec.Struct, frozen=True, array_like=True):

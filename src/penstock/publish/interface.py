@@ -34,6 +34,8 @@ class SlowTier(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the consolidation whose candidate is in shadow, or 0."""
     shadow_base: str = ""
     """Id of that candidate's base."""
+    shadow_changes: tuple[str, ...] = ()
+    """The settings that are new of it, as people read them; empty for a new base."""
     shadow_since: float = 0.0
     shadow_events: int = 0
     """Labelled events since then."""
@@ -201,13 +203,15 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Consolidation(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a promoted base comes from, and what it cost."""
+    """Where a promoted base, or what a challenge has put in force, comes from, and what it cost."""
 
     number: int
     cause: str
-    """Why it was begun: ``schedule``, ``drift`` or ``request``."""
+    """Why it was begun: ``schedule``, ``drift``, ``request`` or ``challenge``."""
     trained: int
     """Labelled events that the base was trained on."""
+    changes: tuple[str, ...] = ()
+    """The settings that are new, as people read them; empty for a new base."""
     shadow_events: int
     """Labelled events for which it was in shadow."""
     evidence: float

@@ -310,7 +310,9 @@ class Succession:
                 refusal = str(error)
         if refusal:
             return refusal
-        told = words_for(order, None if kept is None else kept.block.head.version)
+        in_shadow = self.shadows.current
+        of = "new base" if in_shadow is None else in_shadow.held_out.of
+        told = words_for(order, None if kept is None else kept.block.head.version, of)
         if kept is not None:
             self.line.vouch(kept)
         verdict = self.gate.obey(order.what, told)

@@ -151,13 +151,13 @@ class Training(msgspec.Struct, frozen=True):
 
     number: int
     reason: str
-    """``schedule``, ``drift`` or ``request``."""
+    """``schedule``, ``drift``, ``request`` or ``challenge``."""
     since: float
     """Seconds since 1970."""
 
 
 class ShadowState(msgspec.Struct, frozen=True):
-    """A candidate with a new base that learns beside what is served."""
+    """A candidate with a new base, or with other settings, that learns beside what is served."""
 
     number: int
     since: float
@@ -167,6 +167,8 @@ class ShadowState(msgspec.Struct, frozen=True):
     """That it is better than what is served, to 1."""
     gain: float
     """Mean loss of what is served minus its own, an event."""
+    changes: list[str]
+    """The settings that are new, in words; none for a new base."""
 
 
 class CanaryState(msgspec.Struct, frozen=True):
@@ -211,6 +213,8 @@ class BaseState(msgspec.Struct, frozen=True):
     """That brought it."""
     promoted: float | None
     """Seconds since 1970."""
+    configuration: dict[str, str] | None
+    """The settings of ``learn`` that a challenge has put in force, by name; null where they are the service file's."""
     inputs: InputsState | None
     """Null without a base, or where it does not say what it was trained on, or before anybody looked."""
     training: Training | None
@@ -224,6 +228,8 @@ class BaseState(msgspec.Struct, frozen=True):
     """What became of the newest candidate, in words."""
     failure: str
     """The last lines of a training that failed; empty when the newest did not."""
+    failed: str
+    """Why that had been begun, as for ``training``; empty when the newest did not fail."""
 
 
 class Disk(msgspec.Struct, frozen=True):

@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 from penstock.gate.answered import Moved
+from penstock.learn.configuration import Configuration
 from penstock.learn.inputs import Departed
+from penstock.learn.slow.artifact import configuration_of
 from penstock.publish.candidates.consolidating import Consolidating, read_consolidating
 from penstock.publish.interface import Progress, SlowTier
 from penstock.serve.frame import (
@@ -91,6 +93,7 @@ def status_of(service: Service) -> Status:
             read_consolidating(service.folder / "consolidation"),
             progress.departed,
             service.spec.gate.drift_max,
+            configuration_of(service.folder / "bases", progress.slow.base),
         ),
         position={str(partition): offset for partition, offset in sorted(progress.position.items())},
         disk=Disk(
@@ -127,13 +130,22 @@ def _feedback(accepted: int, progress: Progress) -> FeedbackCounts:
     )
 
 
-def _base(slow: SlowTier, consolidating: Consolidating, departed: Departed | None, drift_max: float) -> BaseState:
+def _base(
+    slow: SlowTier,
+    consolidating: Consolidating,
+    departed: Departed | None,
+    drift_max: float,
+    configuration: Configuration | None,
+) -> BaseState:
     is_training = consolidating.phase == "training" and consolidating.number > slow.settled
-    shadow = ShadowState(slow.shadow, slow.shadow_since, slow.shadow_events, slow.evidence, slow.gain)
+    shadow = ShadowState(
+        slow.shadow, slow.shadow_since, slow.shadow_events, slow.evidence, slow.gain, list(slow.shadow_changes)
+    )
     return BaseState(
         id=slow.base or None,
         version=slow.promoted or None if slow.base else None,
         promoted=slow.promoted_at or None if slow.base else None,
+        configuration=None if configuration is None else configuration.words(),
         inputs=None if departed is None else _inputs(departed, drift_max),
         training=Training(consolidating.number, consolidating.reason, consolidating.since) if is_training else None,
         catching_up=slow.catching_up or None,
@@ -142,6 +154,7 @@ def _base(slow: SlowTier, consolidating: Consolidating, departed: Departed | Non
         settled=slow.settled,
         outcome=slow.outcome,
         failure=consolidating.failure,
+        failed=consolidating.reason if consolidating.failure else "",
     )
 
 

@@ -243,6 +243,7 @@ class AnswersAlone:
     def __init__(self, base: OnnxBase) -> None:
         self._base = base
         self.id, self.width, self.classes = f"{base.id}-answers", 0, base.classes
+        self.configuration = base.configuration
 
     def embed(self, batch: Batch) -> Embedded:
         """Its answers to n events."""

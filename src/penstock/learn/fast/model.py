@@ -49,14 +49,14 @@ taken in, before it is learned from; the predictions that are scored never see t
 class FastModel:
     """A bank of heads over fixed features, mixed by how well each has predicted lately.
 
-    With a base, heads read its features as well, and it is one more member of the mixture. A state that is loaded says
-    which base it needs, and ``bases`` finds it."""
+    With a base, heads read its features as well, and it is one more member of the mixture; and it may carry the
+    settings that all of this is made by. A state that is loaded says which base it needs, and ``bases`` finds it."""
 
     def __init__(
         self, spec: Spec, bases: Bases | None = None, base: Base | None = None, outside: Outside | None = None
     ) -> None:
         """``outside`` makes the members that the service names. Raises ValueError without it where it names any."""
-        self._spec = spec
+        self._given = spec
         self._outside = named_outside(spec, outside)
         self._schema = Schema.of(spec)
         self._bases = bases
@@ -64,8 +64,8 @@ class FastModel:
 
     def _begin(self, base: Base | None) -> None:
         """Know nothing yet but the base."""
-        spec = self._spec
         self._stable = Stable(base)
+        self._spec = spec = self._stable.configured(self._given)
         self._encoder = Encoder(spec, compiled=True)
         self._anchor = Anchor(spec)
         self._experts = self._fresh_experts()
@@ -385,10 +385,10 @@ class FastModel:
         values: dict[str, Any] = state.values
         if values.get("format") != FORMAT or values.get("schema") != self._schema.fingerprint:
             raise CheckpointDamaged(folder="given", reason="the model's state is of another format or service")
-        if state.arrays["weights"].shape[2] != self._layout.heads:
-            raise CheckpointDamaged(folder="given", reason="the model's state has other heads than the service")
         if values["base"] != self._stable.id:
             self._begin(found(self._bases, values["base"]))
+        if state.arrays["weights"].shape[2] != self._layout.heads:
+            raise CheckpointDamaged(folder="given", reason="the model's state has other heads than the service")
         self._classes, self._index = [], {}
         self._name([ClassName(name) for name in values["classes"]])
         self._encoder.load(state.arrays)

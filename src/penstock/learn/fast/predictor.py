@@ -115,10 +115,11 @@ class BlockPredictor:
             from penstock.learn.fast import answering
 
             self._answering = answering
+        self._stable = Stable(found(bases, block.head.base))
+        spec = self._stable.configured(spec)
         self._schema = Schema.of(spec).fingerprint
         self._encoder = Encoder(spec, compiled=compiled)
         self._anchor = Anchor(spec)
-        self._stable = Stable(found(bases, block.head.base))
         self._experts: list[Answering] = [*boosted(spec, self._encoder, compiled=compiled)]
         if (named := named_outside(spec, outside)) is not None:
             self._experts.extend(named.answering((self._encoder, self._anchor)))

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from penstock.errors import BaseMissing
 from penstock.events import Batch
+from penstock.learn.configuration import Configuration
 from penstock.learn.interface import Base, Bases, Embedded
-from penstock.spec import ClassName
+from penstock.spec import ClassName, Spec
 
 Array = NDArray[np.float64]
 
@@ -23,6 +24,21 @@ def found(bases: Bases | None, base_id: str) -> Base | None:
     if bases is None:
         raise BaseMissing(id=base_id, reason="no place was given where bases are")
     return bases(base_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationAlone:
+    """A base without a network, which adds neither features nor a member: settings of the fast tier that stand on
+    none."""
+
+    id: str
+    configuration: Configuration
+    width: int = 0
+    classes: tuple[ClassName, ...] = ()
+
+    def embed(self, batch: Batch) -> Embedded:
+        """Nothing, in no columns."""
+        return Embedded(features=np.empty((len(batch), 0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +60,17 @@ class Stable:
     @property
     def members(self) -> int:
         """Members that it adds to the mixture: itself alone."""
-        return int(self.base is not None)
+        return int(self.base is not None and not isinstance(self.base, ConfigurationAlone))
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
         """The classes that it knows."""
         return () if self.base is None else self.base.classes
+
+    def configured(self, spec: Spec) -> Spec:
+        """The service with the settings that are in force on this base."""
+        configuration = None if self.base is None else self.base.configuration
+        return spec if configuration is None else configuration.applied(spec)
 
     def embed(self, batch: Batch) -> Embedded:
         """What the base makes of n events; nothing, in no columns, without one."""
@@ -58,14 +79,14 @@ class Stable:
     def probabilities(self, embedded: Embedded, index: Mapping[ClassName, int], classes: int) -> Array:
         """(n, classes, members) of the base alone, in the model's order of classes; zero for those it does not know."""
         answers = np.zeros((len(embedded.features), classes, self.members))
-        if self.base is not None:
+        if self.base is not None and self.members:
             assert embedded.probabilities is not None
             answers[:, [index[name] for name in self.base.classes], 0] = embedded.probabilities
         return answers
 
     def rates(self, embedded: Embedded) -> Array:
         """(n, members) mean counts of the base alone, which knows nothing of counts and may say less than none."""
-        if self.base is None:
+        if not self.members:
             return np.empty((len(embedded.features), 0))
         assert embedded.mean is not None
         rates: Array = np.maximum(embedded.mean, 0.0)[:, None]
@@ -73,7 +94,7 @@ class Stable:
 
     def means(self, embedded: Embedded, anchors: Array, centre: float, unit: float) -> Array:
         """(n, members) of the base alone, in standard units of what is beyond the (n,) anchors."""
-        if self.base is None:
+        if not self.members:
             return np.empty((len(anchors), 0))
         assert embedded.mean is not None
         means: Array = ((embedded.mean - anchors - centre) / unit)[:, None]

@@ -2,6 +2,8 @@
 
 A folder named after the base's id holds ``manifest.json``, ``base.onnx``, ``encoder.safetensors`` and, where it was
 trained here, ``weights.safetensors`` from which the next training goes on, and ``seen.json``, what it was trained on.
+Where a challenge has put other settings of the fast tier in force, ``configuration.json`` says them; without a network
+to stand beside, that and the manifest are all there is.
 It is written beside its place, made durable and then renamed, so that a folder that has its name is whole unless the
 disk lost something.
 """
@@ -12,7 +14,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from safetensors.numpy import load
 from penstock.errors import BaseMissing
 from penstock.eventlog.folders import sync_folder
 from penstock.learn.checkpoint import to_safetensors, write_durably
+from penstock.learn.configuration import Configuration
 from penstock.learn.inputs import FORMAT as SEEN_FORMAT
 from penstock.learn.inputs import Seen
 from penstock.spec import ClassName, Feature, Spec, Task
@@ -37,7 +40,7 @@ class BaseManifest(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = FORMAT
     kind: str
-    """``mlp``, the import path of the user's module, or the name of the frozen network's file."""
+    """``mlp``, the import path of the user's module, the name of the frozen network's file, or ``none``."""
     inputs: Literal["encoded", "raw", "tokens"] = "encoded"
     """What the network reads: the encoder's columns, the numbers and vectors as they are (missing is 0), or the tokens
     of a text."""
@@ -83,13 +86,18 @@ class Artifact:
     """JSON as the ``tokenizers`` library writes it, where the network reads a text."""
     seen: bytes = b""
     """What it was trained on, as JSON (`penstock.learn.inputs.Seen`); empty where it does not say."""
+    configuration: bytes = b""
+    """Settings of the fast tier, as JSON (`penstock.learn.configuration.Configuration`); empty where they are those of
+    the service file."""
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
         hashed = hashlib.sha256()
         parts = [msgspec.json.encode(self.manifest), self.network, self.encoder, self.tokenizer]
-        # What was trained before this was kept keeps its name.
-        for part in [*parts, self.seen] if self.seen else parts:
+        if self.seen or self.configuration:
+            # What was trained before these were kept keeps its name.
+            parts += [self.seen, self.configuration] if self.configuration else [self.seen]
+        for part in parts:
             hashed.update(len(part).to_bytes(8, "little"))
             hashed.update(part)
         object.__setattr__(self, "id", hashed.hexdigest())
@@ -115,6 +123,15 @@ class Artifact:
             reason = f"format {seen.format} of what it was trained on is not known, only {SEEN_FORMAT}"
             raise BaseMissing(id=self.id, reason=reason)
         return seen
+
+    def configured(self) -> Configuration | None:
+        """The settings of the fast tier on top of it; None where they are those of the service file.
+
+        Raises BaseMissing."""
+        try:
+            return msgspec.json.decode(self.configuration, type=Configuration) if self.configuration else None
+        except msgspec.MsgspecError as error:
+            raise BaseMissing(id=self.id, reason=f"its configuration cannot be read: {error}") from error
 
     def parameters(self) -> dict[str, NDArray[Any]]:
         """What the next training goes on from; empty where there is nothing."""
@@ -143,12 +160,23 @@ def sealed(
     )
 
 
+def with_configuration(parent: Artifact | None, spec: Spec, configuration: Configuration) -> Artifact:
+    """The same base with these settings of the fast tier; without one, the settings alone."""
+    content = msgspec.json.encode(configuration)
+    if parent is None:
+        manifest = BaseManifest(kind="none", task=spec.task, features=spec.features, width=0)
+        return Artifact(manifest=manifest, network=b"", configuration=content)
+    manifest = msgspec.structs.replace(parent.manifest, parent=parent.id)
+    return replace(parent, manifest=manifest, configuration=content)
+
+
 FILES = {
     "network": "base.onnx",
     "encoder": "encoder.safetensors",
     "weights": "weights.safetensors",
     "tokenizer": "tokenizer.json",
     "seen": "seen.json",
+    "configuration": "configuration.json",
 }
 
 
@@ -178,6 +206,16 @@ def write_artifact(folder: Path, artifact: Artifact) -> Path:
     os.rename(beside, place)
     sync_folder(folder)
     return place
+
+
+def configuration_of(folder: Path, base_id: str) -> Configuration | None:
+    """The settings that a base in this folder carries, for people: nothing is compared, and None is also where they
+    cannot be read."""
+    try:
+        content = (folder / base_id / FILES["configuration"]).read_bytes() if base_id else b""
+        return msgspec.json.decode(content, type=Configuration) if content else None
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def read_artifact(folder: Path, base_id: str) -> Artifact:

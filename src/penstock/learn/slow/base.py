@@ -12,6 +12,7 @@ from penstock.errors import BaseMissing, LibraryMissing
 from penstock.events import Batch, Schema
 from penstock.learn.fast.encode import Encoder
 from penstock.learn.fast.links import sigmoid
+from penstock.learn.fast.stable import ConfigurationAlone
 from penstock.learn.inputs import Seen
 from penstock.learn.interface import Embedded
 from penstock.learn.slow.artifact import Artifact, read_artifact, write_artifact
@@ -49,6 +50,7 @@ class OnnxBase:
         if manifest.inputs == "tokens":
             self._texts = Tokens(spec, manifest.text, artifact.tokenizer, manifest.tokens_max)
         self._shapes = self._sound_shapes()
+        self.configuration = artifact.configured()
 
     @property
     def id(self) -> str:
@@ -133,11 +135,11 @@ class LocalBases:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._open: dict[str, OnnxBase] = {}
+        self._open: dict[str, OnnxBase | ConfigurationAlone] = {}
 
-    def __call__(self, base_id: str) -> OnnxBase:
+    def __call__(self, base_id: str) -> OnnxBase | ConfigurationAlone:
         """The base of this id. Raises BaseMissing and LibraryMissing."""
-        base = self._open.pop(base_id, None) or OnnxBase(self.artifact(base_id))
+        base = self._open.pop(base_id, None) or _opened(self.artifact(base_id))
         # The last that was asked for is the last to be let go of.
         self._open[base_id] = base
         while len(self._open) > CACHED:
@@ -150,9 +152,10 @@ class LocalBases:
 
     def seen(self, base_id: str) -> Seen | None:
         """What the base was trained on; None where it does not say. Raises BaseMissing and LibraryMissing."""
-        return self(base_id).artifact.trained_on()
+        base = self(base_id)
+        return base.artifact.trained_on() if isinstance(base, OnnxBase) else None
 
-    def put(self, artifact: Artifact) -> OnnxBase:
+    def put(self, artifact: Artifact) -> OnnxBase | ConfigurationAlone:
         """Make it durable, and open it."""
         write_artifact(self.folder, artifact)
         return self(artifact.id)
@@ -185,6 +188,13 @@ def raw_inputs(batch: Batch) -> Array32:
     """(n, numbers and entries of vectors) values as they are; a missing one is 0."""
     columns = np.concatenate((batch.numbers, *batch.vectors), axis=1)
     return np.nan_to_num(columns, nan=0.0).astype(np.float32)
+
+
+def _opened(artifact: Artifact) -> OnnxBase | ConfigurationAlone:
+    configuration = artifact.configured()
+    if configuration is not None and not artifact.network:
+        return ConfigurationAlone(artifact.id, configuration)
+    return OnnxBase(artifact)
 
 
 def _session(artifact: Artifact) -> Any:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from penstock.learn.ready import (
     release,
     write_ready,
 )
+from penstock.learn.slow.artifact import Artifact
 from penstock.learn.slow.base import LocalBases
 from penstock.learn.slow.history import History
 from penstock.learn.slow.judge import Judged, judge
@@ -74,10 +76,7 @@ def consolidate(
     place = folder / "consolidation"
     if number in ready_numbers(place):
         return read_ready_manifest(place, number)
-    began, cpu = time.monotonic(), time.process_time()
-    reader = LocalLogReader(folder / "log")
-    try:
-        work = _Work(spec, folder, reader, stop)
+    with at_work(spec, folder, stop) as work:
         # 1. Keep what is read from being forgotten, then read what is new into the reservoir.
         work.begin()
         kept = work.read(number)
@@ -85,10 +84,13 @@ def consolidate(
         if kept is None:
             return None
         # 2. Train; a stop leaves what was done so far for the next call.
-        trained = work.train(kept.reservoir, training)
+        parent = work.parent(work.begin())
+        trained = work.train(kept.reservoir, training, parent)
         if trained is None:
             return None
-        base = work.bases.put(trained.artifact)
+        # What a challenge has put in force stays in force on the new base.
+        in_force = b"" if parent is None else parent.configuration
+        base = work.bases.put(replace(trained.artifact, configuration=in_force))
         reached("consolidation.trained")
         # 3. Rebuild the heads on the new features, up to the newest checkpoint, from which little is left to catch up.
         checkpoint = work.begin()
@@ -101,37 +103,28 @@ def consolidate(
         assert held_out is not None, "training needs it, too"
         model.hear(held_out.batch)
         judged = judge(spec, work.model_of(checkpoint), model, held_out.batch, work.bases, work.outside)
-        # 5. Catch up with the steps since the checkpoint.
-        caught_up = work.catch_up(checkpoint, model)
-        if caught_up is None:
-            return None
-        learner, step = caught_up
-        values, state = learner.save()
-        # 6. Hand it over.
-        manifest = ReadyManifest(
+        # 5. Catch up with the steps since the checkpoint, and hand it over.
+        is_left = work.leave(
+            checkpoint,
+            model,
+            reached,
             number=number,
             reason=reason,
-            step=step,
             base=base.id,
-            needed=learner.needed(),
             held_out=judged.held_out,
             events=_distinct(kept.reservoir),
             trained_until=tuple(sorted(kept.position.items())),
-            seconds=time.monotonic() - began,
-            cpu_s=time.process_time() - cpu,
             made_at=now(),
             details=_details(trained, judged, work.relearned),
         )
-        write_ready(place, Ready(manifest=manifest, learner=values, model=state), reached)
-        # 7. What was recent is the past now. A crash before this only makes it recent once more.
+        if not is_left:
+            return None
+        # 6. What was recent is the past now. A crash before this only makes it recent once more.
         kept.reservoir.trained(base)
         kept.number = 0
         kept.write(work.kept_path)
         reached("consolidation.end")
         return read_ready_manifest(place, number)
-    finally:
-        release(place)
-        reader.close()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -175,14 +168,26 @@ class Kept:
         return cls(reservoir=reservoir, position=position, number=values["number"], gone=values["gone"])
 
 
-class _Work:
-    """The steps of a consolidation, each given what it needs."""
+@contextmanager
+def at_work(spec: Spec, folder: Path, stop: Callable[[], bool]) -> Iterator[Work]:
+    """The steps over the service in this folder; behind them nothing is held any more."""
+    reader = LocalLogReader(folder / "log")
+    try:
+        yield Work(spec, folder, reader, stop)
+    finally:
+        release(folder / "consolidation")
+        reader.close()
+
+
+class Work:
+    """The steps of a consolidation, and of a challenge, each given what it needs."""
 
     def __init__(self, spec: Spec, folder: Path, reader: LocalLogReader, stop: Callable[[], bool]) -> None:
         self._spec = spec
         self._folder = folder
         self._reader = reader
         self._stop = stop
+        self._began, self._cpu = time.monotonic(), time.process_time()
         self.bases = LocalBases(folder / "bases")
         self.outside = outside_members(spec, folder)
         self.kept_path = folder / "consolidation" / "replay.safetensors"
@@ -256,13 +261,17 @@ class _Work:
         kept.write(self.kept_path)
         return kept
 
-    def train(self, reservoir: Reservoir, training: Training | None) -> Trained | None:
+    def parent(self, checkpoint: Checkpoint) -> Artifact | None:
+        """What the learner's base was made of at the checkpoint; None where it had none."""
+        base = model_state(checkpoint).values.get("base", "")
+        return self.bases.artifact(base) if base else None
+
+    def train(self, reservoir: Reservoir, training: Training | None, parent: Artifact | None) -> Trained | None:
         """A base from the one that the learner is on; None where it was stopped."""
-        parent = model_state(self.begin()).values.get("base", "")
         return train_base(
             self._spec,
             reservoir,
-            champion=self.bases.artifact(parent) if parent else None,
+            champion=parent if parent is not None and parent.network else None,
             training=training,
             stop=self._stop,
             resume=self._folder / "consolidation" / "training.pt",
@@ -294,6 +303,25 @@ class _Work:
         model = FastModel(self._spec, bases=self.bases, outside=self.outside)
         model.load(model_state(checkpoint))
         return model
+
+    def leave(self, checkpoint: Checkpoint, model: FastModel, reached: Reached, **told: Any) -> bool:
+        """Leave a candidate with this model, caught up with the steps since the checkpoint, and so much in its
+        manifest; False where it was stopped."""
+        caught_up = self.catch_up(checkpoint, model)
+        if caught_up is None:
+            return False
+        learner, step = caught_up
+        values, state = learner.save()
+        manifest = ReadyManifest(
+            step=step,
+            needed=learner.needed(),
+            seconds=time.monotonic() - self._began,
+            cpu_s=time.process_time() - self._cpu,
+            **told,
+        )
+        place = self._folder / "consolidation"
+        write_ready(place, Ready(manifest=manifest, learner=values, model=state), reached)
+        return True
 
     def catch_up(self, checkpoint: Checkpoint, model: FastModel) -> tuple[Learner, int] | None:
         """A learner with this model that has taken the journal's steps since the checkpoint, and the last of them; None

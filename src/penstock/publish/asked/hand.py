@@ -19,7 +19,7 @@ OBEYED_KEPT = 64
 VERSIONS_TOLD = 20
 WORDS = {
     "roll_back": "Rolled back by hand to version {version}",
-    "promote": "The new base is promoted by hand",
+    "promote": "The {of} is promoted by hand",
     "hold": "Updates are held back by hand",
     "resume": "The hold by hand is ended",
 }
@@ -138,9 +138,9 @@ class Hand:
         self.hold, self._obeyed = saved.hold, saved.obeyed
 
 
-def words_for(order: Order, version: Version | None) -> str:
-    """What was done, by whom and why, in one sentence."""
-    done = WORDS[order.what].format(version=version)
+def words_for(order: Order, version: Version | None, of: str = "new base") -> str:
+    """What was done, by whom and why, in one sentence; ``of`` is what a shadow brings."""
+    done = WORDS[order.what].format(version=version, of=of)
     return f"{done} by {order.by}{': ' * bool(order.reason)}{order.reason.rstrip('.')}."
 
 

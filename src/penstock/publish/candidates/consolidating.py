@@ -1,7 +1,7 @@
 """What is known of a training beside its candidate: small files in a service's folder ``consolidation``.
 
-``request.json`` asks for a training, ``state.json`` says what the consolidator does, ``training.log`` is what the
-training said.
+``request.json`` asks for a training and ``challenge.json`` for other settings to be tried, ``state.json`` says what the
+consolidator does, ``training.log`` is what the training said.
 """
 
 from __future__ import annotations
@@ -12,7 +12,18 @@ from typing import Literal
 
 import msgspec
 
+from penstock.learn.configuration import Configuration
 from penstock.publish.notices.notice import put_up
+
+
+class Challenge(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``challenge.json`` says."""
+
+    at: float
+    """Seconds since 1970."""
+    configuration: Configuration
+    changes: tuple[str, ...]
+    """What is new of it, as people read it."""
 
 
 class Consolidating(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +33,8 @@ class Consolidating(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 0
     """Of the consolidation that is at work, or was last."""
     reason: str = ""
+    challenge: float = 0.0
+    """When it was asked for, of a challenge; else 0."""
     since: float = 0.0
     """Seconds since 1970 at which the phase began."""
     failures: int = 0
@@ -62,3 +75,25 @@ def answer(folder: Path) -> None:
     """The training that was asked for has begun."""
     with contextlib.suppress(FileNotFoundError):
         (folder / "request.json").unlink()
+
+
+def ask_challenge(folder: Path, asked: Challenge) -> None:
+    """Ask for these settings to be tried, in the place of what was asked for before and has not begun."""
+    folder.mkdir(parents=True, exist_ok=True)
+    put_up(folder / "challenge.json", asked)
+
+
+def asked_challenge(folder: Path) -> Challenge | None:
+    """The settings that are to be tried, until their candidate stands ready; None where there are none."""
+    try:
+        return msgspec.json.decode((folder / "challenge.json").read_bytes(), type=Challenge)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def answer_challenge(folder: Path, at: float) -> None:
+    """The candidate of what was asked for then stands ready, or there will be none. What somebody has asked for in its
+    place meanwhile is still to be tried."""
+    asked = asked_challenge(folder)
+    if asked is not None and asked.at == at:
+        (folder / "challenge.json").unlink(missing_ok=True)

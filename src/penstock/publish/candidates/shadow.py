@@ -104,8 +104,9 @@ class Shadows:
                 return None
             caught_up = CaughtUp(self._follower.manifest, self._follower.model)
         except PenstockError as error:
-            reason = f"The new base is given up: it cannot be put in shadow: {error}."
-            caught_up = CaughtUp(self._as_far_as_known(number), None, reason)
+            known = self._as_far_as_known(number)
+            reason = f"The {known.held_out.of} is given up: it cannot be put in shadow: {error}."
+            caught_up = CaughtUp(known, None, reason)
         self._follower = None
         self._reached("shadow.caught_up")
         return caught_up
@@ -214,6 +215,7 @@ class Shadows:
             catching_up=0 if self._follower is None else self._follower.manifest.number,
             shadow=0 if current is None else current.number,
             shadow_base=self.base,
+            shadow_changes=() if current is None else current.changes,
             shadow_since=0.0 if current is None else state.since,
             shadow_events=so_far.events if so_far else 0,
             evidence=so_far.evidence if so_far else 0.0,

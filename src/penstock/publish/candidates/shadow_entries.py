@@ -43,14 +43,22 @@ def shadow_step(manifest: ReadyManifest, what: Any, verdict: ShadowVerdict | Non
         cpu_s=manifest.cpu_s,
         share=verdict.share if verdict else 0.0,
         own=numbers_of(verdict.own if verdict else None),
+        changes=manifest.changes,
     )
 
 
 def manifest_of(told: ShadowStep) -> ReadyManifest:
     """As much as an entry says of a candidate that cannot be read, or was refused."""
-    none = HeldOut(events=0, gained=0, lost=0, forgotten=0.0)
+    of: Any = "new configuration" if told.changes else "new base"
     return ReadyManifest(
-        number=told.number, reason=told.cause, step=0, base=told.base, needed={}, held_out=none, content=told.content
+        number=told.number,
+        reason=told.cause,
+        step=0,
+        base=told.base,
+        needed={},
+        held_out=HeldOut(events=0, gained=0, lost=0, forgotten=0.0, of=of),
+        content=told.content,
+        changes=told.changes,
     )
 
 

@@ -17,6 +17,7 @@ import msgspec
 from penstock.errors import BaseMissing, UnknownEvent
 from penstock.eventlog.interface import LogReader
 from penstock.events import Kind, Offset, Partition, Position, Range, Version, decode
+from penstock.learn.configuration import Configuration
 from penstock.learn.slow.artifact import BaseManifest, read_artifact
 from penstock.learn.steps import Step, Steps
 from penstock.publish.interface import Receipt, Receipts
@@ -48,6 +49,9 @@ class BaseOf(msgspec.Struct, frozen=True, kw_only=True):
     """Of them, events of the past, drawn alike over classes and time."""
     parent: str = ""
     """The base that it was trained on from."""
+    configuration: dict[str, str] | None = None
+    """The settings of ``learn`` that a challenge has put in force with it, by name; None where they are the service
+    file's."""
 
 
 class VersionLineage(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,10 +188,14 @@ class Archive:
             yield from reversed(page)
 
     def _base(self, base: str, promotion: Receipt | None) -> BaseOf:
+        manifest: BaseManifest | None = None
+        configuration: Configuration | None = None
         try:
-            manifest: BaseManifest | None = read_artifact(self._folder / "bases", base).manifest
+            artifact = read_artifact(self._folder / "bases", base)
+            manifest, configuration = artifact.manifest, artifact.configured()
         except BaseMissing:
-            manifest = None
+            # What receipts say of it is told all the same.
+            pass
         made = promotion.consolidation if promotion is not None else None
         return BaseOf(
             id=base,
@@ -197,6 +205,7 @@ class Archive:
             trained_until=made.trained_until if made else (),
             replayed=manifest.replayed if manifest else 0,
             parent=manifest.parent if manifest else "",
+            configuration=configuration.words() if configuration else None,
         )
 
     # Events -----------------------------------------------------------------------------------------------------------

@@ -368,6 +368,7 @@ def _consolidation(shadow: ShadowStep) -> Consolidation:
         number=shadow.number,
         cause=shadow.cause,
         trained=shadow.trained,
+        changes=shadow.changes,
         trained_until=shadow.trained_until,
         shadow_events=shadow.events,
         evidence=shadow.evidence,

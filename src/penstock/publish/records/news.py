@@ -104,6 +104,7 @@ def _consolidated(shadow: ShadowStep, at: float, service: str) -> Consolidated:
         trained=shadow.trained,
         seconds=shadow.seconds,
         cpu_s=shadow.cpu_s,
+        changes=shadow.changes,
     )
 
 
