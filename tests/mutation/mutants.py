@@ -63,7 +63,10 @@ EQUIVALENT = {
     "if target.replicas == 0 and memory.scaled_to_zero and count < autoscaler.smallest: [Lt is LtE]": (
         "an equal count is the same by either branch"
     ),
-    "super().__init__(reason) [left out]": "the text of an exception that never leaves its module",
+    "def __init__(self, reason: str, failures: tuple[str, ...]) -> None: super().__init__(reason) [left out]": (
+        "the text of an exception that never leaves its module"
+    ),
+    "placed = [0] * len(groups) [0 is 1]": "each is written over",
     "if not 0 <= total <= INT64_MAX: [the second LtE is Lt]": "the same number by either branch",
     "asleep = replicas == 0 or (waking.idle is not None and replicas < waking.smallest) [Lt is LtE]": (
         "an equal count is the same by either branch"
