@@ -29,7 +29,7 @@ def gate(
 
     Its deciders on simulated streams with late labels, looked at after every event, beside a t-test, a fixed-sample
     test and a bound on a moving average; then all of it around the real learner, on real streams and on poisoned ones.
-    Takes some fifteen minutes; progress goes to stderr.
+    Takes some half an hour; progress goes to stderr.
     """
     from penstock.cli.benchmarks.gate import PARTS, QUICK, Settings, measure
     from penstock.cli.benchmarks.gate_report import tables, words
