@@ -68,25 +68,37 @@ class Eyes:
         return "up", (up, learner)
 
 
+def watching(
+    data: Path,
+    ledger: Ledger,
+    eyes: Eyes,
+    now: Callable[[], float],
+    elapsed: Callable[[], float],
+    reached: Reached = nothing,
+) -> Governor:
+    """Who holds one service in this folder to its money, by what these eyes see."""
+    (data / "a").mkdir(exist_ok=True)
+    (data / "run").mkdir(exist_ok=True)
+    return Governor(
+        [SPEC],
+        data,
+        HOUSE,
+        sensor=eyes,
+        live={"a": MemoryLiveWeights()},
+        actuator=LocalActuator(data),
+        ledger=ledger,
+        now=now,
+        elapsed=elapsed,
+        reached=reached,
+    )
+
+
 def walk(data: Path, reached: Reached = nothing) -> None:
     """Walk, from wherever an earlier walk on this folder has ended."""
     eyes, at = Eyes(), [START]
-    (data / "a").mkdir(exist_ok=True)
-    (data / "run").mkdir(exist_ok=True)
     with Ledger(ledger_path(data)) as ledger:
         begun = max(0, round((ledger.metered().at - START) / 10.0) - 1)
-        governor = Governor(
-            [SPEC],
-            data,
-            HOUSE,
-            sensor=eyes,
-            live={"a": MemoryLiveWeights()},
-            actuator=LocalActuator(data),
-            ledger=ledger,
-            now=lambda: at[0],
-            elapsed=lambda: at[0] - START,
-            reached=reached,
-        )
+        governor = watching(data, ledger, eyes, lambda: at[0], lambda: at[0] - START, reached)
         for look in range(begun, len(SPENT)):
             at[0], eyes.cpu_s = START + 10.0 * (look + 1), SPENT[look]
             if look == RAISED:
@@ -158,20 +170,8 @@ def walk_by_reading(data: Path, reached: Reached = nothing) -> None:
 
 def test_a_clock_that_is_set_back_holds_up_neither_the_meter_nor_the_way_down(tmp_path: Path) -> None:
     eyes, at, elapsed = Eyes(), [START], [10.0]
-    (tmp_path / "a").mkdir()
-    (tmp_path / "run").mkdir()
     with Ledger(ledger_path(tmp_path)) as ledger:
-        governor = Governor(
-            [SPEC],
-            tmp_path,
-            HOUSE,
-            sensor=eyes,
-            live={"a": MemoryLiveWeights()},
-            actuator=LocalActuator(tmp_path),
-            ledger=ledger,
-            now=lambda: at[0],
-            elapsed=lambda: elapsed[0],
-        )
+        governor = watching(tmp_path, ledger, eyes, lambda: at[0], lambda: elapsed[0])
 
         def look(cpu_s: float, jump_s: float = 0.0) -> str:
             eyes.cpu_s = cpu_s
